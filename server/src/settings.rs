@@ -1,0 +1,14 @@
+//! What the listeners can be told.
+
+use aquifer_storage::settings;
+
+settings! {
+    /// Limits of the wires.
+    pub struct ServerSettings {
+        kafka_request_bytes_max: usize = 100 << 20, "kafka.request_bytes_max", "bytes", "largest Kafka request; a larger frame closes its connection";
+        kafka_connections_max: usize = 4096, "kafka.connections_max", "connections", "Kafka connections at once; more are closed at once";
+        kafka_fetch_wait_max_ms: u64 = 60_000, "kafka.fetch_wait_max", "ms", "longest a fetch may wait for its min bytes, whatever the client says";
+        postgres_connections_max: usize = 1024, "postgres.connections_max", "connections", "Postgres connections at once; more are answered 53300";
+        shutdown_drain_max_ms: u64 = 5_000, "server.shutdown_drain_max", "ms", "longest that open connections are waited for at shutdown";
+    }
+}

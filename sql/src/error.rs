@@ -1,0 +1,153 @@
+//! What SQL answers when it cannot: SQLSTATE, message, position, hint.
+//!
+//! Codes: <https://www.postgresql.org/docs/15/errcodes-appendix.html>. The one table of them is [`SqlState`].
+
+use std::sync::Arc;
+
+/// The codes we use. The text is what travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the names are Postgres's own")]
+pub enum SqlState {
+    FeatureNotSupported,
+    InvalidTransactionState,
+    ActiveTransaction,
+    InFailedTransaction,
+    NoActiveTransaction,
+    SyntaxError,
+    UndefinedTable,
+    UndefinedColumn,
+    UndefinedFunction,
+    UndefinedObject,
+    UndefinedParameter,
+    DuplicateTable,
+    DuplicateObject,
+    AmbiguousColumn,
+    DatatypeMismatch,
+    InvalidTextRepresentation,
+    NumericValueOutOfRange,
+    DivisionByZero,
+    InvalidParameterValue,
+    NotNullViolation,
+    ObjectInUse,
+    ObjectNotInPrerequisiteState,
+    ProgramLimitExceeded,
+    OutOfMemory,
+    DiskFull,
+    QueryCanceled,
+    ReadOnly,
+    GroupingError,
+    InvalidName,
+    InvalidColumnDefinition,
+    AdminShutdown,
+    SnapshotTooOld,
+    IoError,
+    DataCorrupted,
+    InternalError,
+}
+
+impl SqlState {
+    /// The five characters.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::FeatureNotSupported => "0A000",
+            Self::InvalidTransactionState => "25000",
+            Self::ActiveTransaction => "25001",
+            Self::InFailedTransaction => "25P02",
+            Self::NoActiveTransaction => "25P01",
+            Self::SyntaxError => "42601",
+            Self::UndefinedTable => "42P01",
+            Self::UndefinedColumn => "42703",
+            Self::UndefinedFunction => "42883",
+            Self::UndefinedObject => "42704",
+            Self::UndefinedParameter => "42P02",
+            Self::DuplicateTable => "42P07",
+            Self::DuplicateObject => "42710",
+            Self::AmbiguousColumn => "42702",
+            Self::DatatypeMismatch => "42804",
+            Self::InvalidTextRepresentation => "22P02",
+            Self::NumericValueOutOfRange => "22003",
+            Self::DivisionByZero => "22012",
+            Self::InvalidParameterValue => "22023",
+            Self::NotNullViolation => "23502",
+            Self::ObjectInUse => "55006",
+            Self::ObjectNotInPrerequisiteState => "55000",
+            Self::ProgramLimitExceeded => "54000",
+            Self::OutOfMemory => "53200",
+            Self::DiskFull => "53100",
+            Self::QueryCanceled => "57014",
+            Self::ReadOnly => "25006",
+            Self::GroupingError => "42803",
+            Self::InvalidName => "42602",
+            Self::InvalidColumnDefinition => "42611",
+            Self::AdminShutdown => "57P01",
+            Self::SnapshotTooOld => "72000",
+            Self::IoError => "58030",
+            Self::DataCorrupted => "XX001",
+            Self::InternalError => "XX000",
+        }
+    }
+}
+
+/// The result of SQL calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error as a client sees it. Build with [`Error::new`] and the `with_` calls.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    /// The code.
+    pub state: SqlState,
+    /// Lower case, no full stop, values named.
+    pub message: String,
+    /// More of what happened.
+    pub detail: Option<String>,
+    /// What to do about it.
+    pub hint: Option<String>,
+    /// Character of the statement, from 1.
+    pub position: Option<usize>,
+    /// Where it came from.
+    pub source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error with its code and message.
+    #[must_use]
+    pub fn new(state: SqlState, message: impl Into<String>) -> Self {
+        Self { state, message: message.into(), detail: None, hint: None, position: None, source: None }
+    }
+
+    /// What is not supported, by name; always give a hint too.
+    #[must_use]
+    pub fn unsupported(what: impl std::fmt::Display) -> Self {
+        Self::new(SqlState::FeatureNotSupported, format!("{what} is not supported"))
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub fn with_hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+
+    /// More of what happened.
+    #[must_use]
+    pub fn with_detail(mut self, detail: impl Into<String>) -> Self {
+        self.detail = Some(detail.into());
+        self
+    }
+
+    /// Character of the statement, from 1.
+    #[must_use]
+    pub fn with_position(mut self, position: usize) -> Self {
+        self.position = Some(position);
+        self
+    }
+
+    /// Where it came from.
+    #[must_use]
+    pub fn with_source(mut self, source: impl std::error::Error + Send + Sync + 'static) -> Self {
+        self.source = Some(Arc::new(source));
+        self
+    }
+}

@@ -1,0 +1,5 @@
+//! Aquifer's SQL: what a sentence means.
+
+pub mod engine;
+pub mod error;
+pub mod session;

@@ -1,0 +1,5 @@
+//! A record's bytes: Kafka's RecordBatch v2, checked once at the border and then only viewed.
+
+pub mod batch;
+pub mod columns;
+pub mod format;

@@ -1,0 +1,5 @@
+//! Rows out of hot and cold, each offset once.
+
+/// What a snapshot holds on to.
+#[derive(Debug)]
+pub(crate) struct Pinned {}

@@ -1,0 +1,141 @@
+//! One line per setting gives its name, type, default, unit and reason; the struct, the defaults, the parser and the
+//! rows of `SHOW ALL` all come from that line.
+//!
+//! Settings are numbers and words; components (clock, object store) are objects and are handed over separately.
+//! The macro serves the crates above too: each keeps its own table, the root merges them.
+
+/// What `SHOW ALL` says about one setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingInfo {
+    /// Dotted name, `section.key`, as in the TOML file; the environment has it as `AQUIFER_SECTION_KEY`.
+    pub name: &'static str,
+    /// The value in force, as text.
+    pub value: String,
+    /// The unit of the number, or the kind of word.
+    pub unit: &'static str,
+    /// Why one would change it.
+    pub reason: &'static str,
+}
+
+/// A value that can be read from the text of a flag, a variable or a file.
+pub trait SettingValue: Sized {
+    /// Reads the text; the error says what is allowed.
+    fn parse_setting(text: &str) -> Result<Self, String>;
+    /// Writes it back for `SHOW`.
+    fn show_setting(&self) -> String;
+}
+
+macro_rules! number_setting {
+    ($($kind:ty),*) => {$(
+        impl SettingValue for $kind {
+            fn parse_setting(text: &str) -> Result<Self, String> {
+                let (digits, factor) = split_unit(text.trim());
+                let number: $kind = digits.trim().replace('_', "").parse().map_err(|_| format!("'{text}' is not a number"))?;
+                number.checked_mul(<$kind>::try_from(factor).map_err(|_| format!("'{text}' is too large"))?)
+                    .ok_or_else(|| format!("'{text}' is too large"))
+            }
+            fn show_setting(&self) -> String {
+                self.to_string()
+            }
+        }
+    )*};
+}
+
+/// Splits `16 MiB` into the digits and the factor of the unit; a bare number has factor 1.
+fn split_unit(text: &str) -> (&str, u64) {
+    const UNITS: [(&str, u64); 4] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("TiB", 1 << 40)];
+    for (unit, factor) in UNITS {
+        if let Some(digits) = text.strip_suffix(unit) {
+            return (digits, factor);
+        }
+    }
+    (text, 1)
+}
+
+number_setting!(i32, i64, u32, u64, usize);
+
+impl SettingValue for String {
+    fn parse_setting(text: &str) -> Result<Self, String> {
+        Ok(text.to_owned())
+    }
+    fn show_setting(&self) -> String {
+        self.clone()
+    }
+}
+
+/// Declares a struct of settings. A line is `field: type = default, "section.key", "unit", "reason";`.
+#[macro_export]
+macro_rules! settings {
+    ($(#[$meta:meta])* pub struct $name:ident { $($field:ident: $kind:ty = $default:expr, $key:literal, $unit:literal, $reason:literal;)* }) => {
+        $(#[$meta])*
+        #[derive(Clone, Debug)]
+        pub struct $name {
+            $(#[doc = $reason] #[doc = concat!("\n\nSetting `", $key, "`, in ", $unit, ".")] pub $field: $kind,)*
+        }
+
+        impl Default for $name {
+            fn default() -> Self {
+                Self { $($field: $default,)* }
+            }
+        }
+
+        impl $name {
+            /// Every name this table knows, in its order.
+            pub const NAMES: &'static [&'static str] = &[$($key),*];
+
+            /// Sets one by its dotted name. `None` if the name is not of this table; the error says what is allowed.
+            pub fn set(&mut self, name: &str, text: &str) -> Option<Result<(), String>> {
+                match name {
+                    $($key => Some(<$kind as $crate::settings::SettingValue>::parse_setting(text).map(|value| self.$field = value)),)*
+                    _ => None,
+                }
+            }
+
+            /// The rows of `SHOW ALL`.
+            #[must_use]
+            pub fn describe(&self) -> Vec<$crate::settings::SettingInfo> {
+                vec![$($crate::settings::SettingInfo {
+                    name: $key,
+                    value: <$kind as $crate::settings::SettingValue>::show_setting(&self.$field),
+                    unit: $unit,
+                    reason: $reason,
+                },)*]
+            }
+        }
+    };
+}
+
+settings! {
+    /// What the storage engine can be told.
+    pub struct StorageSettings {
+        topic_partitions: i32 = 3, "topic.partitions", "partitions", "partitions of a topic made without saying how many";
+        topic_retention_ms: i64 = -1, "topic.retention_ms", "ms", "age at which records may go; -1 keeps them for ever";
+        topic_local_retention_ms: i64 = 3_600_000, "topic.local_retention_ms", "ms", "how long tiered records stay in the local log too";
+        tier_bytes_min: u64 = 16 << 20, "tier.bytes_min", "bytes", "untiered bytes of a partition that make it due for tiering";
+        tier_age_max_ms: i64 = 600_000, "tier.age_max", "ms", "age of a partition's oldest untiered record that makes it due for tiering";
+        tier_run_bytes_max: u64 = 128 << 20, "tier.run_bytes_max", "bytes", "log bytes one tiering run takes into memory at the most";
+        wal_commit_bytes_max: u64 = 8 << 20, "wal.commit_bytes_max", "bytes", "largest atomic commit";
+        wal_sync_interval_max_ms: u64 = 10, "wal.sync_interval_max", "ms", "longest time acks=1 bytes wait for their sync";
+        wal_bytes_max: u64 = 64 << 30, "wal.bytes_max", "bytes", "size of the log at which writes are refused";
+        wal_reserve_bytes: u64 = 16 << 20, "wal.reserve_bytes", "bytes", "disk kept free for the catalog, markers and deletions";
+        wal_segment_bytes: u64 = 128 << 20, "wal.segment_bytes", "bytes", "size of a segment when it is preallocated";
+        wal_queue_bytes_max: u64 = 64 << 20, "wal.queue_bytes_max", "bytes", "commits waiting for the writer; more wait outside";
+        batch_decompressed_bytes_max: u64 = 64 << 20, "batch.decompressed_bytes_max", "bytes", "largest batch after decompression; guards against zip bombs";
+        memory_limit: u64 = 4 << 30, "memory.limit", "bytes", "memory queries and caches may take together";
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_setting_takes_a_unit_and_refuses_what_is_no_number() {
+        let mut settings = StorageSettings::default();
+        assert_eq!(settings.set("tier.bytes_min", "4 MiB"), Some(Ok(())));
+        assert_eq!(settings.tier_bytes_min, 4 << 20);
+        assert_eq!(settings.set("tier.bytes_min", "many"), Some(Err("'many' is not a number".to_owned())));
+        assert_eq!(settings.set("no.such", "1"), None);
+        assert_eq!(settings.describe().len(), StorageSettings::NAMES.len());
+    }
+}
