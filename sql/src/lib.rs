@@ -1,5 +1,6 @@
 //! Aquifer's SQL: what a sentence means.
 
+pub mod catalog;
 pub mod engine;
 pub mod error;
 pub mod session;

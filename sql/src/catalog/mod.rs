@@ -1,0 +1,3 @@
+//! The catalog: which relations there are, and how they show.
+
+pub mod postgres;
