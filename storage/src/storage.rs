@@ -11,17 +11,20 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use futures::stream::BoxStream;
-use serde::{Deserialize, Serialize};
 
 use crate::clock::{Clock, Random};
+use crate::commit::{Commit, Receipt, TopicChange};
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition, WriterEpoch};
-use crate::record::batch::CheckedBatch;
-use crate::record::columns::RecordColumn;
+use crate::log::{Node, Reach};
+use crate::scan::{self, Pinned};
 use crate::settings::StorageSettings;
+use crate::tier::Tier;
+use crate::view::{
+    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, ObjectInfo, PinnedRange, RowStream,
+    ScanRequest, SegmentInfo, TimedOffset, Topic, TopicConfig, Watermarks,
+};
 
 /// Where to open a storage, and with what.
 #[derive(Clone, Debug)]
@@ -38,362 +41,19 @@ pub struct OpenOptions {
     pub random: Arc<dyn Random>,
 }
 
-/// What a topic is told when made, and what `DescribeConfigs` and `aquifer.topics` show.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TopicConfig {
-    /// `delete`, `compact` or `compact,delete`.
-    pub cleanup_policy: String,
-    /// `None`: the node's default.
-    pub retention_ms: Option<i64>,
-    /// `None`: the node's default.
-    pub local_retention_ms: Option<i64>,
-}
-
-impl Default for TopicConfig {
-    fn default() -> Self {
-        Self { cleanup_policy: "delete".to_owned(), retention_ms: None, local_retention_ms: None }
-    }
-}
-
-/// A topic as it is durably known.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Topic {
-    /// For ever.
-    pub id: TopicId,
-    /// Until deleted.
-    pub name: String,
-    /// From 0 to this, exclusive.
-    pub partitions: i32,
-    /// As told.
-    pub config: TopicConfig,
-    /// One of our own.
-    pub internal: bool,
-    /// Commit time, us since the epoch.
-    pub created_at_us: i64,
-}
-
-/// When a commit is answered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Durability {
-    /// Written to the operating system (`acks=1`): survives the process, not the power.
-    Written,
-    /// On stable storage (`acks=all`, SQL, offsets, definitions).
-    #[default]
-    Synced,
-}
-
-/// One atomic act: all of it, or none. At most `wal.commit_bytes_max`.
-#[derive(Clone, Debug, Default)]
-pub struct Commit {
-    /// When to answer.
-    pub durability: Durability,
-    /// Records, in order per partition. Topics made in the same commit may be named.
-    pub appends: Vec<Append>,
-    /// Topics made and deleted.
-    pub topics: Vec<TopicChange>,
-    /// Relations and queries, opaque to storage.
-    pub definitions: Vec<DefinitionChange>,
-    /// Consumer groups' offsets.
-    pub group_offsets: Vec<GroupOffsetChange>,
-    /// Continuous queries' positions.
-    pub positions: Vec<PositionChange>,
-}
-
-/// One batch for one partition; the log assigns its offsets.
-#[derive(Clone, Debug)]
-pub struct Append {
-    /// Where to.
-    pub topic: TopicId,
-    /// Where to.
-    pub partition: i32,
-    /// What. With a producer id, sequences are checked (KIP-98: last five batches, duplicates answered with their offset).
-    pub batch: CheckedBatch,
-}
-
-/// A topic's beginning or end.
-#[derive(Clone, Debug)]
-pub enum TopicChange {
-    /// Makes one. `id` comes from [`Storage::new_topic_id`], so that the same commit can append to it.
-    Create {
-        /// Its id.
-        id: TopicId,
-        /// Its name: 1 to 249 of `[a-zA-Z0-9._-]`, not `.` or `..`.
-        name: String,
-        /// At least 1.
-        partitions: i32,
-        /// As told.
-        config: TopicConfig,
-    },
-    /// Deletes one; refused with [`Error::TopicHeld`] while a definition that stays holds it.
-    Delete {
-        /// Its id.
-        id: TopicId,
-    },
-}
-
-/// A definition set or removed. The key is (kind, name).
-#[derive(Clone, Debug)]
-pub struct DefinitionChange {
-    /// `relation`, `query`: the namespace.
-    pub kind: String,
-    /// Unique in it.
-    pub name: String,
-    /// `None` removes.
-    pub value: Option<Bytes>,
-    /// Topics that must not be deleted while this definition stands, as seen by a reader: (topic, words for the error).
-    pub holds: Vec<TopicId>,
-    /// What must be true beforehand, else [`Error::Conflict`].
-    pub expect: Expect,
-}
-
-/// A precondition, checked by the writer in commit order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Expect {
-    /// Whatever it is.
-    #[default]
-    Anything,
-    /// Nothing there.
-    Absent,
-    /// Something there.
-    Present,
-    /// Exactly these bytes.
-    Value(Bytes),
-}
-
-/// A stored definition.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Definition {
-    /// As in [`DefinitionChange`].
-    pub kind: String,
-    /// As in [`DefinitionChange`].
-    pub name: String,
-    /// As in [`DefinitionChange`].
-    pub value: Bytes,
-    /// As in [`DefinitionChange`].
-    pub holds: Vec<TopicId>,
-}
-
-/// What a consumer group committed for one partition; `None` removes.
-#[derive(Clone, Debug)]
-pub struct GroupOffsetChange {
-    /// The group.
-    pub group: String,
-    /// The partition.
-    pub partition: TopicPartition,
-    /// `None` removes.
-    pub offset: Option<GroupOffset>,
-}
-
-/// A committed offset.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GroupOffset {
-    /// Next offset to read.
-    pub offset: i64,
-    /// Leader epoch of the last record read, or -1.
-    pub leader_epoch: i32,
-    /// The client's words.
-    pub metadata: String,
-    /// Commit time, us; set by the log.
-    pub committed_at_us: i64,
-}
-
-/// A continuous query's position, opaque to storage; `None` removes.
-#[derive(Clone, Debug)]
-pub struct PositionChange {
-    /// The query's identity.
-    pub query: String,
-    /// Its position vector, as the query writes it.
-    pub value: Option<Bytes>,
-    /// What the position must be beforehand: a second writer of the same query is refused.
-    pub expect: Expect,
-}
-
-/// What a commit did.
-#[derive(Clone, Debug)]
-pub struct Receipt {
-    /// Per [`Commit::appends`], in order.
-    pub appended: Vec<Appended>,
-    /// The log's time of it, us; strictly increasing.
-    pub commit_time_us: i64,
-}
-
-/// Where a batch went.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Appended {
-    /// Offset of its first record (of the original, for a duplicate).
-    pub base_offset: i64,
-    /// The partition's first offset.
-    pub log_start_offset: i64,
-    /// The batch was there already (idempotent producer).
-    pub duplicate: bool,
-}
-
-/// A partition's ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub struct Watermarks {
-    /// First offset there is, hot or cold.
-    pub log_start_offset: i64,
-    /// First offset that is not in a live object.
-    pub tiered_end_offset: i64,
-    /// End of what no open transaction can still undo.
-    pub last_stable_offset: i64,
-    /// End of what is durable.
-    pub high_watermark: i64,
-    /// Kafka's leader epoch.
-    pub leader_epoch: i32,
-}
-
-/// What a Kafka fetch asks of one partition.
-#[derive(Clone, Copy, Debug)]
-pub struct FetchRequest {
-    /// Where.
-    pub partition: TopicPartition,
-    /// First offset wanted; the batch that holds it comes whole.
-    pub offset: i64,
-    /// Stop after this many bytes; the first batch comes even if larger.
-    pub bytes_max: usize,
-}
-
-/// Batches as bytes, ready for the wire.
-#[derive(Clone, Debug, Default)]
-pub struct Fetched {
-    /// RecordBatch v2 bytes, one or more batches each, in offset order.
-    pub batches: Vec<Bytes>,
-    /// Ends as of the read.
-    pub watermarks: Watermarks,
-}
-
-impl Fetched {
-    /// Bytes of all batches.
-    #[must_use]
-    pub fn bytes_len(&self) -> usize {
-        self.batches.iter().map(Bytes::len).sum()
-    }
-}
-
-/// An offset found by time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimedOffset {
-    /// The record's offset.
-    pub offset: i64,
-    /// The record's timestamp, ms.
-    pub timestamp_ms: i64,
-}
-
-/// Rows wanted of one partition of a [`Snapshot`]. Times prune only: rows outside may come too.
-#[derive(Clone, Debug)]
-pub struct ScanRequest {
-    /// Columns wanted, each at most once; the batches have them in this order.
-    pub columns: Vec<RecordColumn>,
-    /// First offset wanted.
-    pub offset_start: i64,
-    /// First offset not wanted any more.
-    pub offset_end: i64,
-    /// Earliest timestamp of interest, ms.
-    pub timestamp_min_ms: Option<i64>,
-    /// Latest timestamp of interest, ms, inclusive.
-    pub timestamp_max_ms: Option<i64>,
-    /// Rows per batch, at the most.
-    pub batch_rows: usize,
-}
-
-impl ScanRequest {
-    /// Everything of these columns.
-    #[must_use]
-    pub fn all(columns: Vec<RecordColumn>) -> Self {
-        Self {
-            columns,
-            offset_start: 0,
-            offset_end: i64::MAX,
-            timestamp_min_ms: None,
-            timestamp_max_ms: None,
-            batch_rows: 8192,
-        }
-    }
-}
-
-/// Rows of one partition, in offset order.
-pub type RowStream = BoxStream<'static, Result<RecordBatch>>;
-
-/// A partition's part of a snapshot: what it covers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PinnedRange {
-    /// First offset there is.
-    pub start: i64,
-    /// End: the last stable offset when it was pinned.
-    pub end: i64,
-}
-
-/// A file of the log, for `aquifer.segments`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SegmentInfo {
-    /// Position of its first byte in the log.
-    pub id: u64,
-    /// Where it lies.
-    pub path: String,
-    /// Bytes used.
-    pub bytes: u64,
-    /// Commit time of its first frame, us.
-    pub first_commit_at_us: Option<i64>,
-    /// Commit time of its last frame, us.
-    pub last_commit_at_us: Option<i64>,
-    /// Nothing is appended any more.
-    pub sealed: bool,
-}
-
-/// An object's rows of one partition, for `aquifer.objects`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ObjectInfo {
-    /// The topic.
-    pub topic: TopicId,
-    /// The partition.
-    pub partition: i32,
-    /// First offset in it.
-    pub first_offset: i64,
-    /// Last offset in it.
-    pub last_offset: i64,
-    /// Rows of this partition.
-    pub rows: i64,
-    /// Smallest timestamp, ms.
-    pub min_timestamp_ms: i64,
-    /// Largest timestamp, ms.
-    pub max_timestamp_ms: i64,
-    /// Where it lies, openable by other programs.
-    pub url: String,
-    /// Bytes of the whole object.
-    pub bytes: u64,
-}
-
-/// What a checkpoint did.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CheckpointReport {
-    /// Objects written.
-    pub objects: u64,
-    /// Rows written.
-    pub rows: u64,
-}
-
-/// Health of the node's storage, for `/ready`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// All well.
-    Ready,
-    /// Reads only; the reason.
-    ReadOnly(String),
-    /// Damaged ranges, named; everything else is served.
-    Damaged(Vec<String>),
-}
-
 /// The storage engine of one node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Storage {
-    inner: Arc<crate::log::Node>,
+    /// What is hot, and everything that is durably known.
+    node: Arc<Node>,
+    /// What is cold, and the worker that makes it so.
+    tier: Arc<Tier>,
 }
 
 /// Some partitions, pinned in one act. Cheap to clone; while it lives, what it covers stays readable.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    inner: Arc<crate::scan::Pinned>,
+    inner: Arc<Pinned>,
 }
 
 impl Storage {
@@ -403,50 +63,60 @@ impl Storage {
     /// [`Error::Config`] for a bad URL or a directory in use by another process, [`Error::Io`] without permission,
     /// [`Error::Corrupt`] if what is needed to start is damaged.
     pub async fn open(options: OpenOptions) -> Result<Self> {
-        let _ = options;
-        todo!("log")
+        let node = Node::open(&options).await?;
+        match Tier::open(Arc::clone(&node), &options).await {
+            Ok(tier) => Ok(Self { node, tier }),
+            Err(error) => {
+                // The tier's error is the one to tell; the log closes whole or is recovered at the next start.
+                let _ = node.close().await;
+                Err(error)
+            }
+        }
     }
 
     /// Writes what waits, syncs, stops the background work. Later calls answer [`Error::Closed`].
+    ///
+    /// # Errors
+    /// What the last write or sync said.
     pub async fn close(&self) -> Result<()> {
-        let _ = &self.inner;
-        todo!("log")
+        self.tier.close().await;
+        self.node.close().await
     }
 
     /// The cluster's id, the same for data directory and bucket.
     #[must_use]
     pub fn cluster_id(&self) -> String {
-        todo!("log")
+        self.node.cluster_id().to_string()
     }
 
     /// This process's epoch.
     #[must_use]
     pub fn writer_epoch(&self) -> WriterEpoch {
-        todo!("log")
+        self.node.writer_epoch()
     }
 
     /// The settings in force.
     #[must_use]
     pub fn settings(&self) -> &StorageSettings {
-        todo!("log")
+        self.node.settings()
     }
 
     /// Time, for whoever holds a storage.
     #[must_use]
     pub fn clock(&self) -> &Arc<dyn Clock> {
-        todo!("log")
+        self.node.clock()
     }
 
     /// Chance, for whoever holds a storage.
     #[must_use]
     pub fn random(&self) -> &Arc<dyn Random> {
-        todo!("log")
+        self.node.random()
     }
 
     /// Whether writes are taken and all bytes are whole.
     #[must_use]
     pub fn health(&self) -> Health {
-        todo!("log")
+        self.node.health()
     }
 
     // --- topics ---
@@ -454,27 +124,25 @@ impl Storage {
     /// An id for a topic about to be made.
     #[must_use]
     pub fn new_topic_id(&self) -> TopicId {
-        todo!("log")
+        TopicId(self.node.random().uuid())
     }
 
     /// The topic of that name, if it is durably there; our own topics too.
     #[must_use]
     pub fn topic(&self, name: &str) -> Option<Arc<Topic>> {
-        let _ = name;
-        todo!("log")
+        self.node.topic(name)
     }
 
     /// The topic of that id.
     #[must_use]
     pub fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
-        let _ = id;
-        todo!("log")
+        self.node.topic_by_id(id)
     }
 
     /// All topics by name, our own too.
     #[must_use]
     pub fn topics(&self) -> Vec<Arc<Topic>> {
-        todo!("log")
+        self.node.topics()
     }
 
     /// Makes a topic in a commit of its own; `partitions` `None` is `topic.partitions`.
@@ -482,8 +150,12 @@ impl Storage {
     /// # Errors
     /// [`Error::TopicExists`] (once the other one is durable), [`Error::InvalidTopic`].
     pub async fn create_topic(&self, name: &str, partitions: Option<i32>, config: TopicConfig) -> Result<Arc<Topic>> {
-        let _ = (name, partitions, config);
-        todo!("log")
+        let id = self.new_topic_id();
+        let partitions = partitions.unwrap_or(self.settings().topic_partitions);
+        let create = TopicChange::Create { id, name: name.to_owned(), partitions, config };
+        self.commit(Commit { topics: vec![create], ..Commit::default() }).await?;
+        // Another caller may delete it between the commit and this look.
+        self.topic_by_id(id).ok_or_else(|| Error::UnknownTopic { topic: name.to_owned() })
     }
 
     /// Deletes a topic in a commit of its own.
@@ -491,8 +163,7 @@ impl Storage {
     /// # Errors
     /// [`Error::UnknownTopic`], [`Error::TopicInternal`], [`Error::TopicHeld`].
     pub async fn delete_topic(&self, id: TopicId) -> Result<()> {
-        let _ = id;
-        todo!("log")
+        self.commit(Commit { topics: vec![TopicChange::Delete { id }], ..Commit::default() }).await.map(drop)
     }
 
     // --- writing ---
@@ -503,8 +174,7 @@ impl Storage {
     /// # Errors
     /// Whatever of [`Error`]; nothing of the commit is there then.
     pub async fn commit(&self, commit: Commit) -> Result<Receipt> {
-        let _ = commit;
-        todo!("log")
+        self.node.commit(commit).await
     }
 
     /// A producer id nobody has had, durable before it is given.
@@ -512,7 +182,7 @@ impl Storage {
     /// # Errors
     /// [`Error::ReadOnly`], [`Error::Full`], [`Error::Closed`].
     pub async fn new_producer_id(&self) -> Result<i64> {
-        todo!("log")
+        self.node.new_producer_id().await
     }
 
     // --- definitions, offsets, positions: as durable ---
@@ -520,28 +190,25 @@ impl Storage {
     /// All definitions of a kind, by name.
     #[must_use]
     pub fn definitions(&self, kind: &str) -> Vec<Arc<Definition>> {
-        let _ = kind;
-        todo!("log")
+        self.node.definitions(kind)
     }
 
     /// A number that grows with every durable change of topics or definitions: for caches.
     #[must_use]
     pub fn catalog_version(&self) -> u64 {
-        todo!("log")
+        self.node.catalog_version()
     }
 
     /// What groups have committed: (group, partition, offset), one group or all.
     #[must_use]
     pub fn group_offsets(&self, group: Option<&str>) -> Vec<(String, TopicPartition, GroupOffset)> {
-        let _ = group;
-        todo!("log")
+        self.node.group_offsets(group)
     }
 
     /// A query's position.
     #[must_use]
     pub fn position(&self, query: &str) -> Option<Bytes> {
-        let _ = query;
-        todo!("log")
+        self.node.position(query)
     }
 
     // --- reading bytes ---
@@ -551,8 +218,7 @@ impl Storage {
     /// # Errors
     /// [`Error::UnknownTopic`], [`Error::UnknownPartition`].
     pub fn watermarks(&self, partition: TopicPartition) -> Result<Watermarks> {
-        let _ = partition;
-        todo!("log")
+        self.node.watermarks(partition)
     }
 
     /// Reads batches from `offset` on, up to the high watermark, hot or cold; empty at the end.
@@ -560,14 +226,27 @@ impl Storage {
     /// # Errors
     /// [`Error::OffsetOutOfRange`], [`Error::Corrupt`] for a damaged range, [`Error::ObjectStore`].
     pub async fn fetch(&self, request: FetchRequest) -> Result<Fetched> {
-        let _ = request;
-        todo!("log, scan")
+        match self.node.fetch_hot(request).await? {
+            Reach::Hot(fetched) => Ok(fetched),
+            Reach::Below { hot_start, watermarks } => {
+                let FetchRequest { partition, offset, bytes_max } = request;
+                let batches = scan::cold_fetch(&self.tier, partition, offset, hot_start, bytes_max).await?;
+                if batches.is_empty() {
+                    // Offsets up to the seam are a gap: the next record is the first hot one.
+                    let at_seam = FetchRequest { offset: hot_start, ..request };
+                    return match self.node.fetch_hot(at_seam).await? {
+                        Reach::Hot(fetched) => Ok(fetched),
+                        Reach::Below { watermarks, .. } => Ok(Fetched { batches, watermarks }),
+                    };
+                }
+                Ok(Fetched { batches, watermarks })
+            }
+        }
     }
 
     /// Returns when the high watermark of any of these is above the offset beside it, or a topic among them is gone.
     pub async fn wait_past(&self, offsets: &[(TopicPartition, i64)]) {
-        let _ = offsets;
-        todo!("log")
+        self.node.wait_past(offsets).await;
     }
 
     /// The first record at or after `timestamp_ms`; `None` if there is none.
@@ -579,8 +258,12 @@ impl Storage {
         partition: TopicPartition,
         timestamp_ms: i64,
     ) -> Result<Option<TimedOffset>> {
-        let _ = (partition, timestamp_ms);
-        todo!("log, scan")
+        let hot_start = self.node.hot_start(partition)?;
+        let cold = scan::cold_offset_for_timestamp(&self.tier, partition, timestamp_ms, hot_start).await?;
+        if cold.is_some() {
+            return Ok(cold);
+        }
+        self.node.hot_offset_for_timestamp(partition, timestamp_ms).await
     }
 
     // --- reading rows ---
@@ -591,8 +274,8 @@ impl Storage {
     /// # Errors
     /// [`Error::UnknownTopic`].
     pub fn snapshot(&self, topics: &[TopicId], from: &HashMap<TopicPartition, i64>) -> Result<Snapshot> {
-        let _ = (topics, from);
-        todo!("log, scan")
+        let pinned = Pinned::pin(&self.node, &self.tier, topics, from)?;
+        Ok(Snapshot { inner: Arc::new(pinned) })
     }
 
     // --- tiering ---
@@ -602,7 +285,7 @@ impl Storage {
     /// # Errors
     /// [`Error::ObjectStore`], [`Error::Fenced`].
     pub async fn checkpoint(&self) -> Result<CheckpointReport> {
-        todo!("tier")
+        self.tier.checkpoint().await
     }
 
     // --- what an operator asks ---
@@ -610,13 +293,13 @@ impl Storage {
     /// The log's files.
     #[must_use]
     pub fn segments(&self) -> Vec<SegmentInfo> {
-        todo!("log")
+        self.node.segments()
     }
 
     /// The live objects, a row per object and partition.
     #[must_use]
     pub fn objects(&self) -> Vec<ObjectInfo> {
-        todo!("manifest")
+        self.tier.objects()
     }
 }
 
@@ -624,14 +307,13 @@ impl Snapshot {
     /// What is pinned of a partition.
     #[must_use]
     pub fn range(&self, partition: TopicPartition) -> Option<PinnedRange> {
-        let _ = (&self.inner, partition);
-        todo!("scan")
+        self.inner.range(partition)
     }
 
     /// The topics pinned.
     #[must_use]
     pub fn topics(&self) -> Vec<Arc<Topic>> {
-        todo!("scan")
+        self.inner.topics()
     }
 
     /// Rows of one partition in offset order, each offset of the pinned range once.
@@ -639,8 +321,6 @@ impl Snapshot {
     /// # Errors
     /// [`Error::UnknownPartition`] if it is not pinned; the stream gives [`Error::Corrupt`] and [`Error::ObjectStore`].
     pub fn scan(&self, partition: TopicPartition, request: ScanRequest) -> Result<RowStream> {
-        let _ = (partition, request);
-        let _: Option<Error> = None;
-        todo!("scan")
+        self.inner.scan(partition, request)
     }
 }

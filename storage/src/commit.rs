@@ -1,0 +1,139 @@
+//! What one writes: a [`Commit`] names everything that is to become durable together, a [`Receipt`] says where it went.
+//!
+//! Plain data. The writer checks it in commit order (`log/plan`); nothing here does.
+
+use bytes::Bytes;
+
+use crate::ids::{TopicId, TopicPartition};
+use crate::record::batch::CheckedBatch;
+use crate::view::{GroupOffset, TopicConfig};
+
+/// When a commit is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Written to the operating system (`acks=1`): survives the process, not the power.
+    Written,
+    /// On stable storage (`acks=all`, SQL, offsets, definitions).
+    #[default]
+    Synced,
+}
+
+/// One atomic act: all of it, or none. At most `wal.commit_bytes_max`.
+#[derive(Clone, Debug, Default)]
+pub struct Commit {
+    /// When to answer.
+    pub durability: Durability,
+    /// Records, in order per partition. Topics made in the same commit may be named.
+    pub appends: Vec<Append>,
+    /// Topics made and deleted.
+    pub topics: Vec<TopicChange>,
+    /// Relations and queries, opaque to storage.
+    pub definitions: Vec<DefinitionChange>,
+    /// Consumer groups' offsets.
+    pub group_offsets: Vec<GroupOffsetChange>,
+    /// Continuous queries' positions.
+    pub positions: Vec<PositionChange>,
+}
+
+/// One batch for one partition; the log assigns its offsets.
+#[derive(Clone, Debug)]
+pub struct Append {
+    /// Where to.
+    pub topic: TopicId,
+    /// Where to.
+    pub partition: i32,
+    /// What. With a producer id, sequences are checked (KIP-98: last five batches, duplicates answered with their offset).
+    pub batch: CheckedBatch,
+}
+
+/// A topic's beginning or end.
+#[derive(Clone, Debug)]
+pub enum TopicChange {
+    /// Makes one. `id` comes from [`Storage::new_topic_id`], so that the same commit can append to it.
+    Create {
+        /// Its id.
+        id: TopicId,
+        /// Its name: 1 to 249 of `[a-zA-Z0-9._-]`, not `.` or `..`.
+        name: String,
+        /// At least 1.
+        partitions: i32,
+        /// As told.
+        config: TopicConfig,
+    },
+    /// Deletes one; refused with [`Error::TopicHeld`] while a definition that stays holds it.
+    Delete {
+        /// Its id.
+        id: TopicId,
+    },
+}
+
+/// A definition set or removed. The key is (kind, name).
+#[derive(Clone, Debug)]
+pub struct DefinitionChange {
+    /// `relation`, `query`: the namespace.
+    pub kind: String,
+    /// Unique in it.
+    pub name: String,
+    /// `None` removes.
+    pub value: Option<Bytes>,
+    /// Topics that must not be deleted while this definition stands, as seen by a reader: (topic, words for the error).
+    pub holds: Vec<TopicId>,
+    /// What must be true beforehand, else [`Error::Conflict`].
+    pub expect: Expect,
+}
+
+/// A precondition, checked by the writer in commit order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Expect {
+    /// Whatever it is.
+    #[default]
+    Anything,
+    /// Nothing there.
+    Absent,
+    /// Something there.
+    Present,
+    /// Exactly these bytes.
+    Value(Bytes),
+}
+
+/// What a consumer group committed for one partition; `None` removes.
+#[derive(Clone, Debug)]
+pub struct GroupOffsetChange {
+    /// The group.
+    pub group: String,
+    /// The partition.
+    pub partition: TopicPartition,
+    /// `None` removes.
+    pub offset: Option<GroupOffset>,
+}
+
+/// A continuous query's position, opaque to storage; `None` removes.
+#[derive(Clone, Debug)]
+pub struct PositionChange {
+    /// The query's identity.
+    pub query: String,
+    /// Its position vector, as the query writes it.
+    pub value: Option<Bytes>,
+    /// What the position must be beforehand: a second writer of the same query is refused.
+    pub expect: Expect,
+}
+
+/// What a commit did.
+#[derive(Clone, Debug)]
+pub struct Receipt {
+    /// Per [`Commit::appends`], in order.
+    pub appended: Vec<Appended>,
+    /// The log's time of it, us; strictly increasing.
+    pub commit_time_us: i64,
+}
+
+/// Where a batch went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Offset of its first record (of the original, for a duplicate).
+    pub base_offset: i64,
+    /// The partition's first offset.
+    pub log_start_offset: i64,
+    /// The batch was there already (idempotent producer).
+    pub duplicate: bool,
+}

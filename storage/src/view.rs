@@ -1,0 +1,228 @@
+//! What one is shown: topics, definitions, offsets, ends, fetched bytes, files and health, as durably known.
+//!
+//! Plain data; answers of [`crate::Storage`] and of a [`crate::Snapshot`].
+
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use serde::{Deserialize, Serialize};
+
+use crate::error::Result;
+use crate::ids::{TopicId, TopicPartition};
+use crate::record::columns::RecordColumn;
+
+/// What a topic is told when made, and what `DescribeConfigs` and `aquifer.topics` show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicConfig {
+    /// `delete`, `compact` or `compact,delete`.
+    pub cleanup_policy: String,
+    /// `None`: the node's default.
+    pub retention_ms: Option<i64>,
+    /// `None`: the node's default.
+    pub local_retention_ms: Option<i64>,
+}
+
+impl Default for TopicConfig {
+    fn default() -> Self {
+        Self { cleanup_policy: "delete".to_owned(), retention_ms: None, local_retention_ms: None }
+    }
+}
+
+/// A topic as it is durably known.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topic {
+    /// For ever.
+    pub id: TopicId,
+    /// Until deleted.
+    pub name: String,
+    /// From 0 to this, exclusive.
+    pub partitions: i32,
+    /// As told.
+    pub config: TopicConfig,
+    /// One of our own.
+    pub internal: bool,
+    /// Commit time, us since the epoch.
+    pub created_at_us: i64,
+}
+
+/// A stored definition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Definition {
+    /// As in [`DefinitionChange`].
+    pub kind: String,
+    /// As in [`DefinitionChange`].
+    pub name: String,
+    /// As in [`DefinitionChange`].
+    pub value: Bytes,
+    /// As in [`DefinitionChange`].
+    pub holds: Vec<TopicId>,
+}
+
+/// A committed offset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupOffset {
+    /// Next offset to read.
+    pub offset: i64,
+    /// Leader epoch of the last record read, or -1.
+    pub leader_epoch: i32,
+    /// The client's words.
+    pub metadata: String,
+    /// Commit time, us; set by the log.
+    pub committed_at_us: i64,
+}
+
+/// A partition's ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Watermarks {
+    /// First offset there is, hot or cold.
+    pub log_start_offset: i64,
+    /// First offset that is not in a live object.
+    pub tiered_end_offset: i64,
+    /// End of what no open transaction can still undo.
+    pub last_stable_offset: i64,
+    /// End of what is durable.
+    pub high_watermark: i64,
+    /// Kafka's leader epoch.
+    pub leader_epoch: i32,
+}
+
+/// What a Kafka fetch asks of one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct FetchRequest {
+    /// Where.
+    pub partition: TopicPartition,
+    /// First offset wanted; the batch that holds it comes whole.
+    pub offset: i64,
+    /// Stop after this many bytes; the first batch comes even if larger.
+    pub bytes_max: usize,
+}
+
+/// Batches as bytes, ready for the wire.
+#[derive(Clone, Debug, Default)]
+pub struct Fetched {
+    /// RecordBatch v2 bytes, one or more batches each, in offset order.
+    pub batches: Vec<Bytes>,
+    /// Ends as of the read.
+    pub watermarks: Watermarks,
+}
+
+impl Fetched {
+    /// Bytes of all batches.
+    #[must_use]
+    pub fn bytes_len(&self) -> usize {
+        self.batches.iter().map(Bytes::len).sum()
+    }
+}
+
+/// An offset found by time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimedOffset {
+    /// The record's offset.
+    pub offset: i64,
+    /// The record's timestamp, ms.
+    pub timestamp_ms: i64,
+}
+
+/// Rows wanted of one partition of a [`Snapshot`]. Times prune only: rows outside may come too.
+#[derive(Clone, Debug)]
+pub struct ScanRequest {
+    /// Columns wanted, each at most once; the batches have them in this order.
+    pub columns: Vec<RecordColumn>,
+    /// First offset wanted.
+    pub offset_start: i64,
+    /// First offset not wanted any more.
+    pub offset_end: i64,
+    /// Earliest timestamp of interest, ms.
+    pub timestamp_min_ms: Option<i64>,
+    /// Latest timestamp of interest, ms, inclusive.
+    pub timestamp_max_ms: Option<i64>,
+    /// Rows per batch, at the most.
+    pub batch_rows: usize,
+}
+
+impl ScanRequest {
+    /// Everything of these columns.
+    #[must_use]
+    pub fn all(columns: Vec<RecordColumn>) -> Self {
+        Self {
+            columns,
+            offset_start: 0,
+            offset_end: i64::MAX,
+            timestamp_min_ms: None,
+            timestamp_max_ms: None,
+            batch_rows: 8192,
+        }
+    }
+}
+
+/// Rows of one partition, in offset order.
+pub type RowStream = BoxStream<'static, Result<RecordBatch>>;
+
+/// A partition's part of a snapshot: what it covers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PinnedRange {
+    /// First offset there is.
+    pub start: i64,
+    /// End: the last stable offset when it was pinned.
+    pub end: i64,
+}
+
+/// A file of the log, for `aquifer.segments`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Position of its first byte in the log.
+    pub id: u64,
+    /// Where it lies.
+    pub path: String,
+    /// Bytes used.
+    pub bytes: u64,
+    /// Commit time of its first frame, us.
+    pub first_commit_at_us: Option<i64>,
+    /// Commit time of its last frame, us.
+    pub last_commit_at_us: Option<i64>,
+    /// Nothing is appended any more.
+    pub sealed: bool,
+}
+
+/// An object's rows of one partition, for `aquifer.objects`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ObjectInfo {
+    /// The topic.
+    pub topic: TopicId,
+    /// The partition.
+    pub partition: i32,
+    /// First offset in it.
+    pub first_offset: i64,
+    /// Last offset in it.
+    pub last_offset: i64,
+    /// Rows of this partition.
+    pub rows: i64,
+    /// Smallest timestamp, ms.
+    pub min_timestamp_ms: i64,
+    /// Largest timestamp, ms.
+    pub max_timestamp_ms: i64,
+    /// Where it lies, openable by other programs.
+    pub url: String,
+    /// Bytes of the whole object.
+    pub bytes: u64,
+}
+
+/// What a checkpoint did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CheckpointReport {
+    /// Objects written.
+    pub objects: u64,
+    /// Rows written.
+    pub rows: u64,
+}
+
+/// Health of the node's storage, for `/ready`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// All well.
+    Ready,
+    /// Reads only; the reason.
+    ReadOnly(String),
+    /// Damaged ranges, named; everything else is served.
+    Damaged(Vec<String>),
+}
