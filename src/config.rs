@@ -300,7 +300,8 @@ fn text_for_unit(text: &str, unit: &str) -> Result<String, String> {
 
 /// Reads `10 min`, `500 ms`, `1 h` or a bare number of milliseconds.
 fn parse_ms(text: &str) -> Result<i64, String> {
-    let refused = || format!("'{text}' is not a time, write for example 500 ms, 10 s, 10 min, 1 h, 7 d or a number of ms");
+    let refused =
+        || format!("'{text}' is not a time, write for example 500 ms, 10 s, 10 min, 1 h, 7 d or a number of ms");
     let trimmed = text.trim();
     let unit_at = trimmed.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(trimmed.len());
     let (digits, unit) = trimmed.split_at(unit_at);
@@ -429,7 +430,8 @@ mod tests {
 
     #[test]
     fn a_foreign_variable_is_a_warning_and_a_wrong_unit_an_error() {
-        let sources = Sources { environment: environment(&[("AQUIFER_SERVICE_HOST", "10.0.0.1")]), ..Sources::default() };
+        let sources =
+            Sources { environment: environment(&[("AQUIFER_SERVICE_HOST", "10.0.0.1")]), ..Sources::default() };
         let config = resolve(&sources, Vec::new()).expect("no harm");
         assert_eq!(config.warnings, ["AQUIFER_SERVICE_HOST in the environment is not a setting"]);
         for (name, value) in [("AQUIFER_TIER_AGE_MAX", "4 MiB"), ("AQUIFER_TOPIC_PARTITIONS", "4 KiB")] {

@@ -45,8 +45,7 @@ async fn bind(config: &Config) -> Result<Server, Failure> {
         postgres: config.postgres_addr.clone(),
         http: config.http_addr.clone(),
     };
-    let server =
-        Server::bind(addresses, config.server.clone()).await.map_err(|source| Failure::Listen { source })?;
+    let server = Server::bind(addresses, config.server.clone()).await.map_err(|source| Failure::Listen { source })?;
     let bound = server.addresses();
     for (protocol, address) in [("kafka", bound.kafka), ("postgres", bound.postgres), ("http", bound.http)] {
         warn_if_reachable(protocol, address);

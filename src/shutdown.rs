@@ -72,8 +72,7 @@ struct Heard {
 
 impl Signals {
     fn listen() -> Result<Self, Failure> {
-        let listen =
-            |kind| signal(kind).map_err(|source| Failure::Process { action: "listen for signals", source });
+        let listen = |kind| signal(kind).map_err(|source| Failure::Process { action: "listen for signals", source });
         Ok(Self { terminate: listen(SignalKind::terminate())?, interrupt: listen(SignalKind::interrupt())? })
     }
 

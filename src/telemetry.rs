@@ -14,8 +14,7 @@ use crate::failure::Failure;
 pub(crate) type RenderMetrics = Arc<dyn Fn() -> String + Send + Sync>;
 
 /// Upper bounds for everything measured in seconds: from a page cache hit to a stuck disk.
-const SECONDS: [f64; 14] =
-    [0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+const SECONDS: [f64; 14] = [0.000_1, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// Starts both; called once, before anything else can want to say something.
 pub(crate) fn start() -> Result<RenderMetrics, Failure> {

@@ -12,12 +12,7 @@ pub(crate) struct DemoOptions {
 }
 
 /// Runs the shop until `shutdown`.
-pub(crate) async fn run(
-    options: DemoOptions,
-    addresses: BoundAddresses,
-    engine: Engine,
-    shutdown: CancellationToken,
-) {
+pub(crate) async fn run(options: DemoOptions, addresses: BoundAddresses, engine: Engine, shutdown: CancellationToken) {
     let _ = (options.events_per_second, addresses, engine);
     shutdown.cancelled().await;
 }
