@@ -4,29 +4,36 @@
 //! Layout: <https://kafka.apache.org/documentation/#recordbatch>. The base offset and the leader epoch stand outside the
 //! checksum, so placing a batch in the log never touches the rest: bytes go out as they came in.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use crate::error::Error;
+
+mod build;
+mod view;
+
+pub use super::compression::Compression;
+use super::compression::decompress;
+pub use build::BatchBuilder;
+pub use view::{RecordView, Records};
 
 /// Bytes of a batch before its records.
 pub const HEADER_BYTES: usize = 61;
 
-/// The codec in the lowest three attribute bits. Kafka's numbers: never renumber.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-#[repr(u8)]
-pub enum Compression {
-    /// Records as they are.
-    #[default]
-    None = 0,
-    /// gzip.
-    Gzip = 1,
-    /// snappy, bare or in xerial's framing.
-    Snappy = 2,
-    /// LZ4 frame.
-    Lz4 = 3,
-    /// Zstandard.
-    Zstd = 4,
-}
+/// Base offset and length: the bytes that `batch_length` does not count.
+const LENGTH_PREFIX_BYTES: usize = 12;
+/// Where the magic stands, in this and in every older format.
+const MAGIC_AT: usize = 16;
+/// The only format taken.
+const MAGIC: u8 = 2;
+/// Where the checksum stands; it covers everything from the attributes on.
+const CRC_AT: usize = 17;
+const ATTRIBUTES_AT: usize = 21;
+const MAX_TIMESTAMP_AT: usize = 35;
+
+const TIMESTAMP_TYPE_BIT: i16 = 1 << 3;
+const TRANSACTIONAL_BIT: i16 = 1 << 4;
+const CONTROL_BIT: i16 = 1 << 5;
+const DELETE_HORIZON_BIT: i16 = 1 << 6;
 
 /// Who set a record's timestamp (attribute bit 3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -69,16 +76,83 @@ pub struct BatchHeader {
 }
 
 impl BatchHeader {
+    /// Reads the numbers in front of a batch that begins at the start of `bytes`; checks magic and length, not the
+    /// checksum. The batch itself need not be whole yet: [`BatchHeader::total_bytes`] says where it ends.
+    ///
+    /// # Errors
+    /// [`Error::CorruptBatch`]; [`Error::InvalidBatch`] for an older magic.
+    pub fn parse(bytes: &[u8]) -> Result<Self, Error> {
+        match bytes.get(MAGIC_AT) {
+            Some(&MAGIC) => {}
+            Some(&old @ 0..MAGIC) => {
+                return Err(Error::InvalidBatch {
+                    reason: format!("message format {old} is too old, use a client that writes format 2 (Kafka 0.11)"),
+                });
+            }
+            Some(other) => return Err(corrupt(format!("magic is {other} where 2 was expected"))),
+            None => return Err(corrupt(format!("{} bytes are too few for a header", bytes.len()))),
+        }
+        let front = bytes
+            .first_chunk::<HEADER_BYTES>()
+            .ok_or_else(|| corrupt(format!("{} bytes are too few for a header of {HEADER_BYTES}", bytes.len())))?;
+        let header = Self {
+            base_offset: i64::from_be_bytes(take(front, 0)),
+            batch_length: i32::from_be_bytes(take(front, 8)),
+            partition_leader_epoch: i32::from_be_bytes(take(front, 12)),
+            crc: u32::from_be_bytes(take(front, CRC_AT)),
+            attributes: i16::from_be_bytes(take(front, ATTRIBUTES_AT)),
+            last_offset_delta: i32::from_be_bytes(take(front, 23)),
+            base_timestamp_ms: i64::from_be_bytes(take(front, 27)),
+            max_timestamp_ms: i64::from_be_bytes(take(front, MAX_TIMESTAMP_AT)),
+            producer_id: i64::from_be_bytes(take(front, 43)),
+            producer_epoch: i16::from_be_bytes(take(front, 51)),
+            base_sequence: i32::from_be_bytes(take(front, 53)),
+            record_count: i32::from_be_bytes(take(front, 57)),
+        };
+        if header.total_bytes() < HEADER_BYTES {
+            return Err(corrupt(format!("length {} is shorter than a header", header.batch_length)));
+        }
+        Ok(header)
+    }
+
     /// Offset of the last record.
     #[must_use]
     pub fn last_offset(&self) -> i64 {
-        self.base_offset + i64::from(self.last_offset_delta)
+        self.base_offset.saturating_add(i64::from(self.last_offset_delta))
     }
 
     /// Bytes of the whole batch.
     #[must_use]
     pub fn total_bytes(&self) -> usize {
-        usize::try_from(self.batch_length).unwrap_or(0) + 12
+        usize::try_from(self.batch_length).map_or(0, |length| length.saturating_add(LENGTH_PREFIX_BYTES))
+    }
+
+    /// Who set the timestamps.
+    #[must_use]
+    pub fn timestamp_type(&self) -> TimestampType {
+        if self.attributes & TIMESTAMP_TYPE_BIT == 0 {
+            TimestampType::CreateTime
+        } else {
+            TimestampType::LogAppendTime
+        }
+    }
+
+    /// Whether it belongs to a transaction.
+    #[must_use]
+    pub fn is_transactional(&self) -> bool {
+        self.attributes & TRANSACTIONAL_BIT != 0
+    }
+
+    /// Whether it holds a transaction's marker and no records of users.
+    #[must_use]
+    pub fn is_control(&self) -> bool {
+        self.attributes & CONTROL_BIT != 0
+    }
+
+    /// Whether an idempotent producer numbered it.
+    #[must_use]
+    pub fn has_producer(&self) -> bool {
+        self.producer_id >= 0
     }
 }
 
@@ -96,50 +170,30 @@ pub struct CheckedBatch {
     header: BatchHeader,
 }
 
-/// One record, viewed in its batch.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct RecordView<'a> {
-    /// Its offset.
-    pub offset: i64,
-    /// Its timestamp, ms (the batch's for log append time).
-    pub timestamp_ms: i64,
-    /// Key, `None` for null.
-    pub key: Option<&'a [u8]>,
-    /// Value, `None` for null.
-    pub value: Option<&'a [u8]>,
-    /// Headers in their order, duplicates kept; a value may be null.
-    pub headers: Vec<(&'a [u8], Option<&'a [u8]>)>,
-}
-
-/// A batch's records, decompressed once, to be viewed.
-#[derive(Clone, Debug)]
-pub struct Records {
-    body: Bytes,
-    header: BatchHeader,
-}
-
-/// Makes a batch of records; what SQL, continuous queries and cold fetches write. Uncompressed unless said.
-#[derive(Debug, Default)]
-pub struct BatchBuilder {
-    body: Vec<u8>,
-    count: i32,
-    base_timestamp_ms: i64,
-    max_timestamp_ms: i64,
-    base_offset: i64,
-    last_offset_delta: i32,
-    timestamp_type: TimestampType,
-}
-
 impl CheckedBatch {
     /// Checks all batches of a produce request's partition, front to back: lengths, magic 2, CRC-32C, record count
     /// against offsets delta, every record's varints (after bounded decompression). Shares the bytes.
+    ///
+    /// A header whose largest timestamp is not its records' is mended in a copy, as Kafka does: time indexes rely on it.
     ///
     /// # Errors
     /// [`Error::CorruptBatch`] for damage, [`Error::InvalidBatch`] for what is whole but not allowed of a client
     /// (old magic, control batches, no records), [`Error::TooLarge`] beyond `limits`.
     pub fn parse_produced(bytes: Bytes, limits: BatchLimits) -> Result<Vec<Self>, Error> {
-        let _ = (bytes, limits);
-        todo!("record/batch")
+        if bytes.is_empty() {
+            return Err(Error::InvalidBatch { reason: "there is no batch".to_owned() });
+        }
+        let mut rest = bytes;
+        let mut batches = Vec::new();
+        while !rest.is_empty() {
+            let total = BatchHeader::parse(&rest)?.total_bytes();
+            if total > rest.len() {
+                return Err(corrupt(format!("a batch of {total} bytes where {} are left", rest.len())));
+            }
+            let batch = Self::parse_stored(rest.split_to(total))?;
+            batches.push(batch.check_produced(limits)?);
+        }
+        Ok(batches)
     }
 
     /// Checks one stored batch: lengths, magic, CRC-32C; not its records.
@@ -147,8 +201,46 @@ impl CheckedBatch {
     /// # Errors
     /// [`Error::CorruptBatch`].
     pub fn parse_stored(bytes: Bytes) -> Result<Self, Error> {
-        let _ = bytes;
-        todo!("record/batch")
+        let header = BatchHeader::parse(&bytes)?;
+        if header.total_bytes() != bytes.len() {
+            return Err(corrupt(format!("a batch of {} bytes in a place of {}", header.total_bytes(), bytes.len())));
+        }
+        let crc = crc_fast::crc32_iscsi(&bytes[ATTRIBUTES_AT..]);
+        if crc != header.crc {
+            return Err(corrupt(format!("crc-32c is {crc:08x} where the header says {:08x}", header.crc)));
+        }
+        Ok(Self { bytes, header })
+    }
+
+    /// What a client may send, and nothing else.
+    fn check_produced(self, limits: BatchLimits) -> Result<Self, Error> {
+        let header = &self.header;
+        let refused = |reason: String| Err(Error::InvalidBatch { reason });
+        if Compression::of_attributes(header.attributes).is_none() {
+            return refused(format!("codec {} is unknown, use gzip, snappy, lz4 or zstd", header.attributes & 0b111));
+        }
+        if header.is_control() {
+            return refused("control batches are the coordinator's to write".to_owned());
+        }
+        if header.timestamp_type() == TimestampType::LogAppendTime || header.attributes & DELETE_HORIZON_BIT != 0 {
+            return refused(format!("attributes {:#06x} are the log's to set", header.attributes));
+        }
+        if header.record_count < 1 || i64::from(header.record_count) != i64::from(header.last_offset_delta) + 1 {
+            return refused(format!(
+                "{} records with a last offset delta of {}",
+                header.record_count, header.last_offset_delta
+            ));
+        }
+        let max_timestamp_ms = self.records(limits)?.check_structure()?;
+        if max_timestamp_ms == header.max_timestamp_ms { Ok(self) } else { Ok(self.with_max_timestamp(max_timestamp_ms)) }
+    }
+
+    fn with_max_timestamp(self, max_timestamp_ms: i64) -> Self {
+        let mut bytes = BytesMut::from(&self.bytes[..]);
+        bytes[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&max_timestamp_ms.to_be_bytes());
+        let crc = crc_fast::crc32_iscsi(&bytes[ATTRIBUTES_AT..]);
+        bytes[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&crc.to_be_bytes());
+        Self { bytes: bytes.freeze(), header: BatchHeader { max_timestamp_ms, crc, ..self.header } }
     }
 
     /// The numbers in front.
@@ -163,10 +255,10 @@ impl CheckedBatch {
         &self.bytes
     }
 
-    /// Codec of the records.
+    /// Codec of the records. A codec nobody knows passes for none: [`CheckedBatch::records`] tells.
     #[must_use]
     pub fn compression(&self) -> Compression {
-        todo!("record/batch")
+        Compression::of_attributes(self.header.attributes).unwrap_or_default()
     }
 
     /// Decompresses (bounded) and gives the records to view.
@@ -174,85 +266,32 @@ impl CheckedBatch {
     /// # Errors
     /// [`Error::CorruptBatch`], [`Error::TooLarge`].
     pub fn records(&self, limits: BatchLimits) -> Result<Records, Error> {
-        let _ = limits;
-        todo!("record/batch")
+        let codec = Compression::of_attributes(self.header.attributes)
+            .ok_or_else(|| corrupt(format!("codec {} is unknown", self.header.attributes & 0b111)))?;
+        let body = decompress(codec, &self.bytes.slice(HEADER_BYTES..), limits.decompressed_bytes_max)?;
+        Ok(Records::new(body, self.header))
     }
 }
 
-impl Records {
-    /// The records in offset order. A record that does not parse ends the iteration with an error.
-    pub fn iter(&self) -> impl Iterator<Item = Result<RecordView<'_>, Error>> {
-        let _ = (&self.body, &self.header);
-        std::iter::empty()
+/// Places a batch that begins at the start of `batch`: base offset and leader epoch stand outside the checksum. Does
+/// nothing to bytes too short for a header.
+pub fn patch_base_offset(batch: &mut [u8], base_offset: i64, leader_epoch: i32) {
+    if let Some(front) = batch.first_chunk_mut::<HEADER_BYTES>() {
+        front[..8].copy_from_slice(&base_offset.to_be_bytes());
+        front[LENGTH_PREFIX_BYTES..MAGIC_AT].copy_from_slice(&leader_epoch.to_be_bytes());
     }
 }
 
-impl BatchBuilder {
-    /// An empty batch whose first record will be at `base_offset` (0 for what the log is to place).
-    #[must_use]
-    pub fn new(base_offset: i64, timestamp_type: TimestampType) -> Self {
-        Self { base_offset, timestamp_type, ..Self::default() }
-    }
-
-    /// Adds a record right after the last one.
-    pub fn push(
-        &mut self,
-        timestamp_ms: i64,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        headers: &[(&[u8], Option<&[u8]>)],
-    ) {
-        let offset = self.base_offset + i64::from(self.count);
-        self.push_at(offset, timestamp_ms, key, value, headers);
-    }
-
-    /// Adds a record at `offset`, which must be larger than the last one's; gaps are allowed (cold fetches have them).
-    pub fn push_at(
-        &mut self,
-        offset: i64,
-        timestamp_ms: i64,
-        key: Option<&[u8]>,
-        value: Option<&[u8]>,
-        headers: &[(&[u8], Option<&[u8]>)],
-    ) {
-        let _ = (
-            offset,
-            timestamp_ms,
-            key,
-            value,
-            headers,
-            &self.body,
-            self.count,
-            self.base_timestamp_ms,
-            self.max_timestamp_ms,
-            self.last_offset_delta,
-            self.timestamp_type,
-        );
-        todo!("record/batch")
-    }
-
-    /// Records so far.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        usize::try_from(self.count).unwrap_or(0)
-    }
-
-    /// Whether there is none yet.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.count == 0
-    }
-
-    /// Bytes the batch has so far, its header included.
-    #[must_use]
-    pub fn bytes_len(&self) -> usize {
-        HEADER_BYTES + self.body.len()
-    }
-
-    /// The batch, with its checksum. `None` if it has no record.
-    #[must_use]
-    pub fn build(self, compression: Compression) -> Option<CheckedBatch> {
-        let _ = compression;
-        todo!("record/batch")
-    }
+/// `N` bytes of the header from `at` on.
+fn take<const N: usize>(front: &[u8; HEADER_BYTES], at: usize) -> [u8; N] {
+    let mut taken = [0; N];
+    taken.copy_from_slice(&front[at..at + N]);
+    taken
 }
+
+fn corrupt(reason: String) -> Error {
+    Error::CorruptBatch { reason }
+}
+
+#[cfg(test)]
+mod tests;

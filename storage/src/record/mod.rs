@@ -2,4 +2,5 @@
 
 pub mod batch;
 pub mod columns;
+mod compression;
 pub mod format;
