@@ -130,11 +130,7 @@ impl BatchHeader {
     /// Who set the timestamps.
     #[must_use]
     pub fn timestamp_type(&self) -> TimestampType {
-        if self.attributes & TIMESTAMP_TYPE_BIT == 0 {
-            TimestampType::CreateTime
-        } else {
-            TimestampType::LogAppendTime
-        }
+        if self.attributes & TIMESTAMP_TYPE_BIT == 0 { TimestampType::CreateTime } else { TimestampType::LogAppendTime }
     }
 
     /// Whether it belongs to a transaction.
@@ -232,7 +228,11 @@ impl CheckedBatch {
             ));
         }
         let max_timestamp_ms = self.records(limits)?.check_structure()?;
-        if max_timestamp_ms == header.max_timestamp_ms { Ok(self) } else { Ok(self.with_max_timestamp(max_timestamp_ms)) }
+        if max_timestamp_ms == header.max_timestamp_ms {
+            Ok(self)
+        } else {
+            Ok(self.with_max_timestamp(max_timestamp_ms))
+        }
     }
 
     fn with_max_timestamp(self, max_timestamp_ms: i64) -> Self {

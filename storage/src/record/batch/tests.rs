@@ -28,9 +28,8 @@ fn bytes(max: usize) -> impl Strategy<Value = Vec<u8>> {
 
 fn record() -> impl Strategy<Value = OwnedRecord> {
     let timestamp = prop_oneof![0..2_000_000_000_000i64, any::<i64>()];
-    (timestamp, option::of(bytes(20)), option::of(bytes(200)), vec((bytes(5), option::of(bytes(9))), 0..4)).prop_map(
-        |(timestamp_ms, key, value, headers)| OwnedRecord { timestamp_ms, key, value, headers },
-    )
+    (timestamp, option::of(bytes(20)), option::of(bytes(200)), vec((bytes(5), option::of(bytes(9))), 0..4))
+        .prop_map(|(timestamp_ms, key, value, headers)| OwnedRecord { timestamp_ms, key, value, headers })
 }
 
 fn codec() -> impl Strategy<Value = Compression> {
