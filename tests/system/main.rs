@@ -1,1 +1,14 @@
-//! System tests.
+//! System tests: the real binary, a fresh directory, the clients that people use. One scenario, one file.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "everything here is a test, its support too"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod process;
+mod tidy;

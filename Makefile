@@ -1,0 +1,32 @@
+# The one door to the tools. `make help` lists what there is.
+
+.DEFAULT_GOAL := help
+.PHONY: help run test clients fmt clippy check bench soak
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
+
+run: ## build quickly and start the demo on the default ports
+	cargo run --profile quick --bin aquifer -- demo
+
+test: clients fmt clippy ## install the foreign clients, check format and lints, run every test
+	cargo test --workspace
+
+clients:
+	tests/clients/install
+
+fmt:
+	cargo fmt --all --check
+
+clippy:
+	cargo clippy --workspace --all-targets -- -D warnings
+
+check: fmt clippy ## format and lints alone; licences and sources too where cargo-deny is installed
+	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: deny.toml not checked"; fi
+
+bench: ## measure a release build; results go to benchmarks/results
+	cargo build --release --workspace --bins
+	cargo run --release --bin aquifer-benchmarks
+
+soak: clients ## the long versions of the tests that kill and restart
+	AQUIFER_SOAK=1 cargo test --workspace --test system kill -- --nocapture
