@@ -43,7 +43,11 @@ impl Sql {
     /// All rows, each column as text, NULL as `∅`.
     pub(crate) async fn table(&self, query: &str) -> Vec<Vec<String>> {
         let null = || "∅".to_owned();
-        self.rows(query).await.into_iter().map(|row| row.into_iter().map(|v| v.unwrap_or_else(null)).collect()).collect()
+        self.rows(query)
+            .await
+            .into_iter()
+            .map(|row| row.into_iter().map(|v| v.unwrap_or_else(null)).collect())
+            .collect()
     }
 
     /// The one value of a query.

@@ -25,15 +25,8 @@ fn refused_start(arguments: &[&str], environment: &[(&str, &str)]) -> String {
     said[0].to_owned()
 }
 
-const FREE_PORTS: [&str; 7] = [
-    "serve",
-    "--kafka-addr",
-    "127.0.0.1:0",
-    "--postgres-addr",
-    "127.0.0.1:0",
-    "--http-addr",
-    "127.0.0.1:0",
-];
+const FREE_PORTS: [&str; 7] =
+    ["serve", "--kafka-addr", "127.0.0.1:0", "--postgres-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
 
 fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("the HTTP port answers");
@@ -183,6 +176,7 @@ fn terminate_and_interrupt_drain_and_exit_with_0() {
 fn a_listener_beyond_this_machine_is_warned_of() {
     let node = Node::start_as(&["serve", "--kafka-addr", "0.0.0.0:0", "--kafka-advertised", "127.0.0.1:9092"], &[]);
     let log = node.log();
-    let warned = |line: &str| line.contains("WARN") && line.contains("without authentication") && line.contains("kafka");
+    let warned =
+        |line: &str| line.contains("WARN") && line.contains("without authentication") && line.contains("kafka");
     assert!(log.lines().any(warned), "{log}");
 }

@@ -15,10 +15,7 @@ const FUNCTION_LINES_MAX: usize = 70;
 /// Several rooms in one string are one level and may know each other. The door of a crate (`storage`, `server`) is not
 /// listed: its plain data are everybody's words.
 const ROOMS: [(&str, &[&str]); 3] = [
-    (
-        "storage/src",
-        &["error ids clock settings worker", "record", "object", "log", "manifest", "scan tier", "state"],
-    ),
+    ("storage/src", &["error ids clock settings worker", "record", "object", "log", "manifest", "scan tier", "state"]),
     (
         "sql/src",
         &[
