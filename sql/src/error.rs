@@ -151,3 +151,42 @@ impl Error {
         self
     }
 }
+
+impl From<aquifer_storage::Error> for Error {
+    fn from(error: aquifer_storage::Error) -> Self {
+        use aquifer_storage::Error as Storage;
+        let (state, hint) = match &error {
+            Storage::UnknownTopic { .. } => (SqlState::UndefinedTable, Some("SHOW TOPICS lists what there is")),
+            Storage::UnknownPartition { .. } => (SqlState::InvalidParameterValue, None),
+            Storage::TopicExists { .. } => (SqlState::DuplicateObject, None),
+            Storage::InvalidTopic { .. } | Storage::Config { .. } => (SqlState::InvalidParameterValue, None),
+            Storage::TopicHeld { .. } => (SqlState::ObjectInUse, Some("TERMINATE or DROP what uses it first")),
+            Storage::TopicInternal { .. } => (SqlState::ReadOnly, Some("the node keeps this topic for itself")),
+            Storage::Conflict { .. } => {
+                (SqlState::ObjectNotInPrerequisiteState, Some("somebody else changed it; try again"))
+            }
+            Storage::OffsetOutOfRange { .. } => (SqlState::SnapshotTooOld, Some("run the statement again")),
+            Storage::OutOfOrderSequence { .. } | Storage::InvalidProducerEpoch { .. } => (SqlState::InternalError, None),
+            Storage::InvalidBatch { .. } => (SqlState::InvalidParameterValue, None),
+            Storage::TooLarge { .. } => (SqlState::ProgramLimitExceeded, Some("write it in smaller portions")),
+            Storage::CorruptBatch { .. } | Storage::Corrupt { .. } | Storage::Format { .. } => {
+                (SqlState::DataCorrupted, Some("the damaged range is named; the rest is served"))
+            }
+            Storage::Full { .. } => (SqlState::DiskFull, Some("free space, or raise wal.bytes_max")),
+            Storage::ReadOnly { .. } | Storage::Fenced { .. } => {
+                (SqlState::ReadOnly, Some("restart the node once the cause is mended"))
+            }
+            Storage::Closed => (SqlState::AdminShutdown, None),
+            Storage::Io { .. } | Storage::ObjectStore { .. } => (SqlState::IoError, None),
+            _ => (SqlState::InternalError, None),
+        };
+        let mut mapped = Self::new(state, error.to_string());
+        let mut cause = std::error::Error::source(&error);
+        while let Some(inner) = cause {
+            mapped.detail = Some(inner.to_string());
+            cause = inner.source();
+        }
+        mapped.hint = hint.map(str::to_owned);
+        mapped.with_source(error)
+    }
+}

@@ -4,3 +4,13 @@ pub mod catalog;
 pub mod engine;
 pub mod error;
 pub mod session;
+pub mod settings;
+
+
+mod function;
+mod plan;
+mod run;
+mod statement;
+mod stream;
+mod table;
+mod types;

@@ -1,0 +1,73 @@
+//! A relation as it is stored: what a name in schema `public` stands for.
+//!
+//! A definition of kind `relation` holds it as JSON; a continuous query's definition of kind `query` bears the name of
+//! the relation it writes. Fields are added with `#[serde(default)]`, never renamed: clusters keep these for ever.
+
+use aquifer_storage::record::format::{ColumnRole, RecordFormat};
+use aquifer_storage::{Definition, TopicId};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result, SqlState};
+use crate::statement::{RelationKind, WindowSpec};
+
+/// Kind of the definitions that hold relations.
+pub(crate) const RELATION_KIND: &str = "relation";
+/// Kind of the definitions that hold continuous queries.
+pub(crate) const QUERY_KIND: &str = "query";
+
+/// A stream or table over a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Relation {
+    /// Unique among relations.
+    pub(crate) name: String,
+    /// Stream or table.
+    pub(crate) kind: RelationKind,
+    /// Columns and bytes. `format.tombstones`: a table with a primary key, whose rows are the latest per key.
+    pub(crate) format: RecordFormat,
+    /// The topic it reads and writes.
+    pub(crate) topic: TopicId,
+    /// That topic's name when the relation was made.
+    pub(crate) topic_name: String,
+    /// The column that `rowtime` comes from; `None`: the record's timestamp.
+    pub(crate) timestamp_column: Option<String>,
+    /// For the result of a windowed query: its windows.
+    pub(crate) window: Option<WindowSpec>,
+    /// The continuous query that writes it.
+    pub(crate) query: Option<String>,
+    /// The statement that made it, as written.
+    pub(crate) statement: String,
+    /// Postgres's oid of it, the same for ever.
+    pub(crate) oid: u32,
+    /// When it was made.
+    pub(crate) created_at_us: i64,
+}
+
+impl Relation {
+    /// Reads a definition's bytes.
+    pub(crate) fn from_definition(definition: &Definition) -> Result<Self> {
+        serde_json::from_slice(&definition.value).map_err(|source| {
+            Error::new(SqlState::DataCorrupted, format!("definition of relation \"{}\" does not parse", definition.name))
+                .with_hint("a newer version may have written it; open the data directory with that version")
+                .with_source(source)
+        })
+    }
+
+    /// Its definition's bytes.
+    pub(crate) fn to_bytes(&self) -> Result<bytes::Bytes> {
+        serde_json::to_vec(self).map(bytes::Bytes::from).map_err(|source| {
+            Error::new(SqlState::InternalError, format!("relation \"{}\" cannot be written", self.name))
+                .with_source(source)
+        })
+    }
+
+    /// Whether its rows are the latest per key.
+    pub(crate) fn is_keyed_table(&self) -> bool {
+        self.kind == RelationKind::Table && self.format.tombstones
+    }
+
+    /// Indexes of its key columns in `format.columns`.
+    pub(crate) fn key_columns(&self) -> Vec<usize> {
+        let columns = self.format.columns.iter().enumerate();
+        columns.filter(|(_, column)| column.role == ColumnRole::Key).map(|(index, _)| index).collect()
+    }
+}

@@ -1,0 +1,1 @@
+//! Functions Postgres and ksqlDB have and DataFusion lacks.

@@ -1,0 +1,1 @@
+//! Statements that end: rows and tags.

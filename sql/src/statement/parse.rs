@@ -1,0 +1,305 @@
+//! A query text becomes statements: tokenised once, split at semicolons, each read by its first words.
+
+use datafusion::sql::sqlparser::ast::{self, FromTable, Ident, SetExpr, Statement as Ast, TableFactor, TableObject};
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::{Parser, ParserError};
+use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
+
+use super::cursor::{Cursor, Places, lower_first, tokenize};
+use super::window::{attach, cut, folded};
+use super::{Delete, Insert, Name, Parsed, Sentence, WindowedQuery, define, settings, show};
+use crate::error::{Error, Result, SqlState};
+
+/// Statements of one text, at the most.
+const STATEMENTS_MAX: usize = 10_000;
+
+/// Splits and parses; an empty text is one empty statement.
+pub(crate) fn parse(text: &str) -> Result<Vec<Parsed>> {
+    let tokens = tokenize(text)?;
+    let places = Places::new(text);
+    let mut statements = Vec::new();
+    for part in tokens.split(|token| token.token == Token::SemiColon) {
+        let Some((first, last)) = part.first().zip(part.last()) else { continue };
+        if statements.len() == STATEMENTS_MAX {
+            let message = format!("query text has more than {STATEMENTS_MAX} statements");
+            return Err(Error::new(SqlState::ProgramLimitExceeded, message).with_hint("send it in several texts"));
+        }
+        let text = places.between(first.span.start, last.span.end).to_owned();
+        let sentence = sentence(part, &places, &text)?;
+        statements.push(Parsed { text, sentence });
+    }
+    if statements.is_empty() {
+        statements.push(Parsed { text: String::new(), sentence: Sentence::Empty });
+    }
+    Ok(statements)
+}
+
+fn sentence(tokens: &[TokenWithSpan], places: &Places, text: &str) -> Result<Sentence> {
+    let mut cursor = Cursor::new(tokens, places);
+    if let Some(transaction) = settings::transaction(&mut cursor)? {
+        return Ok(transaction);
+    }
+    match () {
+        () if cursor.eat(&["create"]) => define::create(&mut cursor, places, text),
+        () if cursor.eat(&["drop"]) => define::drop(&mut cursor),
+        () if cursor.eat(&["show"]) || cursor.eat(&["list"]) => show::show(&mut cursor),
+        () if cursor.eat(&["describe"]) || cursor.eat(&["desc"]) => show::describe(&mut cursor),
+        () if cursor.eat(&["explain"]) => show::explain(&mut cursor, places),
+        () if cursor.eat(&["terminate"]) => show::terminate(&mut cursor),
+        () if cursor.eat(&["set"]) => settings::set(&mut cursor),
+        () if cursor.eat(&["reset"]) => settings::reset(&mut cursor),
+        () if cursor.eat(&["unset"]) => settings::reset(&mut cursor),
+        () if cursor.eat(&["checkpoint"]) => cursor.end().map(|()| Sentence::Checkpoint),
+        () if cursor.eat(&["copy"]) => copy(&mut cursor, places),
+        () if cursor.eat(&["discard"]) => discard(&mut cursor),
+        () if cursor.eat(&["deallocate"]) => deallocate(&mut cursor),
+        () if cursor.at(&["select"])
+            || cursor.at(&["with"])
+            || cursor.at(&["values"])
+            || cursor.at(&["table"])
+            || cursor.peek() == Some(&Token::LParen) =>
+        {
+            query_of(tokens, places).map(Sentence::Query)
+        }
+        () if cursor.at(&["insert"]) => insert(tokens, places),
+        () if cursor.at(&["delete"]) => delete(tokens, places),
+        () => Err(refused(&cursor)),
+    }
+}
+
+/// Statements other databases have, by name; else a syntax error.
+fn refused(cursor: &Cursor<'_>) -> Error {
+    const KNOWN: [(&str, &str); 21] = [
+        ("update", "INSERT into a table with a primary key replaces the row of that key"),
+        ("merge", "INSERT into a table with a primary key replaces the row of that key"),
+        ("truncate", "DROP … DELETE TOPIC, then CREATE again"),
+        ("alter", "DROP the relation and CREATE it again over the same topic"),
+        ("pause", "TERMINATE ends a query for good"),
+        ("resume", "TERMINATE ends a query for good"),
+        ("print", "SELECT * FROM topics.\"name\""),
+        ("listen", "COPY (SELECT … EMIT CHANGES) TO STDOUT follows a stream"),
+        ("notify", "INSERT into a stream, and follow it with SELECT … EMIT CHANGES"),
+        ("unlisten", "COPY (SELECT … EMIT CHANGES) TO STDOUT follows a stream"),
+        ("declare", "let the driver fetch in portions: the extended protocol does"),
+        ("fetch", "let the driver fetch in portions: the extended protocol does"),
+        ("close", "let the driver fetch in portions: the extended protocol does"),
+        ("prepare", "let the driver prepare: the extended protocol does"),
+        ("execute", "let the driver prepare: the extended protocol does"),
+        ("vacuum", "CHECKPOINT tiers what is stable"),
+        ("analyze", "statistics are kept by themselves"),
+        ("grant", "there are no privileges: whoever connects may do all"),
+        ("revoke", "there are no privileges: whoever connects may do all"),
+        ("lock", "a commit is atomic without locks"),
+        ("call", "there are no procedures"),
+    ];
+    match KNOWN.iter().find(|(word, _)| cursor.at(&[word])) {
+        Some((word, hint)) => {
+            Error::unsupported(word.to_uppercase()).with_position(cursor.position()).with_hint(*hint)
+        }
+        None => {
+            let found = cursor.peek().map_or_else(|| "end of input".to_owned(), |token| format!("\"{token}\""));
+            Error::new(SqlState::SyntaxError, format!("syntax error at or near {found}"))
+                .with_position(cursor.position())
+        }
+    }
+}
+
+/// A query from its tokens.
+pub(crate) fn query_of(tokens: &[TokenWithSpan], places: &Places) -> Result<WindowedQuery> {
+    let text = text_of(tokens, places);
+    let cut = cut(tokens, places)?;
+    let mut parser = Parser::new(&PostgreSqlDialect {}).with_tokens_with_locations(cut.tokens);
+    let query = parser.parse_query().map_err(|error| syntax_error(error, tokens, places))?;
+    expect_end(&parser, tokens, places)?;
+    attach(query, cut.windows, cut.emit, places, text)
+}
+
+fn text_of(tokens: &[TokenWithSpan], places: &Places) -> String {
+    let ends = tokens.first().zip(tokens.last());
+    ends.map_or_else(String::new, |(first, last)| places.between(first.span.start, last.span.end).to_owned())
+}
+
+fn expect_end(parser: &Parser<'_>, tokens: &[TokenWithSpan], places: &Places) -> Result<()> {
+    let next = parser.peek_token();
+    if next.token == Token::EOF {
+        return Ok(());
+    }
+    let error = Error::new(SqlState::SyntaxError, format!("syntax error at or near \"{}\"", next.token));
+    let place = places.position(next.span.start).or_else(|| end_of(tokens, places));
+    Err(place.into_iter().fold(error, Error::with_position))
+}
+
+fn end_of(tokens: &[TokenWithSpan], places: &Places) -> Option<usize> {
+    tokens.last().and_then(|token| places.position(token.span.end))
+}
+
+/// sqlparser's words, with the place they name made a position.
+pub(crate) fn syntax_error(error: ParserError, tokens: &[TokenWithSpan], places: &Places) -> Error {
+    let message = match error {
+        ParserError::TokenizerError(message) | ParserError::ParserError(message) => message,
+        ParserError::RecursionLimitExceeded => {
+            return Error::new(SqlState::ProgramLimitExceeded, "statement is nested too deeply")
+                .with_hint("split it with WITH");
+        }
+    };
+    let (message, place) = match message.rsplit_once(" at Line: ") {
+        Some((message, place)) => (message.to_owned(), location(place)),
+        None => (message, None),
+    };
+    let position = place.and_then(|place| places.position(place)).or_else(|| end_of(tokens, places));
+    let message = message.replace("found: EOF", "found: end of input");
+    let error = Error::new(SqlState::SyntaxError, format!("syntax error: {}", lower_first(&message)));
+    position.into_iter().fold(error, Error::with_position)
+}
+
+/// `3, Column: 14` as a place.
+fn location(text: &str) -> Option<Location> {
+    let (line, column) = text.split_once(", Column: ")?;
+    Some(Location { line: line.trim().parse().ok()?, column: column.trim().parse().ok()? })
+}
+
+fn statement(tokens: &[TokenWithSpan], places: &Places) -> Result<Ast> {
+    let mut parser = Parser::new(&PostgreSqlDialect {}).with_tokens_with_locations(tokens.to_vec());
+    let statement = parser.parse_statement().map_err(|error| syntax_error(error, tokens, places))?;
+    expect_end(&parser, tokens, places)?;
+    Ok(statement)
+}
+
+fn insert(tokens: &[TokenWithSpan], places: &Places) -> Result<Sentence> {
+    let text = text_of(tokens, places);
+    let cut = cut(tokens, places)?;
+    if cut.emit.is_some() {
+        return Err(Error::unsupported("INSERT … SELECT … EMIT CHANGES")
+            .with_hint("CREATE STREAM … AS SELECT … EMIT CHANGES goes on by itself"));
+    }
+    let Ast::Insert(insert) = statement(&cut.tokens, places)? else {
+        return Err(Cursor::new(tokens, places).expected("INSERT INTO"));
+    };
+    let TableObject::TableName(table) = &insert.table else {
+        return Err(Error::unsupported("INSERT into a table function").with_hint("INSERT INTO name VALUES (…)"));
+    };
+    let name = object_name(table, places)?;
+    let extras = [
+        (insert.returning.is_some(), "RETURNING", "SELECT the rows afterwards"),
+        (insert.on.is_some(), "ON CONFLICT", "INSERT into a table with a primary key replaces the row of that key"),
+        (insert.table_alias.is_some(), "an alias in INSERT", "leave it out"),
+    ];
+    for (there, what, hint) in extras {
+        if there {
+            return Err(Error::unsupported(what).with_hint(hint));
+        }
+    }
+    let Some(source) = insert.source else {
+        return Err(Error::unsupported("INSERT … DEFAULT VALUES").with_hint("name the values: VALUES (…)"));
+    };
+    let columns = insert.columns.iter().map(|column| object_name(column, places)).collect::<Result<Vec<_>>>()?;
+    let source = attach(source, cut.windows, None, places, text)?;
+    Ok(Sentence::Insert(Insert { name, columns, source }))
+}
+
+/// A name of sqlparser's, `public.` taken off; `topics."x"` keeps its schema in the error.
+fn object_name(name: &ast::ObjectName, places: &Places) -> Result<Name> {
+    let parts: Vec<&Ident> = name.0.iter().filter_map(ast::ObjectNamePart::as_ident).collect();
+    let position = parts.first().and_then(|part| places.position(part.span.start)).unwrap_or(1);
+    match parts.as_slice() {
+        [last] => Ok(Name { value: folded(last), position }),
+        [schema, last] if folded(schema) == "public" => Ok(Name { value: folded(last), position }),
+        [schema, _] if folded(schema) == "topics" => Err(Error::unsupported("writing to a bare topic")
+            .with_position(position)
+            .with_hint("declare it: CREATE STREAM … WITH (kafka_topic = '…'), then INSERT into the stream")),
+        _ => Err(Error::new(SqlState::ReadOnly, format!("{name} cannot be written"))
+            .with_position(position)
+            .with_hint("only relations of schema public are")),
+    }
+}
+
+fn delete(tokens: &[TokenWithSpan], places: &Places) -> Result<Sentence> {
+    let Ast::Delete(delete) = statement(tokens, places)? else {
+        return Err(Cursor::new(tokens, places).expected("DELETE FROM"));
+    };
+    if delete.using.is_some() || delete.returning.is_some() || delete.limit.is_some() || !delete.order_by.is_empty() {
+        return Err(Error::unsupported("DELETE with USING, RETURNING, ORDER BY or LIMIT")
+            .with_hint("DELETE FROM name WHERE condition"));
+    }
+    let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
+    let [table] = from.as_slice() else {
+        return Err(Error::unsupported("DELETE from several tables").with_hint("DELETE FROM name WHERE condition"));
+    };
+    let TableFactor::Table { name, .. } = &table.relation else {
+        return Err(Error::unsupported("DELETE from anything but a table").with_hint("DELETE FROM name WHERE …"));
+    };
+    let name = object_name(name, places)?;
+    let mut rows = query_of(&tokenize("SELECT * FROM t")?, &Places::new("SELECT * FROM t"))?;
+    if let SetExpr::Select(select) = rows.query.body.as_mut() {
+        select.from = from.clone();
+        select.selection = delete.selection;
+    }
+    rows.text = text_of(tokens, places);
+    Ok(Sentence::Delete(Delete { name, rows }))
+}
+
+/// `COPY name | (query) TO STDOUT`, the first word taken.
+fn copy(cursor: &mut Cursor<'_>, places: &Places) -> Result<Sentence> {
+    let query = if cursor.peek() == Some(&Token::LParen) {
+        query_of(cursor.parenthesized()?, places)?
+    } else {
+        let start = cursor.rest();
+        let before = cursor.index();
+        cursor.relation_name()?;
+        let name = start.get(..cursor.index() - before).unwrap_or(&[]);
+        if cursor.peek() == Some(&Token::LParen) {
+            return Err(Error::unsupported("COPY name (columns)")
+                .with_position(cursor.position())
+                .with_hint("COPY (SELECT columns FROM name) TO STDOUT"));
+        }
+        let select = tokenize("SELECT * FROM")?;
+        query_of(&[select.as_slice(), name].concat(), places)?
+    };
+    let position = cursor.position();
+    if cursor.at(&["from"]) {
+        return Err(Error::unsupported("COPY … FROM")
+            .with_position(position)
+            .with_hint("INSERT INTO … VALUES, or produce to the topic over Kafka's protocol"));
+    }
+    cursor.expect(&["to"])?;
+    if !cursor.eat(&["stdout"]) {
+        return Err(Error::unsupported("COPY to a file or program")
+            .with_position(position)
+            .with_hint("COPY (query) TO STDOUT; psql's \\copy writes a file on your side"));
+    }
+    copy_options(cursor)?;
+    Ok(Sentence::CopyOut(query))
+}
+
+/// Only the text format, said or not.
+fn copy_options(cursor: &mut Cursor<'_>) -> Result<()> {
+    cursor.eat(&["with"]);
+    if cursor.at_end() {
+        return Ok(());
+    }
+    let position = cursor.position();
+    let plain = cursor.eat_token(&Token::LParen)
+        && cursor.eat(&["format"])
+        && (cursor.eat(&["text"]) || cursor.text().is_some_and(|format| format.eq_ignore_ascii_case("text")))
+        && cursor.eat_token(&Token::RParen)
+        && cursor.at_end();
+    if plain {
+        return Ok(());
+    }
+    Err(Error::unsupported("this option of COPY")
+        .with_position(position)
+        .with_hint("COPY writes Postgres's text format: COPY (query) TO STDOUT"))
+}
+
+fn discard(cursor: &mut Cursor<'_>) -> Result<Sentence> {
+    cursor.expect(&["all"])?;
+    cursor.end()?;
+    Ok(Sentence::Discard)
+}
+
+fn deallocate(cursor: &mut Cursor<'_>) -> Result<Sentence> {
+    cursor.eat(&["prepare"]);
+    let name = if cursor.eat(&["all"]) { None } else { Some(cursor.identifier("a name")?.1.value) };
+    cursor.end()?;
+    Ok(Sentence::Deallocate(name))
+}
