@@ -6,7 +6,6 @@ pub mod error;
 pub mod session;
 pub mod settings;
 
-
 mod function;
 mod plan;
 mod run;

@@ -112,9 +112,7 @@ pub(crate) fn column_type_of(field: &Field) -> Option<ColumnType> {
             DataType::Struct(fields) => ColumnType::Map(Box::new(column_type_of(fields.get(1)?)?)),
             _ => return None,
         },
-        DataType::Dictionary(_, value) => {
-            column_type_of(&Field::new(field.name(), value.as_ref().clone(), true))?
-        }
+        DataType::Dictionary(_, value) => column_type_of(&Field::new(field.name(), value.as_ref().clone(), true))?,
         _ => return None,
     })
 }

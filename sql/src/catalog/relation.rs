@@ -46,9 +46,12 @@ impl Relation {
     /// Reads a definition's bytes.
     pub(crate) fn from_definition(definition: &Definition) -> Result<Self> {
         serde_json::from_slice(&definition.value).map_err(|source| {
-            Error::new(SqlState::DataCorrupted, format!("definition of relation \"{}\" does not parse", definition.name))
-                .with_hint("a newer version may have written it; open the data directory with that version")
-                .with_source(source)
+            Error::new(
+                SqlState::DataCorrupted,
+                format!("definition of relation \"{}\" does not parse", definition.name),
+            )
+            .with_hint("a newer version may have written it; open the data directory with that version")
+            .with_source(source)
         })
     }
 

@@ -153,7 +153,8 @@ impl<'a> Cursor<'a> {
     /// Whether these unquoted words come next, in whatever case.
     pub(crate) fn at(&self, words: &[&str]) -> bool {
         words.iter().enumerate().all(|(ahead, expected)| {
-            self.word_at(ahead).is_some_and(|word| word.quote_style.is_none() && word.value.eq_ignore_ascii_case(expected))
+            self.word_at(ahead)
+                .is_some_and(|word| word.quote_style.is_none() && word.value.eq_ignore_ascii_case(expected))
         })
     }
 

@@ -93,9 +93,7 @@ fn refused(cursor: &Cursor<'_>) -> Error {
         ("call", "there are no procedures"),
     ];
     match KNOWN.iter().find(|(word, _)| cursor.at(&[word])) {
-        Some((word, hint)) => {
-            Error::unsupported(word.to_uppercase()).with_position(cursor.position()).with_hint(*hint)
-        }
+        Some((word, hint)) => Error::unsupported(word.to_uppercase()).with_position(cursor.position()).with_hint(*hint),
         None => {
             let found = cursor.peek().map_or_else(|| "end of input".to_owned(), |token| format!("\"{token}\""));
             Error::new(SqlState::SyntaxError, format!("syntax error at or near {found}"))

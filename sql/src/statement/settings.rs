@@ -88,7 +88,11 @@ fn value(cursor: &mut Cursor<'_>) -> Result<String> {
     let text = match cursor.peek() {
         Some(Token::Number(digits, _)) => format!("{minus}{digits}"),
         Some(Token::Word(word)) if minus.is_empty() => {
-            if word.quote_style.is_some() { word.value.clone() } else { word.value.to_lowercase() }
+            if word.quote_style.is_some() {
+                word.value.clone()
+            } else {
+                word.value.to_lowercase()
+            }
         }
         _ => return Err(cursor.expected("a value")),
     };

@@ -63,9 +63,12 @@ pub(crate) fn explain(cursor: &mut Cursor<'_>, places: &Places) -> Result<Senten
                 () if options.eat(&["verbose"]) => verbose = !options.eat(&["false"]),
                 () if options.eat(&["format", "text"]) => {}
                 () => {
-                    return Err(Error::unsupported(format!("EXPLAIN ({})", options.rest().first().map_or_else(String::new, ToString::to_string)))
-                        .with_position(options.position())
-                        .with_hint("use EXPLAIN, EXPLAIN ANALYZE or EXPLAIN VERBOSE"));
+                    return Err(Error::unsupported(format!(
+                        "EXPLAIN ({})",
+                        options.rest().first().map_or_else(String::new, ToString::to_string)
+                    ))
+                    .with_position(options.position())
+                    .with_hint("use EXPLAIN, EXPLAIN ANALYZE or EXPLAIN VERBOSE"));
                 }
             }
             options.eat(&["true"]);
