@@ -92,7 +92,7 @@ async fn serve(
         match demo {
             None => listeners.await,
             Some(options) => {
-                let shop = Box::pin(demo::run(options, addresses, engine.clone(), shutdown.clone()));
+                let shop = Box::pin(demo::run(options, addresses, storage.clone(), engine.clone(), shutdown.clone()));
                 tokio::join!(listeners, shop);
             }
         }
