@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
+use aquifer_storage::record::format;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -56,7 +57,7 @@ impl Producer {
         for event in events {
             let partitions = self.partitions.get(event.topic).copied();
             let partitions = partitions.ok_or_else(|| Error::other(format!("topic {} is unknown", event.topic)))?;
-            let partition = partition_of(event.key.as_bytes(), partitions);
+            let partition = format::partition_of_key(event.key.as_bytes(), partitions);
             let batch = batches
                 .entry((event.topic, partition))
                 .or_insert_with(|| BatchBuilder::new(0, TimestampType::CreateTime));
@@ -203,40 +204,9 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Where Java's default partitioner puts a key.
-fn partition_of(key: &[u8], partitions: i32) -> i32 {
-    (murmur2(key) & 0x7fff_ffff).cast_signed() % partitions.max(1)
-}
-
-fn murmur2(data: &[u8]) -> u32 {
-    const MULTIPLIER: u32 = 0x5bd1_e995;
-    let mut hash = 0x9747_b28c ^ u32::try_from(data.len()).unwrap_or(u32::MAX);
-    let (words, tail) = data.as_chunks::<4>();
-    for word in words {
-        let mut part = u32::from_le_bytes(*word).wrapping_mul(MULTIPLIER);
-        part = (part ^ (part >> 24)).wrapping_mul(MULTIPLIER);
-        hash = hash.wrapping_mul(MULTIPLIER) ^ part;
-    }
-    if !tail.is_empty() {
-        hash ^= tail.iter().rev().fold(0, |number, byte| (number << 8) | u32::from(*byte));
-        hash = hash.wrapping_mul(MULTIPLIER);
-    }
-    hash = (hash ^ (hash >> 13)).wrapping_mul(MULTIPLIER);
-    hash ^ (hash >> 15)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn keys_are_placed_as_java_places_them() {
-        // From the tests of Kafka's own clients.
-        let known: [(&str, i32); 4] = [("21", -973_932_308), ("foobar", -790_332_482), ("a-little-bit-long-string", -985_981_536), ("a-little-bit-longer-string", -1_486_304_829)];
-        for (key, hash) in known {
-            assert_eq!(murmur2(key.as_bytes()).cast_signed(), hash, "{key}");
-        }
-    }
 
     #[test]
     fn an_answer_cut_short_is_an_error() {

@@ -110,11 +110,7 @@ impl Shop {
 
 fn page_view(customer: usize, page: &str, random: &dyn Random) -> Event {
     let duration_ms = 200 + random.next_u64() % 30_000;
-    Event {
-        topic: PAGE_VIEWS,
-        key: customer_id(customer),
-        value: json!({ "page": page, "duration_ms": duration_ms }),
-    }
+    Event { topic: PAGE_VIEWS, key: customer_id(customer), value: json!({ "page": page, "duration_ms": duration_ms }) }
 }
 
 fn user(customer: usize, name: &str, country: &str) -> Event {
@@ -142,7 +138,8 @@ mod tests {
 
     impl Random for Repeated {
         fn next_u64(&self) -> u64 {
-            let next = |state: u64| state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let next =
+                |state: u64| state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             next(self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |state| Some(next(state))).unwrap_or(0)) >> 16
         }
     }
