@@ -73,7 +73,8 @@ pub(crate) fn read<'a>(
         };
         match name {
             "cleanup.policy" => {
-                config.cleanup_policy = value.and_then(cleanup_policy).ok_or_else(|| invalid("delete, compact or both"))?;
+                config.cleanup_policy =
+                    value.and_then(cleanup_policy).ok_or_else(|| invalid("delete, compact or both"))?;
             }
             "retention.ms" => config.retention_ms = Some(number(-1)?),
             // Kafka's -2 follows retention.ms; not setting it follows the node's default.

@@ -38,8 +38,9 @@ impl Refusal {
 
     /// Transactions are not built yet. This code is the one that every client takes as final: others are retried.
     pub(crate) fn no_transactions(transactional_id: &str) -> Self {
-        let message =
-            format!("transactions are not supported yet (transactional.id '{transactional_id}'); leave transactional.id unset");
+        let message = format!(
+            "transactions are not supported yet (transactional.id '{transactional_id}'); leave transactional.id unset"
+        );
         Self::new(ResponseError::TransactionalIdAuthorizationFailed, message)
     }
 }

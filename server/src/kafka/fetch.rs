@@ -140,11 +140,7 @@ fn count(reader: &mut Reader, flexible: bool, elements: &mut u32) -> Result<usiz
     Ok(count)
 }
 
-fn parse_topics(
-    reader: &mut Reader,
-    version: i16,
-    flexible: bool,
-) -> Result<Vec<(StrBytes, Vec<Wanted>)>, Malformed> {
+fn parse_topics(reader: &mut Reader, version: i16, flexible: bool) -> Result<Vec<(StrBytes, Vec<Wanted>)>, Malformed> {
     let (mut topics, mut elements) = (Vec::new(), 0);
     for _ in 0..count(reader, flexible, &mut elements)? {
         let name = reader.string(flexible)?;
@@ -213,8 +209,13 @@ async fn read(broker: &Broker, call: &Call) -> Pass {
 }
 
 /// Ends told with an error, when nothing better is known.
-const NO_WATERMARKS: Watermarks =
-    Watermarks { log_start_offset: -1, tiered_end_offset: -1, last_stable_offset: -1, high_watermark: -1, leader_epoch: -1 };
+const NO_WATERMARKS: Watermarks = Watermarks {
+    log_start_offset: -1,
+    tiered_end_offset: -1,
+    last_stable_offset: -1,
+    high_watermark: -1,
+    leader_epoch: -1,
+};
 
 async fn read_partition(
     broker: &Broker,

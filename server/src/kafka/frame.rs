@@ -220,7 +220,8 @@ mod tests {
 
     #[test]
     fn a_response_gives_out_every_piece_in_order() {
-        let mut response = Response::finish(vec![Bytes::from_static(b"head"), Bytes::new(), Bytes::from_static(b"batch")]);
+        let mut response =
+            Response::finish(vec![Bytes::from_static(b"head"), Bytes::new(), Bytes::from_static(b"batch")]);
         let mut slices = [IoSlice::new(&[]); 8];
         assert_eq!(response.chunks_vectored(&mut slices), 3);
         response.advance(6);

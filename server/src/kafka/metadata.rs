@@ -48,10 +48,8 @@ fn api_version(api: &Api) -> ApiVersion {
 
 /// Answers Metadata.
 pub(crate) async fn metadata(broker: &Broker, request: MetadataRequest, version: i16) -> MetadataResponse {
-    let me = MetadataResponseBroker::default()
-        .with_node_id(NODE_ID)
-        .with_host(broker.host.clone())
-        .with_port(broker.port);
+    let me =
+        MetadataResponseBroker::default().with_node_id(NODE_ID).with_host(broker.host.clone()).with_port(broker.port);
     let all = match &request.topics {
         None => true,
         Some(topics) => version == 0 && topics.is_empty(),
@@ -80,9 +78,9 @@ pub(crate) async fn metadata(broker: &Broker, request: MetadataRequest, version:
 fn by_id(broker: &Broker, id: TopicId) -> MetadataResponseTopic {
     match broker.storage.topic_by_id(id) {
         Some(topic) => describe(broker, &topic),
-        None => MetadataResponseTopic::default()
-            .with_topic_id(id.0)
-            .with_error_code(ResponseError::UnknownTopicId.code()),
+        None => {
+            MetadataResponseTopic::default().with_topic_id(id.0).with_error_code(ResponseError::UnknownTopicId.code())
+        }
     }
 }
 
@@ -136,7 +134,8 @@ pub(crate) fn describe_cluster(broker: &Broker, request: &DescribeClusterRequest
             .with_error_code(ResponseError::UnsupportedEndpointType.code())
             .with_error_message(Some(StrBytes::from_static_str(message)));
     }
-    let me = DescribeClusterBroker::default().with_broker_id(NODE_ID).with_host(broker.host.clone()).with_port(broker.port);
+    let me =
+        DescribeClusterBroker::default().with_broker_id(NODE_ID).with_host(broker.host.clone()).with_port(broker.port);
     response
         .with_cluster_id(StrBytes::from_string(broker.storage.cluster_id()))
         .with_controller_id(NODE_ID)

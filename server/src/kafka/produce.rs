@@ -127,7 +127,9 @@ impl Plan {
         let refused = match (transactional_id, acks) {
             (Some(id), _) => Some(Refusal::no_transactions(id)),
             (None, -1..=1) => None,
-            (None, _) => Some(Refusal::new(ResponseError::InvalidRequiredAcks, format!("acks {acks} is not -1, 0 or 1"))),
+            (None, _) => {
+                Some(Refusal::new(ResponseError::InvalidRequiredAcks, format!("acks {acks} is not -1, 0 or 1")))
+            }
         };
         let durability = if acks == -1 { Durability::Synced } else { Durability::Written };
         let mut plan = Self { commits: Vec::new(), partitions: Vec::with_capacity(topics.len()) };
@@ -137,7 +139,10 @@ impl Plan {
                     Some(refusal) => Err(refusal.clone()),
                     None => check(broker, &name, index, records),
                 };
-                PlannedPartition { index, commits: batches.map(|(at, batches)| plan.add(broker, at, batches, durability)) }
+                PlannedPartition {
+                    index,
+                    commits: batches.map(|(at, batches)| plan.add(broker, at, batches, durability)),
+                }
             });
             let planned = planned.collect();
             plan.partitions.push((name, planned));
@@ -226,7 +231,11 @@ fn answer(
     }
 }
 
-fn partition_answer(version: i16, partition: PlannedPartition, receipts: &Receipts) -> (PartitionProduceResponse, bool) {
+fn partition_answer(
+    version: i16,
+    partition: PlannedPartition,
+    receipts: &Receipts,
+) -> (PartitionProduceResponse, bool) {
     let appended = partition.commits.and_then(|commits| {
         let receipts = receipts.get(commits).unwrap_or_default();
         let receipts = receipts.iter().map(|receipt| receipt.as_ref().map_err(Refusal::from));

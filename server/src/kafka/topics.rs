@@ -137,9 +137,10 @@ pub(crate) async fn delete(broker: &Broker, request: DeleteTopicsRequest, versio
         let id = TopicId(wanted.topic_id);
         let found = match &wanted.name {
             Some(name) => broker.storage.topic(name).ok_or_else(|| Refusal::unknown_topic(name)),
-            None => broker.storage.topic_by_id(id).ok_or_else(|| {
-                Refusal::new(ResponseError::UnknownTopicId, format!("there is no topic with id {id}"))
-            }),
+            None => broker
+                .storage
+                .topic_by_id(id)
+                .ok_or_else(|| Refusal::new(ResponseError::UnknownTopicId, format!("there is no topic with id {id}"))),
         };
         results.push(delete_one(broker, wanted.name, id, found, version).await);
     }
