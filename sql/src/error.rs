@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use datafusion::error::DataFusionError;
+
 /// The codes we use. The text is what travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are Postgres's own")]
@@ -190,5 +192,16 @@ impl From<aquifer_storage::Error> for Error {
         }
         mapped.hint = hint.map(str::to_owned);
         mapped.with_source(error)
+    }
+}
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        if let DataFusionError::External(inner) = error.find_root()
+            && let Some(own) = inner.downcast_ref::<Self>()
+        {
+            return own.clone();
+        }
+        Self::new(SqlState::InternalError, error.strip_backtrace()).with_source(error)
     }
 }

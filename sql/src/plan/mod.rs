@@ -1,1 +1,3 @@
 //! From a statement to a DataFusion plan.
+
+pub(crate) mod continuous;

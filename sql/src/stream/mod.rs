@@ -1,5 +1,12 @@
 //! Continuous queries and push queries: SELECTs that go on.
 
+mod job;
+mod position;
+mod reader;
+mod sink;
+mod source;
+mod tick;
+
 use std::sync::Arc;
 
 use datafusion::execution::session_state::SessionState;

@@ -1,1 +1,3 @@
 //! The bridge to DataFusion: relations and topics as tables it can scan.
+
+pub(crate) mod rows;

@@ -1,0 +1,275 @@
+//! `Job`: one continuous query from tick to tick, exactly once.
+//!
+//! 1. After a start the input up to the committed position is run again with its output suppressed; that is the state.
+//! 2. A tick is read, decoded and computed ([`crate::operator::chain`]); the state is only looked at.
+//! 3. Output records and the new position are one commit, which expects the old position: a second writer is refused,
+//!    and a crash leaves both or none. A tick whose output does not fit one commit is halved and computed again.
+//! 4. Only after the commit is durable does the state take the tick in. State may lag behind the log, never lead.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aquifer_storage::{Commit, ErrorKind, Expect, PositionChange, Storage};
+use parking_lot::Mutex;
+use tokio_util::sync::CancellationToken;
+
+use super::position::Position;
+use super::reader::Reader;
+use super::sink::{Sink, appended_bytes};
+use super::source::{Source, offset_of};
+use super::tick::Tick;
+use crate::error::{Error, Result, SqlState};
+use crate::operator::chain::{Chain, ChainDelta, ChainState};
+
+/// Bytes of a commit kept for its position and its framing.
+const COMMIT_OVERHEAD_BYTES: u64 = 64 << 10;
+/// The first pause before passing trouble is tried again; it doubles from then on.
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
+/// The longest pause between tries.
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Pause when a wait ended but nothing can be read yet: the records are behind an open transaction.
+const UNSTABLE_PAUSE: Duration = Duration::from_millis(10);
+/// The part of `memory.limit` that one query's state may take: one in so many.
+const STATE_SHARE: u64 = 4;
+
+/// What others may see of a running job.
+#[derive(Debug, Default)]
+pub(crate) struct Progress {
+    inner: Mutex<Shown>,
+}
+
+#[derive(Debug, Default)]
+struct Shown {
+    position: Option<Position>,
+    error: Option<Error>,
+}
+
+/// See the head of this file.
+pub(crate) struct Job {
+    /// Where everything is.
+    pub(crate) storage: Storage,
+    /// Under which the position is stored.
+    pub(crate) query_id: String,
+    /// What it reads.
+    pub(crate) reader: Reader,
+    /// What it computes.
+    pub(crate) chain: Chain,
+    /// Where the result goes.
+    pub(crate) sink: Sink,
+    /// Timestamp of a result row that comes from no record, ms.
+    pub(crate) start_ms: i64,
+    /// Shown in `aquifer.queries`.
+    pub(crate) progress: Arc<Progress>,
+}
+
+/// A tick computed but not committed.
+struct Computed {
+    commit: Commit,
+    delta: ChainDelta,
+    after: Position,
+}
+
+impl Progress {
+    /// The last committed position.
+    pub(crate) fn position(&self) -> Option<Position> {
+        self.inner.lock().position.clone()
+    }
+
+    /// Why the job ended by itself.
+    pub(crate) fn error(&self) -> Option<Error> {
+        self.inner.lock().error.clone()
+    }
+
+    pub(crate) fn fail(&self, error: Error) {
+        self.inner.lock().error = Some(error);
+    }
+
+    fn reach(&self, position: &Position) {
+        self.inner.lock().position = Some(position.clone());
+    }
+}
+
+impl Job {
+    /// Runs until stopped.
+    ///
+    /// # Errors
+    /// What ends the query for good: a record its expressions refuse, a second writer, damaged storage.
+    pub(crate) async fn run(&mut self, stop: &CancellationToken) -> Result<()> {
+        let stored = self.storage.position(&self.query_id);
+        let stored = stored.ok_or_else(|| internal("the query's position is gone"))?;
+        let mut position = Position::from_bytes(&stored)?;
+        self.progress.reach(&position);
+        let mut state = self.rebuild(&position, stop).await?;
+        let mut source = self.source(position.clone(), None);
+        let mut pending = VecDeque::new();
+        if position.ticks == 0 && self.chain.begins_with_row() {
+            pending.push_back(Tick::default());
+        }
+        while !stop.is_cancelled() {
+            let Some(tick) = self.next(&mut source, &mut pending, stop).await? else { return Ok(()) };
+            let Some(computed) = self.compute(&state, &position, tick, &mut pending)? else { continue };
+            if !self.commit(computed.commit, stop).await? {
+                return Ok(());
+            }
+            state.apply(&self.chain, computed.delta);
+            state.forget_closed_windows(&self.chain, self.reader.partitions());
+            position = computed.after;
+            self.progress.reach(&position);
+            self.check_memory(&state)?;
+            tokio::task::yield_now().await;
+        }
+        Ok(())
+    }
+
+    fn source(&self, from: Position, until: Option<Position>) -> Source {
+        Source::new(self.storage.clone(), self.reader.topic(), self.reader.raw_columns().to_vec(), from, until)
+    }
+
+    /// The state at `position`: its input run again, its output suppressed.
+    async fn rebuild(&mut self, position: &Position, stop: &CancellationToken) -> Result<ChainState> {
+        let mut state = self.chain.start();
+        if self.chain.is_stateless() || position.ticks == 0 {
+            return Ok(state);
+        }
+        if self.chain.begins_with_row() {
+            let (_, delta) = self.chain.step(&state, Vec::new(), self.start_ms).map_err(Error::from)?;
+            state.apply(&self.chain, delta);
+        }
+        let mut source = self.source(Position::start(self.reader.partitions()), Some(position.clone()));
+        let mut pause = RETRY_PAUSE_MIN;
+        while !stop.is_cancelled() {
+            let tick = match source.next().await {
+                Ok(Some(tick)) => tick,
+                Ok(None) => break,
+                Err(error) => {
+                    pause = retry(error, pause, stop).await?;
+                    continue;
+                }
+            };
+            pause = RETRY_PAUSE_MIN;
+            let input = self.reader.read_tick(&tick)?;
+            let (_, delta) = self.chain.step(&state, input, self.start_ms).map_err(Error::from)?;
+            state.apply(&self.chain, delta);
+            state.forget_closed_windows(&self.chain, self.reader.partitions());
+            self.check_memory(&state)?;
+            tokio::task::yield_now().await;
+        }
+        Ok(state)
+    }
+
+    /// The next tick with something in it; `None` when stopped.
+    async fn next(
+        &self,
+        source: &mut Source,
+        pending: &mut VecDeque<Tick>,
+        stop: &CancellationToken,
+    ) -> Result<Option<Tick>> {
+        let mut pause = RETRY_PAUSE_MIN;
+        let mut waited = false;
+        while !stop.is_cancelled() {
+            if let Some(tick) = pending.pop_front() {
+                return Ok(Some(tick));
+            }
+            match source.next().await {
+                Ok(Some(tick)) => return Ok(Some(tick)),
+                Ok(None) if waited => {
+                    if paused(UNSTABLE_PAUSE, stop).await {
+                        return Ok(None);
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => pause = retry(error, pause, stop).await?,
+            }
+            tokio::select! {
+                () = stop.cancelled() => return Ok(None),
+                () = source.wait() => waited = true,
+            }
+        }
+        Ok(None)
+    }
+
+    /// Computes a tick; `None` if its output did not fit and its halves are pending instead.
+    fn compute(
+        &mut self,
+        state: &ChainState,
+        position: &Position,
+        tick: Tick,
+        pending: &mut VecDeque<Tick>,
+    ) -> Result<Option<Computed>> {
+        let input = self.reader.read_tick(&tick)?;
+        let (changes, delta) = self.chain.step(state, input, self.start_ms).map_err(Error::from)?;
+        let appends = self.sink.encode(&changes)?;
+        let (bytes, limit) = (appended_bytes(&appends), self.storage.settings().wal_commit_bytes_max);
+        if bytes.saturating_add(COMMIT_OVERHEAD_BYTES) > limit {
+            let (first, second) = tick.halve(offset_of).ok_or_else(|| {
+                let message = format!("one record makes {bytes} bytes of output, wal.commit_bytes_max is {limit}");
+                Error::new(SqlState::ProgramLimitExceeded, message)
+                    .with_hint("raise wal.commit_bytes_max, or select fewer columns")
+            })?;
+            pending.push_front(second);
+            pending.push_front(first);
+            return Ok(None);
+        }
+        let after = tick.after(position);
+        let change = PositionChange {
+            query: self.query_id.clone(),
+            value: Some(after.to_bytes()?),
+            expect: Expect::Value(position.to_bytes()?),
+        };
+        let commit = Commit { appends, positions: vec![change], ..Commit::default() };
+        Ok(Some(Computed { commit, delta, after }))
+    }
+
+    /// Commits, however often passing trouble makes it try; false when stopped before.
+    async fn commit(&self, commit: Commit, stop: &CancellationToken) -> Result<bool> {
+        let mut pause = RETRY_PAUSE_MIN;
+        while !stop.is_cancelled() {
+            match self.storage.commit(commit.clone()).await {
+                Ok(_) => return Ok(true),
+                Err(error) if is_passing(&error) => pause = retry(Error::from(error), pause, stop).await?,
+                Err(error) => return Err(Error::from(error)),
+            }
+        }
+        Ok(false)
+    }
+
+    fn check_memory(&self, state: &ChainState) -> Result<()> {
+        let limit = self.storage.settings().memory_limit / STATE_SHARE;
+        let bytes = state.bytes() as u64;
+        if bytes <= limit {
+            return Ok(());
+        }
+        let message = format!("the query's state takes {bytes} bytes, more than a quarter of memory.limit ({limit})");
+        Err(Error::new(SqlState::OutOfMemory, message)
+            .with_hint("raise memory.limit, group by fewer keys, or use a window with a shorter GRACE PERIOD"))
+    }
+}
+
+/// Whether the same call may succeed later.
+fn is_passing(error: &aquifer_storage::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Retry | ErrorKind::MakeRoom)
+}
+
+/// Waits before the next try if the trouble may pass, and gives the pause after that.
+async fn retry(error: Error, pause: Duration, stop: &CancellationToken) -> Result<Duration> {
+    let source = error.source.as_ref().and_then(|source| source.downcast_ref::<aquifer_storage::Error>());
+    if !source.is_some_and(is_passing) {
+        return Err(error);
+    }
+    tracing::warn!(%error, pause_ms = pause.as_millis(), "storage refused, trying again");
+    paused(pause, stop).await;
+    Ok((pause * 2).min(RETRY_PAUSE_MAX))
+}
+
+/// Waits; true when stopped meanwhile.
+async fn paused(pause: Duration, stop: &CancellationToken) -> bool {
+    tokio::select! {
+        () = stop.cancelled() => true,
+        () = tokio::time::sleep(pause) => false,
+    }
+}
+
+fn internal(what: &str) -> Error {
+    Error::new(SqlState::InternalError, what)
+}

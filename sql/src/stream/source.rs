@@ -1,0 +1,162 @@
+//! `Source`: a topic's raw records as ticks, from a position on.
+//!
+//! History is read from one pinned snapshot whose scans stay open from tick to tick; when they are drained, the next
+//! snapshot pins the tail only. A tick holds at most [`TICK_RECORDS_MAX`] records and about [`TICK_BYTES_MAX`] bytes.
+
+use std::collections::HashMap;
+
+use aquifer_storage::record::columns::RecordColumn;
+use aquifer_storage::{RowStream, ScanRequest, Snapshot, Storage, TopicId, TopicPartition};
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::Int64Type;
+use futures::TryStreamExt;
+
+use super::position::Position;
+use super::tick::{Run, Tick};
+use crate::error::{Error, Result};
+
+/// Records of one tick.
+pub(crate) const TICK_RECORDS_MAX: usize = 64 << 10;
+/// Arrow bytes of one tick, exceeded by one batch at the most.
+pub(crate) const TICK_BYTES_MAX: usize = 32 << 20;
+/// Records asked of a scan at once.
+const SCAN_BATCH_RECORDS: usize = 8 << 10;
+
+/// See the head of this file.
+pub(crate) struct Source {
+    storage: Storage,
+    topic: TopicId,
+    columns: Vec<RecordColumn>,
+    position: Position,
+    until: Option<Position>,
+    scans: Vec<Scan>,
+    snapshot: Option<Snapshot>,
+}
+
+/// One partition of the pinned snapshot.
+struct Scan {
+    partition: i32,
+    end: i64,
+    rows: RowStream,
+}
+
+impl Source {
+    /// Reads from `position` on, never past `until`.
+    pub(crate) fn new(
+        storage: Storage,
+        topic: TopicId,
+        columns: Vec<RecordColumn>,
+        position: Position,
+        until: Option<Position>,
+    ) -> Self {
+        Self { storage, topic, columns, position, until, scans: Vec::new(), snapshot: None }
+    }
+
+    /// The next records that are there now; `None` if there are none yet.
+    ///
+    /// # Errors
+    /// What storage says; the source can be asked again.
+    pub(crate) async fn next(&mut self) -> Result<Option<Tick>> {
+        if self.scans.is_empty() && !self.pin()? {
+            return Ok(None);
+        }
+        let tick = self.read().await;
+        if tick.is_err() {
+            // What a broken scan had read is read again from the position.
+            self.scans.clear();
+        }
+        let tick = tick?;
+        self.position = tick.after(&self.position);
+        if self.scans.is_empty() {
+            self.snapshot = None;
+        }
+        Ok(Some(tick))
+    }
+
+    /// Where the next tick begins.
+    pub(crate) fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// Returns when there may be more to read.
+    pub(crate) async fn wait(&self) {
+        let offsets: Vec<_> =
+            self.partitions().map(|(partition, offset)| (self.partition(partition), offset)).collect();
+        self.storage.wait_past(&offsets).await;
+    }
+
+    fn partitions(&self) -> impl Iterator<Item = (i32, i64)> {
+        (0_i32..).zip(self.position.offsets.iter().copied())
+    }
+
+    fn partition(&self, partition: i32) -> TopicPartition {
+        TopicPartition { topic: self.topic, partition }
+    }
+
+    /// Pins what there is past the position and opens the scans; false if there is nothing.
+    fn pin(&mut self) -> Result<bool> {
+        let from: HashMap<_, _> = self.partitions().map(|(partition, at)| (self.partition(partition), at)).collect();
+        let snapshot = self.storage.snapshot(&[self.topic], &from).map_err(Error::from)?;
+        let mut scans = Vec::new();
+        for (index, (partition, offset)) in self.partitions().enumerate() {
+            let Some(range) = snapshot.range(self.partition(partition)) else { continue };
+            let limit = self.until.as_ref().and_then(|until| until.offsets.get(index)).copied().unwrap_or(i64::MAX);
+            let end = range.end.min(limit);
+            if end <= offset {
+                continue;
+            }
+            let request = ScanRequest {
+                offset_start: offset,
+                offset_end: end,
+                batch_rows: SCAN_BATCH_RECORDS,
+                ..ScanRequest::all(self.columns.clone())
+            };
+            let rows = snapshot.scan(self.partition(partition), request).map_err(Error::from)?;
+            scans.push(Scan { partition, end, rows });
+        }
+        self.scans = scans;
+        self.snapshot = Some(snapshot);
+        Ok(!self.scans.is_empty())
+    }
+
+    /// Reads the scans in turn until a limit is reached or all are drained.
+    async fn read(&mut self) -> Result<Tick> {
+        let mut runs: Vec<Run> = Vec::new();
+        let (mut records, mut bytes, mut turn) = (0, 0, 0);
+        while records + SCAN_BATCH_RECORDS <= TICK_RECORDS_MAX && bytes < TICK_BYTES_MAX && !self.scans.is_empty() {
+            turn %= self.scans.len();
+            let scan = &mut self.scans[turn];
+            let run = match runs.iter().position(|run| run.partition == scan.partition) {
+                Some(run) => &mut runs[run],
+                None => {
+                    let start = usize::try_from(scan.partition).ok().and_then(|at| self.position.offsets.get(at));
+                    let end = start.copied().unwrap_or(0);
+                    runs.push(Run { partition: scan.partition, batches: Vec::new(), end });
+                    let last = runs.len() - 1;
+                    &mut runs[last]
+                }
+            };
+            match scan.rows.try_next().await.map_err(Error::from)? {
+                Some(batch) if batch.num_rows() == 0 => {}
+                Some(batch) => {
+                    records += batch.num_rows();
+                    bytes += batch.get_array_memory_size();
+                    run.end = offset_of(&batch, batch.num_rows() - 1) + 1;
+                    run.batches.push(batch);
+                    turn += 1;
+                }
+                None => {
+                    run.end = scan.end;
+                    drop(self.scans.remove(turn));
+                }
+            }
+        }
+        Ok(Tick { runs })
+    }
+}
+
+/// The offset of a raw batch's row.
+pub(crate) fn offset_of(batch: &RecordBatch, row: usize) -> i64 {
+    let offsets = batch.column_by_name(RecordColumn::Offset.name());
+    offsets.and_then(|offsets| offsets.as_primitive_opt::<Int64Type>()).map_or(-1, |offsets| offsets.value(row))
+}

@@ -1,0 +1,191 @@
+//! `RowReader`: raw record batches as the rows a scan of a relation has, declared columns and hidden ones, by name.
+//!
+//! | hidden column | what |
+//! |---|---|
+//! | `_partition`, `_offset`, `_timestamp`, `_timestamp_type`, `_committed_at`, `_key`, `_value` | the record's own |
+//! | `_headers` | jsonb: `[{"key": …, "value": …}, …]`; what is not UTF-8 as its hex text behind `\x` |
+//! | `rowtime` | BIGINT ms of the relation's timestamp column, else of `_timestamp` |
+//! | `rowpartition`, `rowoffset` | `_partition`, `_offset` under ksqlDB's names |
+//! | `_tombstone` | of a table with a primary key: whether the record deletes its key |
+//!
+//! A bounded scan and a continuous query read by the same code, so that they see the same rows.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use aquifer_storage::record::columns::{RecordColumn, record_schema};
+use aquifer_storage::record::format::{ColumnRole, DecodeError, Decoder};
+use arrow::array::{
+    Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, RecordBatchOptions, StringArray, StringBuilder,
+};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use datafusion::error::{DataFusionError, Result};
+
+use crate::catalog::Relation;
+
+/// Name of the event time column.
+pub(crate) const ROWTIME: &str = "rowtime";
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct RowReader {
+    decoder: Decoder,
+    raw: Vec<RecordColumn>,
+    raw_schema: SchemaRef,
+    schema: SchemaRef,
+    timestamp_column: Option<String>,
+}
+
+/// What one raw batch gave.
+#[derive(Debug)]
+pub(crate) struct ReadRows {
+    /// The rows, in the schema asked for.
+    pub(crate) rows: RecordBatch,
+    /// The raw columns of the same records.
+    pub(crate) records: RecordBatch,
+    /// Records that were skipped.
+    pub(crate) errors: Vec<DecodeError>,
+}
+
+impl RowReader {
+    /// A reader of `relation` whose rows have `schema`: any of its declared and hidden columns, in any order.
+    ///
+    /// # Errors
+    /// A name the relation does not have.
+    pub(crate) fn new(relation: &Relation, schema: SchemaRef, with_headers: bool) -> Result<Self> {
+        let declared = &relation.format.columns;
+        let index_of = |name: &str| declared.iter().position(|column| column.name == name);
+        let mut wanted: Vec<usize> = schema.fields().iter().filter_map(|field| index_of(field.name())).collect();
+        if schema.column_with_name(ROWTIME).is_some()
+            && let Some(index) = relation.timestamp_column.as_deref().and_then(index_of)
+        {
+            wanted.push(index);
+        }
+        wanted.sort_unstable();
+        wanted.dedup();
+        let headers = with_headers
+            || schema.column_with_name(RecordColumn::Headers.name()).is_some()
+            || wanted.iter().any(|index| declared[*index].role == ColumnRole::Headers);
+        let always = [
+            RecordColumn::Partition,
+            RecordColumn::Offset,
+            RecordColumn::Timestamp,
+            RecordColumn::Key,
+            RecordColumn::Value,
+        ];
+        let named = |column: &RecordColumn| schema.column_with_name(column.name()).is_some();
+        let raw: Vec<RecordColumn> = RecordColumn::ALL
+            .into_iter()
+            .filter(|column| always.contains(column) || named(column) || (headers && *column == RecordColumn::Headers))
+            .collect();
+        let raw_schema = Arc::new(record_schema().project(&raw.iter().map(|column| *column as usize).collect::<Vec<_>>())?);
+        let carried: Vec<usize> = (0..raw.len()).collect();
+        let decoder = Decoder::new(&relation.format, &raw_schema, &carried, &wanted)
+            .map_err(|source| DataFusionError::External(Box::new(source)))?;
+        Ok(Self { decoder, raw, raw_schema, schema, timestamp_column: relation.timestamp_column.clone() })
+    }
+
+    /// The raw columns a scan must give, in this order.
+    pub(crate) fn raw_columns(&self) -> &[RecordColumn] {
+        &self.raw
+    }
+
+    /// The rows of one raw batch; records that do not decode are left out.
+    ///
+    /// # Errors
+    /// Only for bugs.
+    pub(crate) fn read(&mut self, raw: &RecordBatch) -> Result<ReadRows> {
+        let decoded =
+            self.decoder.decode(raw).map_err(|source| DataFusionError::External(Box::new(source)))?;
+        let count = decoded.rows.num_rows();
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        let records = decoded.rows.columns()[..self.raw.len()].to_vec();
+        let records = RecordBatch::try_new_with_options(SchemaRef::clone(&self.raw_schema), records, &options)?;
+        let columns = self.schema.fields().iter().map(|field| {
+            let column = self.column(field.name(), &decoded.rows)?;
+            if column.data_type() == field.data_type() { Ok(column) } else { Ok(cast(&column, field.data_type())?) }
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let rows = RecordBatch::try_new_with_options(SchemaRef::clone(&self.schema), columns, &options)?;
+        Ok(ReadRows { rows, records, errors: decoded.errors })
+    }
+
+    /// One column by its name. A declared column wins over a hidden one of the same name.
+    fn column(&self, name: &str, decoded: &RecordBatch) -> Result<ArrayRef> {
+        let behind_raw = |name: &str| {
+            let fields = self.decoder.schema();
+            let found = fields.fields().iter().skip(self.raw.len()).position(|field| field.name() == name);
+            found.map(|index| ArrayRef::clone(decoded.column(self.raw.len() + index)))
+        };
+        if let Some(column) = behind_raw(name) {
+            return Ok(column);
+        }
+        let raw = |name: &str| {
+            let missing = || DataFusionError::Internal(format!("a relation has no column {name}"));
+            decoded.column_by_name(name).cloned().ok_or_else(missing)
+        };
+        match name {
+            "rowpartition" => raw(RecordColumn::Partition.name()),
+            "rowoffset" => raw(RecordColumn::Offset.name()),
+            "_headers" => Ok(Arc::new(headers_json(raw(name)?.as_list()))),
+            ROWTIME => {
+                let column = self.timestamp_column.as_deref().and_then(behind_raw);
+                let column = column.map_or_else(|| raw(RecordColumn::Timestamp.name()), Ok)?;
+                Ok(Arc::new(rowtime_ms(&column)?))
+            }
+            name => raw(name),
+        }
+    }
+}
+
+/// Event times in ms: of timestamps the whole ms at or before, BIGINT as it is.
+pub(crate) fn rowtime_ms(column: &ArrayRef) -> Result<Int64Array> {
+    let micros = |column: &ArrayRef| -> Result<Int64Array> {
+        let zoneless = cast(column, &DataType::Timestamp(TimeUnit::Microsecond, None))?;
+        Ok(zoneless.as_primitive::<TimestampMicrosecondType>().unary(|micros: i64| micros.div_euclid(1000)))
+    };
+    match column.data_type() {
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            Ok(cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
+        }
+        DataType::Timestamp(..) | DataType::Date32 => micros(column),
+        _ => Ok(cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().clone()),
+    }
+}
+
+/// Headers as jsonb has them.
+fn headers_json(headers: &ListArray) -> StringArray {
+    let mut json = StringBuilder::new();
+    let mut text = String::new();
+    for row in 0..headers.len() {
+        text.clear();
+        text.push('[');
+        let list = headers.value(row);
+        let parts = list.as_struct();
+        let (keys, values) = (parts.column(0).as_binary::<i32>(), parts.column(1).as_binary::<i32>());
+        for index in 0..keys.len() {
+            let comma = if index == 0 { "" } else { ", " };
+            let value = values.is_valid(index).then(|| values.value(index));
+            let value = value.map_or_else(|| "null".to_owned(), bytes_json);
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{comma}{{\"key\": {}, \"value\": {value}}}", bytes_json(keys.value(index)));
+        }
+        text.push(']');
+        json.append_value(&text);
+    }
+    json.finish()
+}
+
+/// Bytes as a JSON string: their text, or their hex behind `\x`.
+fn bytes_json(bytes: &[u8]) -> String {
+    let text = std::str::from_utf8(bytes).map(ToOwned::to_owned).unwrap_or_else(|_| {
+        let mut hex = "\\x".to_owned();
+        for byte in bytes {
+            let _ = write!(hex, "{byte:02x}");
+        }
+        hex
+    });
+    serde_json::Value::String(text).to_string()
+}
+
