@@ -197,9 +197,7 @@ impl Accumulator {
 
     /// A result of kept values: looked up where the two maps meet, never by copying the group's.
     fn show_values(&self, group: &BTreeMap<Box<[u8]>, i64>, tick: &BTreeMap<Box<[u8]>, i64>) -> Datum {
-        let stands = |value: &[u8]| {
-            group.get(value).copied().unwrap_or(0) + tick.get(value).copied().unwrap_or(0) > 0
-        };
+        let stands = |value: &[u8]| group.get(value).copied().unwrap_or(0) + tick.get(value).copied().unwrap_or(0) > 0;
         let first = |mut values: Box<dyn Iterator<Item = &Box<[u8]>> + '_>| values.find(|value| stands(value)).cloned();
         let datum = |value: Option<Box<[u8]>>| value.map_or(Datum::Null, Datum::Bytes);
         match self.kind {

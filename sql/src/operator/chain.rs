@@ -97,7 +97,9 @@ impl Chain {
         for stage in &self.stages {
             changes = match stage {
                 Stage::Filter(filter) => changes.iter().map(|batch| filter.step(batch)).collect::<Result<_>>()?,
-                Stage::Project(project) => changes.into_iter().map(|batch| project.step(batch)).collect::<Result<_>>()?,
+                Stage::Project(project) => {
+                    changes.into_iter().map(|batch| project.step(batch)).collect::<Result<_>>()?
+                }
                 Stage::Aggregate(aggregate) => {
                     let (output, delta) = aggregate.step(&state.aggregates[aggregates.len()], &changes, start_ms)?;
                     aggregates.push(delta);

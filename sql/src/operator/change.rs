@@ -58,7 +58,11 @@ impl Changes {
         let weights: Vec<&dyn Array> = parts.iter().map(|part| &part.weights as &dyn Array).collect();
         let times: Vec<&dyn Array> = parts.iter().map(|part| &part.timestamps_ms as &dyn Array).collect();
         if parts.is_empty() {
-            return Ok(Self::inserts(RecordBatch::new_empty(SchemaRef::clone(schema)), Int64Array::from_value(0, 0), None));
+            return Ok(Self::inserts(
+                RecordBatch::new_empty(SchemaRef::clone(schema)),
+                Int64Array::from_value(0, 0),
+                None,
+            ));
         }
         let origins: Option<Vec<&RecordBatch>> = parts.iter().map(|part| part.origin.as_ref()).collect();
         let origin = match origins.as_deref() {

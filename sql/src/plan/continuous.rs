@@ -8,8 +8,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::DFSchema;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::expr::{AggregateFunction, Alias};
@@ -122,9 +122,7 @@ pub(crate) fn compile(
         compiler.add(&mut flow, node)?;
     }
     let fields = flow.schema.fields().iter().zip(&flow.lineage);
-    let output = fields
-        .map(|(field, lineage)| OutputColumn { field: Arc::clone(field), lineage: *lineage })
-        .collect();
+    let output = fields.map(|(field, lineage)| OutputColumn { field: Arc::clone(field), lineage: *lineage }).collect();
     let chain = Chain { window: None, stages: flow.stages, schema: nullable(flow.schema.as_arrow()) };
     Ok(ContinuousPlan { scan, columns, chain, input, output, group_keys: flow.group_keys, limit })
 }
@@ -181,7 +179,9 @@ fn refusal(node: &LogicalPlan, purpose: Purpose) -> Error {
         LogicalPlan::Union(_) => ("UNION", "write one continuous query per branch"),
         LogicalPlan::Sort(_) => ("ORDER BY", "order the rows when you SELECT from the result"),
         LogicalPlan::Limit(_) => ("LIMIT", "limit the rows when you SELECT from the result"),
-        LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => ("a SELECT without a stream", "name a stream in FROM"),
+        LogicalPlan::Values(_) | LogicalPlan::EmptyRelation(_) => {
+            ("a SELECT without a stream", "name a stream in FROM")
+        }
         LogicalPlan::Unnest(_) => ("unnest", bounded),
         LogicalPlan::RecursiveQuery(_) => ("WITH RECURSIVE", bounded),
         LogicalPlan::Subquery(_) => ("a subquery", bounded),

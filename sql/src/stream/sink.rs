@@ -152,7 +152,14 @@ impl Partitions {
         Self { builders: (0..count).map(|_| BatchBuilder::new(0, TimestampType::CreateTime)).collect() }
     }
 
-    fn push(&mut self, partition: i32, time_ms: i64, key: Option<&[u8]>, value: Option<&[u8]>, headers: &[(&[u8], Option<&[u8]>)]) {
+    fn push(
+        &mut self,
+        partition: i32,
+        time_ms: i64,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&[u8], Option<&[u8]>)],
+    ) {
         if let Some(builder) = usize::try_from(partition).ok().and_then(|index| self.builders.get_mut(index)) {
             builder.push(time_ms, key, value, headers);
         }

@@ -79,7 +79,8 @@ impl RowReader {
             .into_iter()
             .filter(|column| always.contains(column) || named(column) || (headers && *column == RecordColumn::Headers))
             .collect();
-        let raw_schema = Arc::new(record_schema().project(&raw.iter().map(|column| *column as usize).collect::<Vec<_>>())?);
+        let raw_schema =
+            Arc::new(record_schema().project(&raw.iter().map(|column| *column as usize).collect::<Vec<_>>())?);
         let carried: Vec<usize> = (0..raw.len()).collect();
         let decoder = Decoder::new(&relation.format, &raw_schema, &carried, &wanted)
             .map_err(|source| DataFusionError::External(Box::new(source)))?;
@@ -96,8 +97,7 @@ impl RowReader {
     /// # Errors
     /// Only for bugs.
     pub(crate) fn read(&mut self, raw: &RecordBatch) -> Result<ReadRows> {
-        let decoded =
-            self.decoder.decode(raw).map_err(|source| DataFusionError::External(Box::new(source)))?;
+        let decoded = self.decoder.decode(raw).map_err(|source| DataFusionError::External(Box::new(source)))?;
         let count = decoded.rows.num_rows();
         let options = RecordBatchOptions::new().with_row_count(Some(count));
         let records = decoded.rows.columns()[..self.raw.len()].to_vec();
@@ -188,4 +188,3 @@ fn bytes_json(bytes: &[u8]) -> String {
     });
     serde_json::Value::String(text).to_string()
 }
-
