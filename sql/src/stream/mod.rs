@@ -3,6 +3,7 @@
 mod job;
 mod position;
 mod reader;
+mod rows;
 mod sink;
 mod source;
 mod tick;

@@ -14,7 +14,7 @@ use crate::catalog::Relation;
 use crate::catalog::decode_errors::DecodeErrors;
 use crate::error::{Error, Result};
 use crate::operator::change::Changes;
-use crate::table::rows::{ReadRows, RowReader};
+use super::rows::{ReadRows, RowReader};
 
 /// See the head of this file.
 #[derive(Debug)]

@@ -1,3 +1,1 @@
 //! The bridge to DataFusion: relations and topics as tables it can scan.
-
-pub(crate) mod rows;
