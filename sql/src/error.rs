@@ -10,6 +10,16 @@ use datafusion::error::DataFusionError;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are Postgres's own")]
 pub enum SqlState {
+    ProtocolViolation,
+    TooManyConnections,
+    CharacterNotInRepertoire,
+    DatetimeOutOfRange,
+    InvalidAuthorization,
+    InvalidBinaryRepresentation,
+    InvalidStatementName,
+    InvalidCursorName,
+    DuplicatePreparedStatement,
+    DuplicateCursor,
     FeatureNotSupported,
     InvalidTransactionState,
     ActiveTransaction,
@@ -52,6 +62,16 @@ impl SqlState {
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
+            Self::ProtocolViolation => "08P01",
+            Self::TooManyConnections => "53300",
+            Self::CharacterNotInRepertoire => "22021",
+            Self::DatetimeOutOfRange => "22008",
+            Self::InvalidAuthorization => "28000",
+            Self::InvalidBinaryRepresentation => "22P03",
+            Self::InvalidStatementName => "26000",
+            Self::InvalidCursorName => "34000",
+            Self::DuplicatePreparedStatement => "42P05",
+            Self::DuplicateCursor => "42P03",
             Self::FeatureNotSupported => "0A000",
             Self::InvalidTransactionState => "25000",
             Self::ActiveTransaction => "25001",

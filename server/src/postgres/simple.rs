@@ -1,0 +1,78 @@
+//! The simple protocol: a text of statements, run one after the other; the first error passes over the rest.
+
+use aquifer_sql::error::{Error, SqlState};
+use aquifer_sql::session::{Outcome, Rows, Statement};
+use pgwire::messages::PgWireBackendMessage;
+use pgwire::messages::copy::CopyDone;
+use pgwire::messages::response::{CommandComplete, EmptyQueryResponse};
+
+use super::connection::Connection;
+use super::cursor::{Cursor, Interrupts};
+use super::errors::Stop;
+use super::rows::{Format, copy_out, describe};
+
+impl Connection {
+    /// Runs a query text and answers all but ReadyForQuery.
+    pub(crate) async fn query(&mut self, text: &str) -> Result<(), Stop> {
+        self.extended.forget_unnamed();
+        let running = self.place.begin();
+        let interrupts = self.interrupts(running.token.clone());
+        let statements = self.session.parse(text)?;
+        if statements.is_empty() {
+            self.wire.put(&PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new()))?;
+        }
+        for statement in &statements {
+            self.statement(statement, &interrupts).await?;
+        }
+        Ok(())
+    }
+
+    async fn statement(&mut self, statement: &Statement, interrupts: &Interrupts) -> Result<(), Stop> {
+        let run = async {
+            let prepared = self.session.prepare(statement, &[]).await?;
+            if !prepared.parameters.is_empty() {
+                return Err(Error::new(SqlState::UndefinedParameter, "there is no parameter $1")
+                    .with_hint("parameters need the extended protocol, which drivers speak when given values"));
+            }
+            self.session.execute(&prepared, Vec::new()).await
+        };
+        let outcome = tokio::select! {
+            biased;
+            stop = interrupts.stop(&mut self.wire, false) => return Err(stop),
+            outcome = run => outcome?,
+        };
+        match outcome {
+            Outcome::Rows(rows) => {
+                self.wire.put(&describe(&rows.columns, None))?;
+                let format = Format::of(&[], rows.columns.len())?;
+                let mut cursor = Cursor::start(rows, self.zone);
+                let sent = cursor.send(&mut self.wire, &format, 0, interrupts).await?;
+                self.complete(cursor.tag, Some(sent.rows))?;
+            }
+            Outcome::CopyOut(rows) => self.copy_out(rows, interrupts).await?,
+            Outcome::Done(tag) => self.complete(&tag, None)?,
+            Outcome::Empty => self.wire.put(&PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new()))?,
+        }
+        Ok(())
+    }
+
+    /// `COPY … TO STDOUT`, in either protocol.
+    pub(crate) async fn copy_out(&mut self, rows: Rows, interrupts: &Interrupts) -> Result<(), Stop> {
+        self.wire.put(&copy_out(rows.columns.len()))?;
+        let mut cursor = Cursor::start(rows, self.zone);
+        let sent = cursor.send(&mut self.wire, &Format::Copy, 0, interrupts).await?;
+        self.wire.put(&PgWireBackendMessage::CopyDone(CopyDone::new()))?;
+        self.complete(cursor.tag, Some(sent.rows))?;
+        Ok(())
+    }
+
+    /// Notices, then the command's tag; those of results that count rows have the count behind them.
+    pub(crate) fn complete(&mut self, tag: &str, rows: Option<u64>) -> Result<(), Error> {
+        self.tell_notices()?;
+        let tag = match (tag, rows) {
+            ("SHOW" | "EXPLAIN", _) | (_, None) => tag.to_owned(),
+            (tag, Some(rows)) => format!("{tag} {rows}"),
+        };
+        self.wire.put(&PgWireBackendMessage::CommandComplete(CommandComplete::new(tag)))
+    }
+}
