@@ -2,6 +2,8 @@
 //!
 //! Codes: <https://www.postgresql.org/docs/15/errcodes-appendix.html>. The one table of them is [`SqlState`].
 
+mod datafusion;
+
 use std::sync::Arc;
 
 use datafusion::error::DataFusionError;
@@ -15,6 +17,8 @@ pub enum SqlState {
     CharacterNotInRepertoire,
     DatetimeOutOfRange,
     InvalidAuthorization,
+    InvalidSchemaName,
+    DuplicateColumn,
     InvalidBinaryRepresentation,
     InvalidStatementName,
     InvalidCursorName,
@@ -67,6 +71,8 @@ impl SqlState {
             Self::CharacterNotInRepertoire => "22021",
             Self::DatetimeOutOfRange => "22008",
             Self::InvalidAuthorization => "28000",
+            Self::InvalidSchemaName => "3F000",
+            Self::DuplicateColumn => "42701",
             Self::InvalidBinaryRepresentation => "22P03",
             Self::InvalidStatementName => "26000",
             Self::InvalidCursorName => "34000",

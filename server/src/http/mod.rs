@@ -1,7 +1,6 @@
 //! HTTP: `GET /health` says the process lives, `GET /ready` whether it takes writes and if not why, `GET /metrics` what
 //! it counts.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;

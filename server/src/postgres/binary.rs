@@ -48,7 +48,10 @@ pub(crate) fn write(cells: &Cells, row: usize, oid: u32, zone: Tz, out: &mut Byt
         Cells::Text(_) | Cells::LargeText(_) | Cells::TextView(_) if oid == oids::UUID => {
             let text = cells.text(row).unwrap_or_default();
             let id = uuid::Uuid::try_parse(text).map_err(|_| {
-                Error::new(SqlState::InvalidTextRepresentation, format!("invalid input syntax for type uuid: \"{text}\""))
+                Error::new(
+                    SqlState::InvalidTextRepresentation,
+                    format!("invalid input syntax for type uuid: \"{text}\""),
+                )
             })?;
             out.put_slice(id.as_bytes());
         }
@@ -86,7 +89,8 @@ fn numeric(unscaled: &str, scale: i8, out: &mut BytesMut) -> Result<()> {
     let (sign, digits) = plain.strip_prefix('-').map_or((0, plain.as_str()), |digits| (NUMERIC_NEGATIVE, digits));
     let (left, right) = digits.split_once('.').unwrap_or((digits, ""));
     let width = left.len().next_multiple_of(NUMERIC_GROUP);
-    let padded = format!("{left:0>width$}{right:0<right_width$}", right_width = right.len().next_multiple_of(NUMERIC_GROUP));
+    let padded =
+        format!("{left:0>width$}{right:0<right_width$}", right_width = right.len().next_multiple_of(NUMERIC_GROUP));
     let groups: Vec<i16> = padded
         .as_bytes()
         .chunks(NUMERIC_GROUP)
@@ -146,7 +150,10 @@ pub(crate) fn sized(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut) -> Resu
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{ArrayRef, Date32Array, Decimal128Array, Int32Array, Int64Array, ListArray, StringArray, TimestampMicrosecondArray};
+    use arrow::array::{
+        ArrayRef, Date32Array, Decimal128Array, Int32Array, Int64Array, ListArray, StringArray,
+        TimestampMicrosecondArray,
+    };
     use arrow::datatypes::Int32Type;
 
     use super::*;
@@ -185,14 +192,15 @@ mod tests {
         assert_eq!(bytes(Arc::clone(&array), oids::INT4), [0, 0, 0, 7]);
         assert_eq!(bytes(array, oids::INT2), [0, 7]);
         let large: ArrayRef = Arc::new(Int32Array::from(vec![70_000]));
-        assert!(write(&Cells::of(&large).unwrap(), 0, oids::INT2, "UTC".parse().unwrap(), &mut BytesMut::new()).is_err());
+        assert!(
+            write(&Cells::of(&large).unwrap(), 0, oids::INT2, "UTC".parse().unwrap(), &mut BytesMut::new()).is_err()
+        );
     }
 
     #[test]
     fn arrays_tell_dimension_element_and_items() {
         let list = ListArray::from_iter_primitive::<Int32Type, _, _>(vec![Some(vec![Some(5), None])]);
-        let wanted: Vec<u8> =
-            [1_i32, 1, 23, 2, 1, 4, 5, -1].iter().flat_map(|number| number.to_be_bytes()).collect();
+        let wanted: Vec<u8> = [1_i32, 1, 23, 2, 1, 4, 5, -1].iter().flat_map(|number| number.to_be_bytes()).collect();
         assert_eq!(bytes(Arc::new(list), 1007), wanted);
     }
 

@@ -14,7 +14,7 @@ use arrow::datatypes::{DataType, Field, IntervalUnit, TimeUnit};
 /// A column by kind of value.
 #[derive(Debug)]
 pub(crate) enum Cells {
-    Null(usize),
+    Null,
     Bool(BooleanArray),
     Int16(Int16Array),
     Int32(Int32Array),
@@ -46,7 +46,7 @@ impl Cells {
     /// 22003 where a time does not fit into microseconds.
     pub(crate) fn of(array: &ArrayRef) -> Result<Self> {
         let cells = match array.data_type() {
-            DataType::Null => Self::Null(array.len()),
+            DataType::Null => Self::Null,
             DataType::Boolean => Self::Bool(array.as_boolean().clone()),
             DataType::Int16 => Self::Int16(array.as_primitive().clone()),
             DataType::Int32 => Self::Int32(array.as_primitive().clone()),
@@ -80,7 +80,7 @@ impl Cells {
     /// Whether the row has no value.
     pub(crate) fn is_null(&self, row: usize) -> bool {
         match self {
-            Self::Null(_) => true,
+            Self::Null => true,
             Self::Bool(array) => array.is_null(row),
             Self::Int16(array) => array.is_null(row),
             Self::Int32(array) => array.is_null(row),

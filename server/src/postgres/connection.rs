@@ -93,7 +93,8 @@ async fn open(wire: &mut Wire, shared: &Shared) -> Option<BTreeMap<String, Strin
                 return None;
             }
             Heard::Frame(Opening::Startup { minor, mut parameters }) => {
-                let unknown: Vec<String> = parameters.keys().filter(|name| name.starts_with("_pq_.")).cloned().collect();
+                let unknown: Vec<String> =
+                    parameters.keys().filter(|name| name.starts_with("_pq_.")).cloned().collect();
                 parameters.retain(|name, _| !name.starts_with("_pq_."));
                 if minor > 0 || !unknown.is_empty() {
                     let negotiate = NegotiateProtocolVersion::new(PROTOCOL_3_0, unknown);
@@ -306,8 +307,11 @@ fn options_of(options: &str) -> Result<Vec<(String, String)>> {
             word => word.strip_prefix("--").or_else(|| word.strip_prefix("-c")).unwrap_or_default().to_owned(),
         };
         let Some((name, value)) = assignment.split_once('=') else {
-            return Err(Error::new(SqlState::SyntaxError, format!("invalid command-line argument for server process: {word}"))
-                .with_hint("options are written -c name=value"));
+            return Err(Error::new(
+                SqlState::SyntaxError,
+                format!("invalid command-line argument for server process: {word}"),
+            )
+            .with_hint("options are written -c name=value"));
         };
         settings.push((name.replace('-', "_"), value.to_owned()));
     }

@@ -275,7 +275,8 @@ fn no_portal(name: &str) -> Error {
 }
 
 fn too_many(what: &str, max: usize) -> Error {
-    Error::new(SqlState::ProgramLimitExceeded, format!("a connection keeps at most {max} {what}")).with_hint("close some")
+    Error::new(SqlState::ProgramLimitExceeded, format!("a connection keeps at most {max} {what}"))
+        .with_hint("close some")
 }
 
 /// The values that a Bind message brings, as its statement wants them.
@@ -284,7 +285,8 @@ fn values_of(bind: &Bind, statement: &Named) -> Result<Vec<ScalarValue>> {
     let (given, formats) = (bind.parameters.len(), bind.parameter_formats.len());
     if given != wanted.len() {
         let (name, count) = (&bind.statement, wanted.len());
-        let message = format!("bind message supplies {given} parameters, but prepared statement \"{name}\" requires {count}");
+        let message =
+            format!("bind message supplies {given} parameters, but prepared statement \"{name}\" requires {count}");
         return Err(Error::new(SqlState::ProtocolViolation, message));
     }
     if formats > 1 && formats != given {

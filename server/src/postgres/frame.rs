@@ -54,10 +54,17 @@ pub(crate) struct Bind {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Request {
     Query(String),
-    Parse { name: String, query: String, type_oids: Vec<u32> },
+    Parse {
+        name: String,
+        query: String,
+        type_oids: Vec<u32>,
+    },
     Bind(Bind),
     Describe(Target, String),
-    Execute { portal: String, rows_max: usize },
+    Execute {
+        portal: String,
+        rows_max: usize,
+    },
     Close(Target, String),
     Flush,
     Sync,

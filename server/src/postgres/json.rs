@@ -35,7 +35,11 @@ pub(crate) fn write(array: &dyn Array, row: usize, out: &mut BytesMut) -> Result
         arrow if arrow.is_numeric() => {
             let number = plain(array, row);
             // JSON knows no NaN and no infinity; as text they survive.
-            if number.ends_with(|last: char| last.is_ascii_digit()) { out.write_str(&number) } else { string(&number, out) }
+            if number.ends_with(|last: char| last.is_ascii_digit()) {
+                out.write_str(&number)
+            } else {
+                string(&number, out)
+            }
         }
         _ => string(&plain(array, row), out),
     }

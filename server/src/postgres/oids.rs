@@ -138,7 +138,8 @@ mod tests {
 
     #[test]
     fn the_types_clients_name_come_back_as_themselves() {
-        for oid in [BOOL, BYTEA, INT2, INT4, INT8, OID, FLOAT4, FLOAT8, TEXT, DATE, TIME, TIMESTAMP, TIMESTAMPTZ, 1007] {
+        for oid in [BOOL, BYTEA, INT2, INT4, INT8, OID, FLOAT4, FLOAT8, TEXT, DATE, TIME, TIMESTAMP, TIMESTAMPTZ, 1007]
+        {
             assert_eq!(oid_of(&arrow_of(oid).unwrap()), oid);
         }
         assert_eq!(arrow_of(0), None);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use aquifer_sql::error::{Error, Result, SqlState};
-use arrow::datatypes::{DataType, Field, IntervalMonthDayNano, TimeUnit};
+use arrow::datatypes::{DataType, Field, IntervalMonthDayNano};
 use bytes::{Buf, Bytes};
 use datafusion::common::ScalarValue;
 
@@ -210,13 +210,17 @@ fn bare(item: &str) -> Option<Option<String>> {
 
 fn binary(bytes: Bytes, oid: u32) -> Result<ScalarValue> {
     let wrong = || {
-        Error::new(SqlState::InvalidBinaryRepresentation, format!("incorrect binary data format in a parameter of oid {oid}"))
+        Error::new(
+            SqlState::InvalidBinaryRepresentation,
+            format!("incorrect binary data format in a parameter of oid {oid}"),
+        )
     };
     if oids::element_of(oid).is_some() {
         return array(bytes, oid);
     }
     let fixed = |length: usize| if bytes.len() == length { Ok(bytes.clone()) } else { Err(wrong()) };
-    let utf8 = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map(|text| ScalarValue::Utf8(Some(text))).map_err(|_| wrong());
+    let utf8 =
+        |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map(|text| ScalarValue::Utf8(Some(text))).map_err(|_| wrong());
     Ok(match oid {
         oids::BOOL => ScalarValue::Boolean(Some(fixed(1)?.get_u8() != 0)),
         oids::INT2 => ScalarValue::Int16(Some(fixed(2)?.get_i16())),
@@ -276,7 +280,8 @@ fn numeric(mut bytes: Bytes) -> Option<ScalarValue> {
 }
 
 fn array(mut bytes: Bytes, oid: u32) -> Result<ScalarValue> {
-    let wrong = || Error::new(SqlState::InvalidBinaryRepresentation, format!("malformed array in a parameter of oid {oid}"));
+    let wrong =
+        || Error::new(SqlState::InvalidBinaryRepresentation, format!("malformed array in a parameter of oid {oid}"));
     let int = |bytes: &mut Bytes| bytes.try_get_i32().map_err(|_| wrong());
     let (dimensions, _nulls, element) = (int(&mut bytes)?, int(&mut bytes)?, int(&mut bytes)?.cast_unsigned());
     let arrow = oids::arrow_of(element).ok_or_else(wrong)?;
@@ -294,19 +299,19 @@ fn array(mut bytes: Bytes, oid: u32) -> Result<ScalarValue> {
                 values.push(decode(value.as_ref(), 1, element, &arrow)?);
             }
         }
-        _ => return Err(Error::unsupported("an array parameter of several dimensions").with_hint("pass it as jsonb text")),
+        _ => {
+            return Err(
+                Error::unsupported("an array parameter of several dimensions").with_hint("pass it as jsonb text")
+            );
+        }
     }
     Ok(ScalarValue::List(ScalarValue::new_list_nullable(&values, &arrow)))
 }
 
-/// The Arrow type numeric parameters have.
-#[cfg(test)]
-fn numeric_type() -> DataType {
-    DataType::Decimal128(NUMERIC_PRECISION, NUMERIC_SCALE)
-}
-
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::TimeUnit;
+
     use super::*;
 
     fn text_of(value: &str, arrow: &DataType) -> Result<ScalarValue> {
@@ -319,7 +324,9 @@ mod tests {
         assert_eq!(text_of("t", &DataType::Boolean).unwrap(), ScalarValue::Boolean(Some(true)));
         assert_eq!(text_of("\\x00Ff", &DataType::Binary).unwrap(), ScalarValue::Binary(Some(vec![0, 255])));
         let zoned = DataType::Timestamp(TimeUnit::Microsecond, Some(Arc::from("UTC")));
-        let ScalarValue::TimestampMicrosecond(us, _) = text_of("2020-01-01 00:00:00+02", &zoned).unwrap() else { panic!() };
+        let ScalarValue::TimestampMicrosecond(us, _) = text_of("2020-01-01 00:00:00+02", &zoned).unwrap() else {
+            panic!()
+        };
         assert_eq!(us, Some(1_577_829_600_000_000));
         let error = text_of("abc", &DataType::Int64).unwrap_err();
         assert_eq!(error.message, "invalid input syntax for type bigint: \"abc\"");
@@ -328,12 +335,10 @@ mod tests {
 
     #[test]
     fn array_literals_know_quotes_and_null() {
-        assert_eq!(split_items(r#"a, "b,\"c" ,NULL,d"#).unwrap(), [
-            Some("a".to_owned()),
-            Some("b,\"c".to_owned()),
-            None,
-            Some("d".to_owned())
-        ]);
+        assert_eq!(
+            split_items(r#"a, "b,\"c" ,NULL,d"#).unwrap(),
+            [Some("a".to_owned()), Some("b,\"c".to_owned()), None, Some("d".to_owned())]
+        );
         assert_eq!(split_items(" ").unwrap(), []);
         assert_eq!(split_items("a,"), None);
         assert_eq!(split_items("\"a"), None);
@@ -355,7 +360,10 @@ mod tests {
         // 12345.678
         let value = Bytes::from_static(&[0, 3, 0, 1, 0, 0, 0, 3, 0, 1, 0x09, 0x29, 0x1a, 0x7c]);
         let wanted = ScalarValue::Decimal128(Some(123_456_780_000_000), NUMERIC_PRECISION, NUMERIC_SCALE);
-        assert_eq!(decode(Some(&value), 1, oids::NUMERIC, &numeric_type()).unwrap(), wanted);
+        assert_eq!(
+            decode(Some(&value), 1, oids::NUMERIC, &DataType::Decimal128(NUMERIC_PRECISION, NUMERIC_SCALE)).unwrap(),
+            wanted
+        );
     }
 
     #[test]

@@ -81,7 +81,10 @@ impl<'a> Rows<'a> {
     pub(crate) fn of(batch: &RecordBatch, columns: &'a [Column], format: &'a Format, zone: Tz) -> Result<Self> {
         if batch.num_columns() != columns.len() {
             let (got, told) = (batch.num_columns(), columns.len());
-            return Err(Error::new(SqlState::InternalError, format!("a batch has {got} columns, announced were {told}")));
+            return Err(Error::new(
+                SqlState::InternalError,
+                format!("a batch has {got} columns, announced were {told}"),
+            ));
         }
         let cells = batch.columns().iter().map(Cells::of).collect::<Result<_>>()?;
         Ok(Self { columns, cells, format, zone })

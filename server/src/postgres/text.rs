@@ -46,7 +46,7 @@ pub(crate) fn write(cells: &Cells, row: usize, oid: u32, zone: Tz, out: &mut Byt
         Cells::Interval(array) => interval(array.value(row), out),
         Cells::List(list, values) => return array(values, items(list, row), oid, zone, out),
         Cells::Json(array) => json::write(array, row, out),
-        Cells::Null(_) | Cells::Text(_) | Cells::LargeText(_) | Cells::TextView(_) => Ok(()),
+        Cells::Null | Cells::Text(_) | Cells::LargeText(_) | Cells::TextView(_) => Ok(()),
     };
     written.map_err(|_| Error::new(SqlState::InternalError, "a value could not be written as text"))
 }
@@ -230,8 +230,7 @@ fn interval(value: IntervalMonthDayNano, out: &mut BytesMut) -> std::fmt::Result
 
 fn array(values: &Cells, items: std::ops::Range<usize>, oid: u32, zone: Tz, out: &mut BytesMut) -> Result<()> {
     let vector = oid == oids::INT2VECTOR || oid == oids::OIDVECTOR;
-    let (open, separator, close): (&[u8], &[u8], &[u8]) =
-        if vector { (b"", b" ", b"") } else { (b"{", b",", b"}") };
+    let (open, separator, close): (&[u8], &[u8], &[u8]) = if vector { (b"", b" ", b"") } else { (b"{", b",", b"}") };
     let nested = matches!(values, Cells::List(..));
     let element = if nested { oid } else { oids::element_of(oid).unwrap_or(oids::TEXT) };
     out.extend_from_slice(open);
@@ -298,12 +297,36 @@ mod tests {
     #[test]
     fn floats_are_shortest_with_postgres_words() {
         let values = vec![
-            0.1, 1.0, -0.0, 1e15, 123_456_789_012_345.0, 1e14, 1e-4, 1e-5, 1.5e300, f64::INFINITY, f64::NEG_INFINITY,
-            f64::NAN, 1234.5678, 0.00012345,
+            0.1,
+            1.0,
+            -0.0,
+            1e15,
+            123_456_789_012_345.0,
+            1e14,
+            1e-4,
+            1e-5,
+            1.5e300,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::NAN,
+            1234.5678,
+            0.00012345,
         ];
         let wanted = [
-            "0.1", "1", "-0", "1e+15", "123456789012345", "100000000000000", "0.0001", "1e-05", "1.5e+300", "Infinity",
-            "-Infinity", "NaN", "1234.5678", "0.00012345",
+            "0.1",
+            "1",
+            "-0",
+            "1e+15",
+            "123456789012345",
+            "100000000000000",
+            "0.0001",
+            "1e-05",
+            "1.5e+300",
+            "Infinity",
+            "-Infinity",
+            "NaN",
+            "1234.5678",
+            "0.00012345",
         ];
         assert_eq!(shown(Arc::new(Float64Array::from(values)), oids::FLOAT8, "UTC"), wanted);
         let values = vec![1e6_f32, 123_456.0, 0.3];
@@ -331,7 +354,10 @@ mod tests {
 
     #[test]
     fn dates_times_and_intervals_read_as_in_postgres() {
-        assert_eq!(shown(Arc::new(Date32Array::from(vec![0, 18_628])), oids::DATE, "UTC"), ["1970-01-01", "2021-01-01"]);
+        assert_eq!(
+            shown(Arc::new(Date32Array::from(vec![0, 18_628])), oids::DATE, "UTC"),
+            ["1970-01-01", "2021-01-01"]
+        );
         let times = Time64MicrosecondArray::from(vec![0, 86_399_999_999]);
         assert_eq!(shown(Arc::new(times), oids::TIME, "UTC"), ["00:00:00", "23:59:59.999999"]);
         let intervals = IntervalMonthDayNanoArray::from(vec![
@@ -347,7 +373,8 @@ mod tests {
 
     #[test]
     fn arrays_quote_what_would_be_misread() {
-        let list = ListArray::from_iter_primitive::<Int32Type, _, _>(vec![Some(vec![Some(1), None, Some(3)]), Some(vec![])]);
+        let list =
+            ListArray::from_iter_primitive::<Int32Type, _, _>(vec![Some(vec![Some(1), None, Some(3)]), Some(vec![])]);
         assert_eq!(shown(Arc::new(list.clone()), 1007, "UTC"), ["{1,NULL,3}", "{}"]);
         assert_eq!(shown(Arc::new(list.slice(1, 1)), oids::INT2VECTOR, "UTC"), [""]);
         let mut builder = arrow::array::ListBuilder::new(arrow::array::StringBuilder::new());

@@ -1,0 +1,187 @@
+//! What DataFusion says, in Postgres's codes: our own errors come out of it as they went in, its own get the code that
+//! clients act on.
+
+use std::sync::Arc;
+
+use arrow::error::ArrowError;
+use datafusion::common::SchemaError;
+use datafusion::error::DataFusionError;
+
+use super::{Error, SqlState};
+
+impl From<DataFusionError> for Error {
+    fn from(error: DataFusionError) -> Self {
+        let mut mapped = map(&error);
+        if mapped.source.is_none() {
+            mapped.source = Some(Arc::new(error));
+        }
+        mapped
+    }
+}
+
+fn map(error: &DataFusionError) -> Error {
+    match error {
+        DataFusionError::Context(_, inner) | DataFusionError::Diagnostic(_, inner) => map(inner),
+        DataFusionError::Shared(inner) => map(inner),
+        DataFusionError::Collection(errors) => {
+            errors.first().map_or_else(|| Error::new(SqlState::InternalError, error.to_string()), map)
+        }
+        DataFusionError::External(inner) => external(inner.as_ref()),
+        DataFusionError::ArrowError(inner, _) => arrow(inner),
+        DataFusionError::SchemaError(inner, _) => schema(inner),
+        DataFusionError::SQL(inner, _) => Error::new(SqlState::SyntaxError, inner.to_string()),
+        DataFusionError::NotImplemented(message) => {
+            Error::new(SqlState::FeatureNotSupported, first_line(message)).with_hint("write the query in another way")
+        }
+        DataFusionError::Plan(message) => plan(message),
+        DataFusionError::Configuration(message) => Error::new(SqlState::InvalidParameterValue, first_line(message)),
+        DataFusionError::Execution(message) => execution(message),
+        DataFusionError::ResourcesExhausted(message) => Error::new(SqlState::OutOfMemory, first_line(message))
+            .with_hint("select or group less at once, or raise memory.limit"),
+        DataFusionError::IoError(inner) => Error::new(SqlState::IoError, inner.to_string()),
+        DataFusionError::ObjectStore(inner) => Error::new(SqlState::IoError, inner.to_string()),
+        other => Error::new(SqlState::InternalError, first_line(&other.to_string())),
+    }
+}
+
+/// An error that went through DataFusion: ours, storage's, or one of its own again.
+fn external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Error {
+    if let Some(ours) = error.downcast_ref::<Error>() {
+        return ours.clone();
+    }
+    if let Some(inner) = error.downcast_ref::<DataFusionError>() {
+        return map(inner);
+    }
+    if let Some(inner) = error.downcast_ref::<ArrowError>() {
+        return arrow(inner);
+    }
+    Error::new(SqlState::InternalError, error.to_string())
+}
+
+fn arrow(error: &ArrowError) -> Error {
+    match error {
+        ArrowError::ExternalError(inner) => external(inner.as_ref()),
+        ArrowError::DivideByZero => Error::new(SqlState::DivisionByZero, "division by zero"),
+        ArrowError::ArithmeticOverflow(message) => Error::new(SqlState::NumericValueOutOfRange, message),
+        ArrowError::CastError(message) | ArrowError::ParseError(message) => cast(message),
+        ArrowError::ComputeError(message) | ArrowError::InvalidArgumentError(message) => execution(message),
+        ArrowError::NotYetImplemented(message) => {
+            Error::new(SqlState::FeatureNotSupported, message).with_hint("write the query in another way")
+        }
+        other => Error::new(SqlState::InternalError, other.to_string()),
+    }
+}
+
+fn cast(message: &str) -> Error {
+    let overflow = message.contains("overflow") || message.contains("out of range") || message.contains("too large");
+    let state = if overflow || message.contains("can't cast value") || message.contains("Can't cast value") {
+        SqlState::NumericValueOutOfRange
+    } else {
+        SqlState::InvalidTextRepresentation
+    };
+    Error::new(state, first_line(message))
+}
+
+fn schema(error: &SchemaError) -> Error {
+    match error {
+        SchemaError::FieldNotFound { field, valid_fields } => {
+            let column = field.quoted_flat_name();
+            let known: Vec<String> =
+                valid_fields.iter().map(|field| field.quoted_flat_name()).take(NAMES_MAX).collect();
+            let error = Error::new(SqlState::UndefinedColumn, format!("column {column} does not exist"));
+            if known.is_empty() { error } else { error.with_hint(format!("there are {}", known.join(", "))) }
+        }
+        SchemaError::AmbiguousReference { field } => {
+            let column = field.quoted_flat_name();
+            Error::new(SqlState::AmbiguousColumn, format!("column reference {column} is ambiguous"))
+                .with_hint("put the relation's name in front")
+        }
+        SchemaError::DuplicateQualifiedField { name, .. } | SchemaError::DuplicateUnqualifiedField { name } => {
+            Error::new(SqlState::DuplicateColumn, format!("column name \"{name}\" appears more than once"))
+                .with_hint("give one of them another name with AS")
+        }
+    }
+}
+
+/// Columns that a hint names.
+const NAMES_MAX: usize = 20;
+
+/// Planning errors are words; their beginnings have not changed for years.
+fn plan(message: &str) -> Error {
+    let message = first_line(message);
+    let lower = message.to_lowercase();
+    if let Some(table) = message.strip_prefix("table '").and_then(|rest| rest.strip_suffix("' not found")) {
+        // Bare names come with catalog and schema in front.
+        let name = table.strip_prefix("aquifer.public.").or_else(|| table.strip_prefix("aquifer.")).unwrap_or(table);
+        return Error::new(SqlState::UndefinedTable, format!("relation \"{name}\" does not exist"))
+            .with_hint("SHOW STREAMS and SHOW TABLES list what there is; topics are in schema topics");
+    }
+    let state = if lower.starts_with("invalid function") || lower.contains("no function matches") {
+        SqlState::UndefinedFunction
+    } else if lower.contains("must appear in the group by") || lower.contains("in group by clause or must be part of") {
+        SqlState::GroupingError
+    } else if lower.contains("failed to coerce") || lower.contains("cannot coerce") || lower.contains("type_coercion") {
+        SqlState::DatatypeMismatch
+    } else if lower.contains("schema not found") || lower.contains("failed to resolve schema") {
+        SqlState::InvalidSchemaName
+    } else {
+        SqlState::SyntaxError
+    };
+    Error::new(state, message)
+}
+
+fn execution(message: &str) -> Error {
+    let message = first_line(message);
+    let lower = message.to_lowercase();
+    if lower.contains("divide by zero") || lower.contains("division by zero") {
+        return Error::new(SqlState::DivisionByZero, "division by zero");
+    }
+    let state = if lower.contains("overflow") || lower.contains("out of range") {
+        SqlState::NumericValueOutOfRange
+    } else {
+        SqlState::InvalidParameterValue
+    };
+    Error::new(state, message)
+}
+
+/// DataFusion adds advice on its own making behind the first line; a client has no use for it.
+fn first_line(message: &str) -> String {
+    let line = message.lines().next().unwrap_or_default();
+    line.strip_prefix("Error during planning: ").unwrap_or(line).trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_errors_come_out_as_they_went_in() {
+        let ours = Error::new(SqlState::SnapshotTooOld, "gone").with_hint("ask for later");
+        let wrapped = DataFusionError::Context(
+            "scan".into(),
+            Box::new(DataFusionError::ArrowError(
+                Box::new(ArrowError::ExternalError(Box::new(DataFusionError::External(Box::new(ours))))),
+                None,
+            )),
+        );
+        let out = Error::from(wrapped);
+        assert_eq!((out.state, out.hint.as_deref()), (SqlState::SnapshotTooOld, Some("ask for later")));
+    }
+
+    #[test]
+    fn what_clients_act_on_has_its_code() {
+        let of = |error: DataFusionError| Error::from(error).state.code();
+        assert_eq!(of(DataFusionError::Plan("table 'aquifer.public.x' not found".into())), "42P01");
+        assert_eq!(of(DataFusionError::Plan("Invalid function 'nope'.\nDid you mean 'now'?".into())), "42883");
+        assert_eq!(of(DataFusionError::ArrowError(Box::new(ArrowError::DivideByZero), None)), "22012");
+        assert_eq!(
+            of(DataFusionError::ArrowError(
+                Box::new(ArrowError::CastError("Cannot cast string 'a' to value of Int64 type".into())),
+                None
+            )),
+            "22P02"
+        );
+        assert_eq!(of(DataFusionError::ResourcesExhausted("too much".into())), "53200");
+        assert_eq!(of(DataFusionError::NotImplemented("that".into())), "0A000");
+    }
+}
