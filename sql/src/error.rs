@@ -2,11 +2,9 @@
 //!
 //! Codes: <https://www.postgresql.org/docs/15/errcodes-appendix.html>. The one table of them is [`SqlState`].
 
-mod datafusion;
+mod planning;
 
 use std::sync::Arc;
-
-use datafusion::error::DataFusionError;
 
 /// The codes we use. The text is what travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,16 +216,5 @@ impl From<aquifer_storage::Error> for Error {
         }
         mapped.hint = hint.map(str::to_owned);
         mapped.with_source(error)
-    }
-}
-
-impl From<DataFusionError> for Error {
-    fn from(error: DataFusionError) -> Self {
-        if let DataFusionError::External(inner) = error.find_root()
-            && let Some(own) = inner.downcast_ref::<Self>()
-        {
-            return own.clone();
-        }
-        Self::new(SqlState::InternalError, error.strip_backtrace()).with_source(error)
     }
 }
