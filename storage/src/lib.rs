@@ -8,8 +8,12 @@ pub mod settings;
 
 mod commit;
 mod log;
+mod manifest;
+mod object;
 mod scan;
 mod storage;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 mod tier;
 mod view;
 

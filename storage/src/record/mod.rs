@@ -4,3 +4,4 @@ pub mod batch;
 pub mod columns;
 mod compression;
 pub mod format;
+pub(crate) mod rows;

@@ -1,46 +1,28 @@
 //! Rows out of hot and cold, each offset once.
+//!
+//! 1. [`Pinned::pin`] holds log and manifests of some partitions in one act ([`seam`]).
+//! 2. [`plan`] says which row groups a request touches, from the manifest alone.
+//! 3. [`parquet`] reads those, [`hot`] the log's batches; the seam puts one behind the other.
+//! 4. [`cold_fetch`] makes Kafka's bytes of cold rows, for consumers that are behind.
 
-use std::collections::HashMap;
+mod cold_fetch;
+mod hot;
+mod parquet;
+mod plan;
+mod seam;
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::error::Result;
-use crate::ids::{TopicId, TopicPartition};
-use crate::log::Node;
+use crate::ids::TopicPartition;
 use crate::tier::Tier;
-use crate::view::{PinnedRange, RowStream, ScanRequest, TimedOffset, Topic};
+use crate::view::TimedOffset;
 
-/// What a snapshot holds on to.
-#[derive(Debug)]
-pub(crate) struct Pinned {}
-
-impl Pinned {
-    /// Pins log and manifests of these topics in one act.
-    pub(crate) fn pin(
-        node: &Arc<Node>,
-        tier: &Arc<Tier>,
-        topics: &[TopicId],
-        from: &HashMap<TopicPartition, i64>,
-    ) -> Result<Self> {
-        let _ = (node, tier, topics, from);
-        todo!("scan")
-    }
-
-    pub(crate) fn range(&self, partition: TopicPartition) -> Option<PinnedRange> {
-        let _ = partition;
-        todo!("scan")
-    }
-
-    pub(crate) fn topics(&self) -> Vec<Arc<Topic>> {
-        todo!("scan")
-    }
-
-    pub(crate) fn scan(&self, partition: TopicPartition, request: ScanRequest) -> Result<RowStream> {
-        let _ = (partition, request);
-        todo!("scan")
-    }
-}
+pub(crate) use seam::Pinned;
 
 /// Batches for a Kafka fetch below the hot part: from `offset` on, below `hot_start`, at the most `bytes_max` but at
 /// least one; empty if no record is left there.
@@ -51,8 +33,7 @@ pub(crate) async fn cold_fetch(
     hot_start: i64,
     bytes_max: usize,
 ) -> Result<Vec<Bytes>> {
-    let _ = (tier, partition, offset, hot_start, bytes_max);
-    todo!("scan")
+    cold_fetch::fetch(tier.cold(), partition, offset, hot_start, bytes_max).await
 }
 
 /// The first record at or after `timestamp_ms` below `hot_start`, in the cold part.
@@ -62,6 +43,5 @@ pub(crate) async fn cold_offset_for_timestamp(
     timestamp_ms: i64,
     hot_start: i64,
 ) -> Result<Option<TimedOffset>> {
-    let _ = (tier, partition, timestamp_ms, hot_start);
-    Ok(None)
+    cold_fetch::offset_for_timestamp(tier.cold(), partition, timestamp_ms, hot_start).await
 }

@@ -1,34 +1,166 @@
 //! Hot to cold: the worker that makes Parquet of what is stable, and the cold part it has made.
+//!
+//! 1. [`Tier::open`] opens the bucket, claims it, loads the manifests and tells the log how far it is tiered.
+//! 2. [`worker`] looks every second which partitions are due ([`seal`]), or is asked for everything (a checkpoint).
+//! 3. [`run`] takes what is due of a topic, [`write`] makes one object of it, the manifest is published.
+//! 4. Only then may the log forget.
+
+pub(crate) mod cold;
+mod run;
+mod seal;
+mod worker;
+pub(crate) mod write;
 
 use std::sync::Arc;
 
-use crate::error::Result;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+
+use crate::error::{Error, Result};
+use crate::ids::TopicPartition;
 use crate::log::Node;
+use crate::manifest::model::TopicManifest;
+use crate::manifest::publish;
+use crate::object::{claim, open};
+use crate::record::batch::BatchLimits;
 use crate::storage::OpenOptions;
-use crate::view::{CheckpointReport, ObjectInfo};
+use crate::tier::cold::Cold;
+use crate::tier::run::Runner;
+use crate::tier::seal::SealPolicy;
+use crate::tier::worker::Worker;
+use crate::view::{CheckpointReport, ObjectInfo, Topic};
+
+/// Manifests loaded at once when a storage is opened.
+const LOADS_MAX: usize = 16;
 
 /// The cold part of a storage: object store, manifests, worker.
 #[derive(Debug)]
-pub(crate) struct Tier {}
+pub(crate) struct Tier {
+    node: Arc<Node>,
+    cold: Arc<Cold>,
+    limits: BatchLimits,
+    worker: Worker,
+}
 
 impl Tier {
     /// Opens the object store, checks that it belongs to the node, loads manifests, tells the node what is tiered
     /// ([`Node::set_tiered_end`]), starts the worker.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a bad URL or a bucket that does not belong to the data directory, [`Error::Fenced`] if a newer
+    /// writer has the bucket, [`Error::Corrupt`] if a manifest is damaged.
     pub(crate) async fn open(node: Arc<Node>, options: &OpenOptions) -> Result<Arc<Self>> {
-        let _ = (node, options);
-        Ok(Arc::new(Self {}))
+        let bucket = open::open(options.object_store_url.as_deref(), &options.data_dir)?;
+        claim::claim(&bucket, node.cluster_id(), node.writer_epoch(), node.random().uuid()).await?;
+        let cold = Arc::new(Cold::new(bucket));
+        load(&node, &cold).await?;
+        let settings = node.settings();
+        let decompressed_bytes_max = usize::try_from(settings.batch_decompressed_bytes_max).unwrap_or(usize::MAX);
+        let limits = BatchLimits { decompressed_bytes_max };
+        let run_bytes_max = settings.tier_run_bytes_max;
+        let runner = Runner { node: Arc::clone(&node), cold: Arc::clone(&cold), limits, run_bytes_max };
+        let worker = Worker::start(runner, SealPolicy::of(settings));
+        Ok(Arc::new(Self { node, cold, limits, worker }))
     }
 
     /// Stops the worker.
-    pub(crate) async fn close(&self) {}
+    pub(crate) async fn close(&self) {
+        self.worker.stop().await;
+    }
 
-    /// Tiers all that is stable now.
+    /// Tiers all that is stable now and lets the log forget.
     pub(crate) async fn checkpoint(&self) -> Result<CheckpointReport> {
-        todo!("tier")
+        self.worker.checkpoint().await
     }
 
-    /// The live objects.
-    pub(crate) fn objects(&self) -> Vec<ObjectInfo> {
-        todo!("tier")
+    /// What readers of the cold part hold.
+    pub(crate) fn cold(&self) -> &Arc<Cold> {
+        &self.cold
     }
+
+    /// Limits for whoever decompresses stored batches.
+    pub(crate) fn batch_limits(&self) -> BatchLimits {
+        self.limits
+    }
+
+    /// The live objects, of topics that are there, a row per object and partition.
+    pub(crate) fn objects(&self) -> Vec<ObjectInfo> {
+        let manifests = self.cold.manifests.all();
+        let live = manifests.iter().filter(|manifest| self.node.topic_by_id(manifest.topic).is_some());
+        live.flat_map(|manifest| describe(manifest, |path| self.cold.bucket.url(path))).collect()
+    }
+}
+
+/// Loads the manifests of all topics and tells the log how far each partition is tiered.
+async fn load(node: &Node, cold: &Cold) -> Result<()> {
+    let topics: Vec<_> = node.topics().into_iter().filter(|topic| !topic.internal).collect();
+    let epoch = node.writer_epoch();
+    let loads = topics.iter().map(|topic| publish::load(&cold.bucket, epoch, topic.id));
+    let manifests: Vec<TopicManifest> = stream::iter(loads).buffered(LOADS_MAX).try_collect().await?;
+    let mut ends = Vec::new();
+    for (topic, manifest) in topics.iter().zip(manifests) {
+        for partition in 0..topic.partitions {
+            let at = TopicPartition { topic: topic.id, partition };
+            let watermarks = node.watermarks(at)?;
+            check_reach(topic, partition, &manifest, node.hot_start(at)?, watermarks.high_watermark)?;
+            let log_start = match manifest.partitions.get(&partition) {
+                Some(index) => index.start,
+                None => watermarks.log_start_offset,
+            };
+            ends.push((at, manifest.tiered_end(partition), log_start));
+        }
+        cold.manifests.install(manifest);
+    }
+    node.set_tiered_end(&ends);
+    Ok(())
+}
+
+/// Refuses a bucket that lacks what the log has forgotten, or that knows offsets the log never gave.
+fn check_reach(topic: &Topic, partition: i32, manifest: &TopicManifest, hot_start: i64, hot_end: i64) -> Result<()> {
+    let tiered_end = manifest.tiered_end(partition);
+    let reason = if hot_start > tiered_end {
+        format!("lacks offsets {tiered_end} to {hot_start}, which the data directory no longer holds")
+    } else if tiered_end > hot_end {
+        format!("holds offsets up to {tiered_end}, of which the data directory knows only those below {hot_end}")
+    } else {
+        return Ok(());
+    };
+    Err(Error::Config {
+        reason: format!(
+            "the object store does not match the data directory: of topic {} partition {partition} it {reason}; \
+             open the pair that was used together",
+            topic.name
+        ),
+    })
+}
+
+/// A row per object and partition.
+fn describe(manifest: &TopicManifest, url: impl Fn(&Path) -> String) -> Vec<ObjectInfo> {
+    let mut rows: Vec<ObjectInfo> = Vec::new();
+    for object in manifest.entries.iter().filter_map(|entry| entry.object.as_ref()) {
+        let url = url(&Path::from(object.path.as_str()));
+        for group in &object.row_groups {
+            let info = ObjectInfo {
+                topic: manifest.topic,
+                partition: group.partition,
+                first_offset: group.first_offset,
+                last_offset: group.last_offset,
+                rows: i64::from(group.rows),
+                min_timestamp_ms: group.min_timestamp_ms,
+                max_timestamp_ms: group.max_timestamp_ms,
+                url: url.clone(),
+                bytes: object.bytes,
+            };
+            match rows.last_mut() {
+                Some(last) if last.url == info.url && last.partition == info.partition => {
+                    last.last_offset = info.last_offset;
+                    last.rows += info.rows;
+                    last.min_timestamp_ms = last.min_timestamp_ms.min(info.min_timestamp_ms);
+                    last.max_timestamp_ms = last.max_timestamp_ms.max(info.max_timestamp_ms);
+                }
+                _ => rows.push(info),
+            }
+        }
+    }
+    rows
 }

@@ -1,0 +1,88 @@
+//! A cache bounded by bytes: what was used longest ago goes first.
+//!
+//! Objects never change under their name, so nothing is ever invalidated. Values are shared, not copied.
+
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+
+use parking_lot::Mutex;
+
+/// Values by key, at most so many bytes of them.
+#[derive(Debug)]
+pub(crate) struct Cache<K, V> {
+    bytes_max: usize,
+    /// Held for a look-up or an insertion only, never while reading.
+    state: Mutex<State<K, V>>,
+}
+
+#[derive(Debug)]
+struct State<K, V> {
+    /// Value, its bytes, the moment of its last use.
+    values: HashMap<K, (V, usize, u64)>,
+    /// Keys by the moment of their last use.
+    uses: BTreeMap<u64, K>,
+    bytes: usize,
+    now: u64,
+}
+
+impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
+    /// An empty one.
+    pub(crate) fn new(bytes_max: usize) -> Self {
+        let state = State { values: HashMap::new(), uses: BTreeMap::new(), bytes: 0, now: 0 };
+        Self { bytes_max, state: Mutex::new(state) }
+    }
+
+    /// The value, if it is there.
+    pub(crate) fn get(&self, key: &K) -> Option<V> {
+        let mut state = self.state.lock();
+        state.now += 1;
+        let now = state.now;
+        let (value, _, used) = state.values.get_mut(key)?;
+        let value = value.clone();
+        let before = std::mem::replace(used, now);
+        state.uses.remove(&before);
+        state.uses.insert(now, key.clone());
+        Some(value)
+    }
+
+    /// Keeps the value; what is larger than the whole cache is not kept.
+    pub(crate) fn insert(&self, key: K, value: V, bytes: usize) {
+        if bytes > self.bytes_max {
+            return;
+        }
+        let mut state = self.state.lock();
+        state.now += 1;
+        let now = state.now;
+        if let Some((_, old_bytes, used)) = state.values.insert(key.clone(), (value, bytes, now)) {
+            state.bytes -= old_bytes;
+            state.uses.remove(&used);
+        }
+        state.uses.insert(now, key);
+        state.bytes += bytes;
+        while state.bytes > self.bytes_max {
+            let Some((_, oldest)) = state.uses.pop_first() else { break };
+            if let Some((_, freed, _)) = state.values.remove(&oldest) {
+                state.bytes -= freed;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_used_longest_ago_goes_first() {
+        let cache = Cache::new(10);
+        cache.insert("a", 1, 4);
+        cache.insert("b", 2, 4);
+        assert_eq!(cache.get(&"a"), Some(1));
+        cache.insert("c", 3, 4);
+        assert_eq!((cache.get(&"a"), cache.get(&"b"), cache.get(&"c")), (Some(1), None, Some(3)));
+        cache.insert("a", 5, 6);
+        assert_eq!((cache.get(&"a"), cache.get(&"c")), (Some(5), Some(3)));
+        cache.insert("d", 4, 11);
+        assert_eq!(cache.get(&"d"), None);
+    }
+}

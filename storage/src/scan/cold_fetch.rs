@@ -1,0 +1,252 @@
+//! Parquet rows back to Kafka's bytes: keys, values, headers, offsets and timestamps exactly as they were sent.
+//!
+//! What is not kept is how records were batched and compressed: a Kafka fetch may give other batches than were produced, and offsets
+//! inside a batch may have gaps. The timestamp type stands in the batch, so a batch ends where it changes; with log
+//! append time all records of a batch have one timestamp, so it ends where that changes too.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray, BinaryArray, ListArray, PrimitiveArray, StructArray};
+use arrow::datatypes::{ArrowPrimitiveType, Int8Type, Int64Type, TimestampMillisecondType};
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use crate::ids::TopicPartition;
+use crate::manifest::model::GroupAt;
+use crate::record::batch::{BatchBuilder, Compression, TimestampType};
+use crate::record::columns::RecordColumn;
+use crate::scan::parquet;
+use crate::tier::cold::Cold;
+use crate::view::TimedOffset;
+
+/// What a record is made of.
+const COLUMNS: [RecordColumn; 6] = [
+    RecordColumn::Offset,
+    RecordColumn::Timestamp,
+    RecordColumn::TimestampType,
+    RecordColumn::Key,
+    RecordColumn::Value,
+    RecordColumn::Headers,
+];
+
+/// Bytes after which a batch ends, as producers' batches do.
+const BATCH_BYTES_MAX: usize = 1 << 20;
+
+/// Batches of the records in `offset..end`, about `bytes_max` bytes but at least one record; empty if there is none.
+///
+/// # Errors
+/// [`Error::ObjectStore`], [`Error::Corrupt`], [`Error::Format`].
+pub(crate) async fn fetch(
+    cold: &Arc<Cold>,
+    partition: TopicPartition,
+    offset: i64,
+    end: i64,
+    bytes_max: usize,
+) -> Result<Vec<Bytes>> {
+    let manifest = cold.manifests.get(partition.topic);
+    let groups = manifest.groups(partition.partition);
+    let first = groups.partition_point(|at| at.group.last_offset < offset);
+    let mut batches = Batches::new(bytes_max);
+    for at in groups[first..].iter().take_while(|at| at.group.first_offset < end) {
+        let rows = group(cold, at).await?;
+        batches.add(&Columns::of(&rows)?, offset, end)?;
+        if batches.is_full() {
+            break;
+        }
+    }
+    Ok(batches.finish())
+}
+
+/// The first record in offset order at or after `timestamp_ms`, below `end`.
+///
+/// # Errors
+/// As [`fetch`].
+pub(crate) async fn offset_for_timestamp(
+    cold: &Arc<Cold>,
+    partition: TopicPartition,
+    timestamp_ms: i64,
+    end: i64,
+) -> Result<Option<TimedOffset>> {
+    let manifest = cold.manifests.get(partition.topic);
+    let groups = manifest.groups(partition.partition).iter();
+    let groups = groups.take_while(|at| at.group.first_offset < end);
+    for at in groups.filter(|at| at.group.max_timestamp_ms >= timestamp_ms) {
+        let rows = parquet::read_group(cold, at, &[RecordColumn::Offset, RecordColumn::Timestamp]).await?;
+        let offsets = numbers::<Int64Type>(&rows, RecordColumn::Offset)?;
+        let timestamps = numbers::<TimestampMillisecondType>(&rows, RecordColumn::Timestamp)?;
+        let found = offsets.values().iter().zip(timestamps.values()).find(|(_, found)| **found >= timestamp_ms);
+        if let Some((offset, found)) = found.filter(|(offset, _)| **offset < end) {
+            return Ok(Some(TimedOffset { offset: *offset, timestamp_ms: *found }));
+        }
+    }
+    Ok(None)
+}
+
+/// A row group with all that a record is made of; consumers come back for the rest of it.
+async fn group(cold: &Arc<Cold>, at: &GroupAt) -> Result<Arc<RecordBatch>> {
+    let key = (at.object().map(|object| object.path.clone()).unwrap_or_default(), at.ordinal);
+    if let Some(known) = cold.groups.get(&key) {
+        return Ok(known);
+    }
+    let rows = Arc::new(parquet::read_group(cold, at, &COLUMNS).await?);
+    let bytes = rows.get_array_memory_size();
+    cold.groups.insert(key, Arc::clone(&rows), bytes);
+    Ok(rows)
+}
+
+/// The columns of [`COLUMNS`], with their types.
+struct Columns<'a> {
+    offsets: &'a PrimitiveArray<Int64Type>,
+    timestamps: &'a PrimitiveArray<TimestampMillisecondType>,
+    timestamp_types: &'a PrimitiveArray<Int8Type>,
+    keys: &'a BinaryArray,
+    values: &'a BinaryArray,
+    headers: &'a ListArray,
+    header_keys: &'a BinaryArray,
+    header_values: &'a BinaryArray,
+}
+
+impl<'a> Columns<'a> {
+    fn of(rows: &'a RecordBatch) -> Result<Self> {
+        let headers = column(rows, RecordColumn::Headers)?.as_list_opt::<i32>();
+        let headers = headers.ok_or_else(|| wrong(RecordColumn::Headers))?;
+        let fields: Option<&StructArray> = headers.values().as_struct_opt();
+        let field = |at: usize| {
+            let array = fields.and_then(|fields| fields.columns().get(at));
+            array.and_then(|array| array.as_binary_opt::<i32>()).ok_or_else(|| wrong(RecordColumn::Headers))
+        };
+        Ok(Self {
+            offsets: numbers(rows, RecordColumn::Offset)?,
+            timestamps: numbers(rows, RecordColumn::Timestamp)?,
+            timestamp_types: numbers(rows, RecordColumn::TimestampType)?,
+            keys: binary(rows, RecordColumn::Key)?,
+            values: binary(rows, RecordColumn::Value)?,
+            headers,
+            header_keys: field(0)?,
+            header_values: field(1)?,
+        })
+    }
+
+    fn timestamp_type(&self, row: usize) -> Result<TimestampType> {
+        match self.timestamp_types.value(row) {
+            0 => Ok(TimestampType::CreateTime),
+            1 => Ok(TimestampType::LogAppendTime),
+            other => Err(Error::Corrupt {
+                place: "cold rows".into(),
+                reason: format!("timestamp type {other} is neither 0 nor 1"),
+            }),
+        }
+    }
+
+    fn headers(&self, row: usize) -> Vec<(&'a [u8], Option<&'a [u8]>)> {
+        let offsets = self.headers.value_offsets();
+        let (start, end) = (offsets[row] as usize, offsets[row + 1] as usize);
+        (start..end).map(|at| (self.header_keys.value(at), optional(self.header_values, at))).collect()
+    }
+}
+
+fn column(rows: &RecordBatch, column: RecordColumn) -> Result<&dyn Array> {
+    rows.column_by_name(column.name()).map(AsRef::as_ref).ok_or_else(|| wrong(column))
+}
+
+fn numbers<T: ArrowPrimitiveType>(rows: &RecordBatch, wanted: RecordColumn) -> Result<&PrimitiveArray<T>> {
+    column(rows, wanted)?.as_primitive_opt().ok_or_else(|| wrong(wanted))
+}
+
+fn binary(rows: &RecordBatch, wanted: RecordColumn) -> Result<&BinaryArray> {
+    column(rows, wanted)?.as_binary_opt().ok_or_else(|| wrong(wanted))
+}
+
+fn optional(values: &BinaryArray, row: usize) -> Option<&[u8]> {
+    values.is_valid(row).then(|| values.value(row))
+}
+
+fn wrong(column: RecordColumn) -> Error {
+    Error::Corrupt {
+        place: "cold rows".into(),
+        reason: format!("column {} is missing or of another type", column.name()),
+    }
+}
+
+/// Batches being made of rows.
+struct Batches {
+    done: Vec<Bytes>,
+    done_bytes: usize,
+    bytes_max: usize,
+    open: Option<OpenBatch>,
+    full: bool,
+}
+
+struct OpenBatch {
+    builder: BatchBuilder,
+    timestamp_type: TimestampType,
+    timestamp_ms: i64,
+    base_offset: i64,
+}
+
+impl OpenBatch {
+    /// Whether a record may go into this batch.
+    fn takes(&self, offset: i64, timestamp_type: TimestampType, timestamp_ms: i64) -> bool {
+        self.timestamp_type == timestamp_type
+            && (timestamp_type == TimestampType::CreateTime || self.timestamp_ms == timestamp_ms)
+            && offset - self.base_offset <= i64::from(i32::MAX)
+            && self.builder.bytes_len() < BATCH_BYTES_MAX
+    }
+}
+
+impl Batches {
+    fn new(bytes_max: usize) -> Self {
+        Self { done: Vec::new(), done_bytes: 0, bytes_max, open: None, full: false }
+    }
+
+    fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// Adds the rows in `start..end` until there are enough bytes.
+    fn add(&mut self, rows: &Columns<'_>, start: i64, end: i64) -> Result<()> {
+        let first = rows.offsets.values().partition_point(|offset| *offset < start);
+        let last = rows.offsets.values().partition_point(|offset| *offset < end);
+        for row in first..last {
+            let open_bytes = self.open.as_ref().map_or(0, |open| open.builder.bytes_len());
+            if self.done_bytes + open_bytes >= self.bytes_max && self.done_bytes + open_bytes > 0 {
+                self.full = true;
+                return Ok(());
+            }
+            self.push(rows, row)?;
+        }
+        Ok(())
+    }
+
+    fn push(&mut self, rows: &Columns<'_>, row: usize) -> Result<()> {
+        let (offset, timestamp_ms) = (rows.offsets.value(row), rows.timestamps.value(row));
+        let timestamp_type = rows.timestamp_type(row)?;
+        if self.open.as_ref().is_some_and(|open| !open.takes(offset, timestamp_type, timestamp_ms)) {
+            self.end_batch();
+        }
+        let open = self.open.get_or_insert_with(|| OpenBatch {
+            builder: BatchBuilder::new(offset, timestamp_type),
+            timestamp_type,
+            timestamp_ms,
+            base_offset: offset,
+        });
+        let (key, value) = (optional(rows.keys, row), optional(rows.values, row));
+        open.builder.push_at(offset, timestamp_ms, key, value, &rows.headers(row));
+        Ok(())
+    }
+
+    fn end_batch(&mut self) {
+        // Uncompressed: the reader is near, and the records were compressed where they lay.
+        let batch = self.open.take().and_then(|open| open.builder.build(Compression::None));
+        if let Some(batch) = batch {
+            self.done_bytes += batch.bytes().len();
+            self.done.push(batch.bytes().clone());
+        }
+    }
+
+    fn finish(mut self) -> Vec<Bytes> {
+        self.end_batch();
+        self.done
+    }
+}

@@ -1,0 +1,144 @@
+//! Pinned batches of the log as rows: only the columns asked for, only the offsets wanted, in offset order.
+//!
+//! Runs of the log may be as small as one record, so rows of many runs are collected until a batch is full; and as
+//! large as a commit, so at most one Kafka batch is decompressed at a time.
+
+use std::collections::VecDeque;
+
+use arrow::record_batch::RecordBatch;
+use futures::{Stream, stream};
+
+use crate::error::{Error, Result};
+use crate::log::HotRun;
+use crate::record::batch::{BatchLimits, CheckedBatch};
+use crate::record::columns::RecordColumn;
+use crate::record::rows::{RowBuilder, RowOrigin};
+use crate::scan::plan::Wanted;
+
+/// A scan in progress; every step blocks on the file, so steps run on the blocking threads.
+struct HotScan {
+    partition: i32,
+    wanted: Wanted,
+    limits: BatchLimits,
+    batch_rows: usize,
+    /// Whether a row is only counted.
+    counting: bool,
+    runs: VecDeque<HotRun>,
+    /// Batches of the run that was read last, with its commit time.
+    batches: VecDeque<CheckedBatch>,
+    commit_time_us: i64,
+    rows: RowBuilder,
+    /// Full batches of rows not yet given.
+    ready: VecDeque<RecordBatch>,
+}
+
+/// Rows of `runs` with these columns in this order, at most `batch_rows` in a batch.
+pub(crate) fn rows(
+    partition: i32,
+    runs: &[HotRun],
+    columns: &[RecordColumn],
+    wanted: Wanted,
+    batch_rows: usize,
+    limits: BatchLimits,
+) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
+    let touched = runs.iter().filter(|run| {
+        run.last_offset >= wanted.start
+            && run.base_offset < wanted.end
+            // Of a run only the largest timestamp is known.
+            && wanted.may_hold(i64::MIN, run.max_timestamp_ms)
+    });
+    let scan = HotScan {
+        partition,
+        wanted,
+        limits,
+        batch_rows: batch_rows.max(1),
+        counting: columns.is_empty(),
+        runs: touched.cloned().collect(),
+        batches: VecDeque::new(),
+        commit_time_us: 0,
+        rows: RowBuilder::new(columns),
+        ready: VecDeque::new(),
+    };
+    stream::try_unfold(scan, |mut scan| async move {
+        if scan.is_finished() {
+            return Ok(None);
+        }
+        let step = tokio::task::spawn_blocking(move || scan.next().map(|rows| rows.map(|rows| (rows, scan))));
+        match step.await {
+            Ok(step) => step,
+            // The blocking threads are gone: the node is shutting down.
+            Err(_) => Err(Error::Closed),
+        }
+    })
+}
+
+impl HotScan {
+    fn is_finished(&self) -> bool {
+        self.ready.is_empty() && self.runs.is_empty() && self.batches.is_empty() && self.rows.rows() == 0
+    }
+
+    /// The next batch of rows; `None` at the end.
+    fn next(&mut self) -> Result<Option<RecordBatch>> {
+        loop {
+            if let Some(rows) = self.ready.pop_front() {
+                return Ok(Some(rows));
+            }
+            if let Some(batch) = self.batches.pop_front() {
+                self.add(&batch)?;
+            } else if let Some(run) = self.runs.pop_front() {
+                self.commit_time_us = run.commit_time_us;
+                self.batches = run.read()?.into();
+            } else if self.rows.rows() > 0 {
+                return self.rows.finish().map(Some);
+            } else {
+                return Ok(None);
+            }
+        }
+    }
+
+    fn add(&mut self, batch: &CheckedBatch) -> Result<()> {
+        let header = batch.header();
+        let outside = header.last_offset() < self.wanted.start
+            || header.base_offset >= self.wanted.end
+            || !self.wanted.may_hold(i64::MIN, header.max_timestamp_ms);
+        if outside || header.is_control() {
+            return Ok(());
+        }
+        let within = header.base_offset >= self.wanted.start && header.last_offset() < self.wanted.end;
+        if self.counting && within {
+            // Counts need no decompression; the count was checked when the batch was taken in.
+            return self.count(usize::try_from(header.record_count).unwrap_or(0));
+        }
+        let origin = RowOrigin {
+            partition: self.partition,
+            timestamp_type: header.timestamp_type(),
+            committed_at_us: self.commit_time_us,
+        };
+        let records = batch.records(self.limits)?;
+        for record in records.iter() {
+            let record = record?;
+            if record.offset >= self.wanted.start && record.offset < self.wanted.end {
+                self.rows.push(&origin, &record);
+                self.give_if_full()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&mut self, mut rows: usize) -> Result<()> {
+        while rows > 0 {
+            let step = rows.min(self.batch_rows - self.rows.rows());
+            self.rows.push_unseen(step);
+            rows -= step;
+            self.give_if_full()?;
+        }
+        Ok(())
+    }
+
+    fn give_if_full(&mut self) -> Result<()> {
+        if self.rows.is_full(self.batch_rows) {
+            self.ready.push_back(self.rows.finish()?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! Row groups of cold objects as rows: only the columns asked for, only the offsets wanted, in offset order.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future, stream};
+use object_store::path::Path;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+
+use crate::error::{Error, Result};
+use crate::manifest::model::{GroupAt, Object};
+use crate::object::bucket::Bucket;
+use crate::record::columns::RecordColumn;
+use crate::record::rows::schema_of;
+use crate::scan::plan::{ObjectRead, Wanted};
+use crate::tier::cold::Cold;
+
+/// One object, read through the bucket's retries.
+struct ObjectReader {
+    bucket: Bucket,
+    path: Path,
+    bytes: u64,
+    footer_bytes: u32,
+}
+
+impl ObjectReader {
+    fn new(bucket: &Bucket, object: &Object) -> Self {
+        Self {
+            bucket: bucket.clone(),
+            path: Path::from(object.path.as_str()),
+            bytes: object.bytes,
+            footer_bytes: object.footer_bytes,
+        }
+    }
+}
+
+impl AsyncFileReader for ObjectReader {
+    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
+        async move {
+            let mut parts = self.bucket.get_ranges(&self.path, &[range]).await?;
+            parts.pop().ok_or_else(|| ParquetError::General("the object store gave nothing for a range".to_owned()))
+        }
+        .boxed()
+    }
+
+    fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
+        async move { Ok(self.bucket.get_ranges(&self.path, &ranges).await?) }.boxed()
+    }
+
+    fn get_metadata<'a>(
+        &'a mut self,
+        _: Option<&'a ArrowReaderOptions>,
+    ) -> BoxFuture<'a, parquet::errors::Result<Arc<ParquetMetaData>>> {
+        async move {
+            let (bytes, hint) = (self.bytes, self.footer_bytes as usize);
+            let reader = ParquetMetaDataReader::new().with_prefetch_hint(Some(hint));
+            Ok(Arc::new(reader.load_and_finish(self, bytes).await?))
+        }
+        .boxed()
+    }
+}
+
+/// The object's footer, from memory or from the bucket.
+async fn footer(cold: &Cold, object: &Object, reader: &mut ObjectReader) -> Result<ArrowReaderMetadata> {
+    if let Some(known) = cold.footers.get(&object.path) {
+        return Ok(known);
+    }
+    let read = async {
+        let metadata = reader.get_metadata(None).await?;
+        ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
+    };
+    let footer = read.await.map_err(|error| failed(&object.path, error))?;
+    cold.footers.insert(object.path.clone(), footer.clone(), footer.metadata().memory_size());
+    Ok(footer)
+}
+
+/// Rows of the planned reads with these columns in this order, at most `batch_rows` in a batch.
+pub(crate) fn rows(
+    cold: Arc<Cold>,
+    reads: Vec<ObjectRead>,
+    columns: Arc<[RecordColumn]>,
+    wanted: Wanted,
+    batch_rows: usize,
+) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
+    stream::iter(reads)
+        .then(move |read| {
+            let (cold, columns) = (Arc::clone(&cold), Arc::clone(&columns));
+            async move { open(&cold, read, columns, wanted, batch_rows).await }
+        })
+        .try_flatten()
+}
+
+async fn open(
+    cold: &Cold,
+    read: ObjectRead,
+    columns: Arc<[RecordColumn]>,
+    wanted: Wanted,
+    batch_rows: usize,
+) -> Result<impl Stream<Item = Result<RecordBatch>> + Send + use<>> {
+    let object = read.groups.first().and_then(GroupAt::object).ok_or_else(no_object)?;
+    let path = object.path.clone();
+    let mut reader = ObjectReader::new(&cold.bucket, object);
+    let footer = footer(cold, object, &mut reader).await?;
+    check_groups(&footer, object, &read.groups)?;
+    let needed = columns.iter().copied().chain(read.clipped.then_some(RecordColumn::Offset));
+    let roots = needed.map(|column| root_of(&footer, &path, column)).collect::<Result<Vec<_>>>()?;
+    let mask = ProjectionMask::roots(footer.parquet_schema(), roots);
+    let rows = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, footer)
+        .with_row_groups(read.groups.iter().map(|at| at.ordinal).collect())
+        .with_projection(mask)
+        .with_batch_size(batch_rows.max(1))
+        .build()
+        .map_err(|error| failed(&path, error))?;
+    let rows = rows.map(move |batch| {
+        let batch = batch.map_err(|error| failed(&path, error))?;
+        let batch = if read.clipped { clip(&batch, &path, &wanted)? } else { batch };
+        arrange(&batch, &columns, &path)
+    });
+    // A clipped group may have batches wholly outside.
+    Ok(rows.try_filter(|rows| future::ready(rows.num_rows() > 0)))
+}
+
+/// The footer agrees with the manifest about the row groups: the manifest's offsets are what the seam relies on.
+fn check_groups(footer: &ArrowReaderMetadata, object: &Object, groups: &[GroupAt]) -> Result<()> {
+    for at in groups {
+        let found = footer.metadata().row_groups().get(at.ordinal).map(|group| group.num_rows());
+        if found != Some(i64::from(at.group.rows)) {
+            let reason = format!("row group {} has {found:?} rows where {} are recorded", at.ordinal, at.group.rows);
+            return Err(Error::Corrupt { place: object.path.clone(), reason });
+        }
+    }
+    Ok(())
+}
+
+fn root_of(footer: &ArrowReaderMetadata, path: &str, column: RecordColumn) -> Result<usize> {
+    footer
+        .schema()
+        .index_of(column.name())
+        .map_err(|_| Error::Corrupt { place: path.to_owned(), reason: format!("it has no column {}", column.name()) })
+}
+
+/// The rows of a batch whose offsets are wanted; offsets ascend.
+fn clip(batch: &RecordBatch, path: &str, wanted: &Wanted) -> Result<RecordBatch> {
+    let offsets = batch
+        .column_by_name(RecordColumn::Offset.name())
+        .and_then(|column| column.as_primitive_opt::<Int64Type>())
+        .ok_or_else(|| Error::Corrupt { place: path.to_owned(), reason: "its offsets are no integers".into() })?;
+    let first = offsets.values().partition_point(|offset| *offset < wanted.start);
+    let end = offsets.values().partition_point(|offset| *offset < wanted.end);
+    Ok(batch.slice(first, end.saturating_sub(first)))
+}
+
+/// The columns asked for, in that order, with the types every scan gives.
+fn arrange(batch: &RecordBatch, columns: &[RecordColumn], path: &str) -> Result<RecordBatch> {
+    let arrays = columns.iter().filter_map(|column| batch.column_by_name(column.name()).map(Arc::clone)).collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(schema_of(columns), arrays, &options)
+        .map_err(Error::format(format!("read rows of {path}")))
+}
+
+/// One whole row group with these columns.
+pub(crate) async fn read_group(cold: &Arc<Cold>, at: &GroupAt, columns: &[RecordColumn]) -> Result<RecordBatch> {
+    let read = ObjectRead { groups: vec![at.clone()], clipped: false };
+    let wanted = Wanted::offsets(at.group.first_offset, at.group.last_offset + 1);
+    let rows = rows(Arc::clone(cold), vec![read], Arc::from(columns), wanted, at.group.rows as usize);
+    let batches: Vec<RecordBatch> = rows.try_collect().await?;
+    arrow::compute::concat_batches(&schema_of(columns), &batches).map_err(Error::format("join rows of a row group"))
+}
+
+fn no_object() -> Error {
+    Error::Corrupt { place: "manifest".into(), reason: "a row group is in no object".into() }
+}
+
+/// What the object store said, if it was the object store that spoke.
+fn failed(path: &str, error: ParquetError) -> Error {
+    let action = format!("read {path}");
+    match error {
+        ParquetError::External(source) => match source.downcast::<object_store::Error>() {
+            Ok(store) => Error::object(action)(*store),
+            Err(source) => Error::format(action)(ParquetError::External(source)),
+        },
+        error => Error::format(action)(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_store_said_stays_the_stores_word() {
+        let error = object_store::Error::NotFound { path: "x".into(), source: "gone".into() };
+        assert!(matches!(failed("x", error.into()), Error::ObjectStore { .. }));
+        assert!(matches!(failed("x", ParquetError::General("odd".into())), Error::Format { .. }));
+    }
+}

@@ -1,0 +1,154 @@
+//! `Pinned`: some partitions held as they were in one moment, and read across the seam between cold and hot.
+//!
+//! The seam of a partition is the end of its tiered part when it was pinned: every offset below it is read from
+//! objects, every other one from the log, so each is read once. The log is pinned first and the manifest second: a
+//! manifest is shown before the log learns of it, so it covers at least everything below the seam; what it covers
+//! beyond is not read. The log forgets only below the seam, and what is pinned stays readable anyway.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::StreamExt;
+
+use crate::error::{Error, Result};
+use crate::ids::{TopicId, TopicPartition};
+use crate::log::{HotRange, Node};
+use crate::manifest::model::TopicManifest;
+use crate::record::batch::BatchLimits;
+use crate::scan::plan::{Wanted, plan};
+use crate::scan::{hot, parquet};
+use crate::tier::Tier;
+use crate::tier::cold::Cold;
+use crate::view::{PinnedRange, RowStream, ScanRequest, Topic};
+
+/// What a snapshot holds on to.
+#[derive(Debug)]
+pub(crate) struct Pinned {
+    topics: Vec<Arc<Topic>>,
+    partitions: HashMap<TopicPartition, PinnedPartition>,
+    cold: Arc<Cold>,
+    limits: BatchLimits,
+}
+
+#[derive(Debug)]
+struct PinnedPartition {
+    topic_name: String,
+    range: PinnedRange,
+    /// First offset that is read from the log.
+    seam: i64,
+    hot: HotRange,
+    manifest: Arc<TopicManifest>,
+}
+
+impl Pinned {
+    /// Pins log and manifests of these topics in one act.
+    pub(crate) fn pin(
+        node: &Arc<Node>,
+        tier: &Arc<Tier>,
+        topics: &[TopicId],
+        from: &HashMap<TopicPartition, i64>,
+    ) -> Result<Self> {
+        let known =
+            topics.iter().map(|id| node.topic_by_id(*id).ok_or_else(|| Error::UnknownTopic { topic: id.to_string() }));
+        let topics = known.collect::<Result<Vec<_>>>()?;
+        let partitions = topics
+            .iter()
+            .flat_map(|topic| (0..topic.partitions).map(|partition| TopicPartition { topic: topic.id, partition }));
+        let from_of = |partition: &TopicPartition| from.get(partition).copied().unwrap_or(0);
+        let wanted: Vec<_> = partitions.map(|partition| (partition, from_of(&partition))).collect();
+        let ranges = node.pin_hot(&wanted)?;
+        let names: HashMap<_, _> = topics.iter().map(|topic| (topic.id, topic.name.as_str())).collect();
+        let cold = tier.cold();
+        let manifests: HashMap<_, _> = topics.iter().map(|topic| (topic.id, cold.manifests.get(topic.id))).collect();
+        let pinned = ranges.into_iter().filter_map(|hot| {
+            let partition = hot.partition;
+            let (name, manifest) = (names.get(&partition.topic)?, manifests.get(&partition.topic)?);
+            Some((partition, PinnedPartition::new(name, hot, Arc::clone(manifest), from_of(&partition))))
+        });
+        let partitions = pinned.collect();
+        Ok(Self { partitions, limits: tier.batch_limits(), cold: Arc::clone(cold), topics })
+    }
+
+    /// What is pinned of a partition.
+    pub(crate) fn range(&self, partition: TopicPartition) -> Option<PinnedRange> {
+        self.partitions.get(&partition).map(|pinned| pinned.range)
+    }
+
+    /// The topics pinned.
+    pub(crate) fn topics(&self) -> Vec<Arc<Topic>> {
+        self.topics.clone()
+    }
+
+    /// Rows of one partition in offset order, each offset once.
+    pub(crate) fn scan(&self, partition: TopicPartition, request: ScanRequest) -> Result<RowStream> {
+        let pinned = self.partitions.get(&partition).ok_or_else(|| Error::UnknownPartition {
+            topic: partition.topic.to_string(),
+            partition: partition.partition,
+        })?;
+        let wanted = Wanted {
+            start: request.offset_start.max(pinned.range.start),
+            end: request.offset_end.min(pinned.range.end),
+            timestamp_min_ms: request.timestamp_min_ms,
+            timestamp_max_ms: request.timestamp_max_ms,
+        };
+        let (below, above) = cut(wanted, pinned.seam);
+        pinned.check_reach(partition, &below, &above)?;
+        let reads = plan(&pinned.manifest, partition.partition, &below);
+        let columns: Arc<[_]> = Arc::from(request.columns);
+        let runs = if above.start < above.end { pinned.hot.runs.as_slice() } else { &[] };
+        let hot = hot::rows(partition.partition, runs, &columns, above, request.batch_rows, self.limits);
+        let cold = parquet::rows(Arc::clone(&self.cold), reads, columns, below, request.batch_rows);
+        Ok(cold.chain(hot).boxed())
+    }
+}
+
+/// What of the wanted offsets lies below the seam, and what does not.
+fn cut(wanted: Wanted, seam: i64) -> (Wanted, Wanted) {
+    (Wanted { end: wanted.end.min(seam), ..wanted }, Wanted { start: wanted.start.max(seam), ..wanted })
+}
+
+impl PinnedPartition {
+    fn new(topic_name: &str, hot: HotRange, manifest: Arc<TopicManifest>, from: i64) -> Self {
+        let start = hot.watermarks.log_start_offset.max(from).min(hot.end);
+        Self {
+            topic_name: topic_name.to_owned(),
+            range: PinnedRange { start, end: hot.end },
+            seam: hot.watermarks.tiered_end_offset,
+            hot,
+            manifest,
+        }
+    }
+
+    /// The two sides reach the seam: an offset that neither has must be an error, never a missing row.
+    fn check_reach(&self, partition: TopicPartition, below: &Wanted, above: &Wanted) -> Result<()> {
+        let cold_end = self.manifest.tiered_end(partition.partition);
+        let cold_misses = below.start < below.end && cold_end < below.end;
+        let hot_misses = above.start < above.end && self.hot.start > above.start;
+        if !cold_misses && !hot_misses {
+            return Ok(());
+        }
+        Err(Error::Corrupt {
+            place: format!("topic {} partition {}", self.topic_name, partition.partition),
+            reason: format!(
+                "objects reach to {cold_end}, the log begins at {}, so offsets from {} to {} are nowhere",
+                self.hot.start,
+                below.start.max(cold_end),
+                above.start.max(self.hot.start)
+            ),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_seam_cuts_every_range_into_two_that_touch() {
+        for (start, end, seam) in [(0, 10, 5), (0, 10, 0), (0, 10, 10), (0, 10, 20), (7, 10, 5), (0, 3, 5)] {
+            let (below, above) = cut(Wanted::offsets(start, end), seam);
+            let read: Vec<i64> = (below.start..below.end).chain(above.start..above.end).collect();
+            assert_eq!(read, (start..end).collect::<Vec<_>>(), "{start}..{end} at {seam}");
+        }
+    }
+}

@@ -1,0 +1,3 @@
+//! What tests need and production does not: faults on demand. Behind the feature `testing`.
+
+pub mod fault;

@@ -1,0 +1,161 @@
+//! One run of tiering: some partitions of one topic become rows of one object.
+//!
+//! The order is the safety: the object is put, the manifest that names it is published and counts, readers see it, the
+//! log learns how far it is tiered. A crash between any two leaves an object nobody names, or a manifest the log learns
+//! of at the next start; never an offset that is nowhere.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use object_store::PutPayload;
+
+use crate::error::{Error, Result};
+use crate::ids::{TopicId, TopicPartition};
+use crate::log::{HotRange, HotRun, Node};
+use crate::manifest::model::{Cover, Entry, Object};
+use crate::manifest::publish::publish;
+use crate::object::paths;
+use crate::record::batch::BatchLimits;
+use crate::tier::cold::Cold;
+use crate::tier::seal::Target;
+use crate::tier::write::{Finished, ObjectWriter};
+use crate::view::CheckpointReport;
+
+/// Everything a run needs.
+#[derive(Clone, Debug)]
+pub(crate) struct Runner {
+    pub(crate) node: Arc<Node>,
+    pub(crate) cold: Arc<Cold>,
+    pub(crate) limits: BatchLimits,
+    /// `tier.run_bytes_max`.
+    pub(crate) run_bytes_max: u64,
+}
+
+/// One partition's part of a run.
+#[derive(Clone, Debug)]
+struct Part {
+    cover: Cover,
+    runs: Vec<HotRun>,
+}
+
+impl Runner {
+    /// Tiers these topics up to their targets, in as many runs as the limit asks for. A topic that is gone is skipped.
+    ///
+    /// # Errors
+    /// Of the first run that fails; what was published before it stays.
+    pub(crate) async fn tier_all(&self, targets: &BTreeMap<TopicId, Vec<Target>>) -> Result<CheckpointReport> {
+        let mut report = CheckpointReport::default();
+        for (topic, of_topic) in targets {
+            while let Some(done) = self.tier_topic(*topic, of_topic).await? {
+                report.objects += done.objects;
+                report.rows += done.rows;
+            }
+        }
+        Ok(report)
+    }
+
+    /// One run of one topic; `None` if nothing is left to do.
+    async fn tier_topic(&self, topic: TopicId, targets: &[Target]) -> Result<Option<CheckpointReport>> {
+        if self.node.topic_by_id(topic).is_none() {
+            return Ok(None);
+        }
+        let current = self.cold.manifests.get(topic);
+        let left = targets.iter().filter_map(|(partition, end)| {
+            let start = match current.partitions.get(&partition.partition) {
+                Some(index) => index.end,
+                None => self.node.watermarks(*partition).ok()?.tiered_end_offset,
+            };
+            (start < *end).then_some((*partition, start, *end))
+        });
+        let left: Vec<_> = left.collect();
+        if left.is_empty() {
+            return Ok(None);
+        }
+        let wanted: Vec<_> = left.iter().map(|(partition, start, _)| (*partition, *start)).collect();
+        let ranges = match self.node.pin_hot(&wanted) {
+            Ok(ranges) => ranges,
+            // Deleted since we looked.
+            Err(Error::UnknownTopic { .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let parts = take(ranges, &left, self.run_bytes_max)?;
+        if parts.is_empty() {
+            return Ok(None);
+        }
+        let (entry, report) = self.write_object(topic, parts).await?;
+        let covers = entry.covers.clone();
+        let published =
+            publish(&self.cold.bucket, self.node.writer_epoch(), self.node.random().as_ref(), &current, entry).await?;
+        let published = self.cold.manifests.install(published);
+        let ends = covers.iter().map(|cover| {
+            let partition = TopicPartition { topic, partition: cover.partition };
+            (partition, published.tiered_end(cover.partition), published.start(cover.partition))
+        });
+        self.node.set_tiered_end(&ends.collect::<Vec<_>>());
+        tracing::info!(%topic, version = published.version, rows = report.rows, "tiered");
+        Ok(Some(report))
+    }
+
+    /// Builds the object on a blocking thread and puts it.
+    async fn write_object(&self, topic: TopicId, parts: Vec<Part>) -> Result<(Entry, CheckpointReport)> {
+        let covers = parts.iter().map(|part| part.cover).collect();
+        let limits = self.limits;
+        let built = tokio::task::spawn_blocking(move || build(topic, &parts, limits));
+        let Some(finished) = built.await.map_err(|_| Error::Closed)?? else {
+            return Ok((Entry { covers, object: None }, CheckpointReport::default()));
+        };
+        let path = paths::data(topic, self.node.writer_epoch(), self.node.random().uuid());
+        let Finished { bytes: payload, footer_bytes, row_groups } = finished;
+        let bytes = payload.len() as u64;
+        // The name is fresh, so a taken one is an earlier attempt of this very put.
+        self.cold.bucket.put_new(&path, PutPayload::from_bytes(payload)).await?;
+        let rows = row_groups.iter().map(|group| u64::from(group.rows)).sum();
+        let object = Object { path: path.to_string(), bytes, footer_bytes, row_groups };
+        Ok((Entry { covers, object: Some(object) }, CheckpointReport { objects: 1, rows }))
+    }
+}
+
+/// What of the pinned ranges goes into this run: runs in order until the limit is used up, at least one.
+fn take(ranges: Vec<HotRange>, left: &[(TopicPartition, i64, i64)], bytes_max: u64) -> Result<Vec<Part>> {
+    let mut parts = Vec::new();
+    let mut bytes = 0;
+    for range in ranges {
+        let Some((_, start, end)) = left.iter().find(|(partition, ..)| *partition == range.partition) else { continue };
+        if range.start > *start {
+            return Err(Error::Corrupt {
+                place: format!("log of topic {} partition {}", range.partition.topic, range.partition.partition),
+                reason: format!("it begins at {} but only {start} is tiered", range.start),
+            });
+        }
+        let end = (*end).min(range.end);
+        let touched = range.runs.into_iter().filter(|run| run.last_offset >= *start && run.base_offset < end);
+        let mut cover = Cover { partition: range.partition.partition, start: *start, end };
+        let mut runs = Vec::new();
+        for run in touched {
+            if bytes > 0 && bytes + u64::from(run.len) > bytes_max {
+                cover.end = run.base_offset.max(*start);
+                break;
+            }
+            bytes += u64::from(run.len);
+            runs.push(run);
+        }
+        if cover.start < cover.end {
+            parts.push(Part { cover, runs });
+        }
+    }
+    parts.sort_by_key(|part| part.cover.partition);
+    Ok(parts)
+}
+
+/// Blocks on the log's files and the processor.
+fn build(topic: TopicId, parts: &[Part], limits: BatchLimits) -> Result<Option<Finished>> {
+    let mut writer = ObjectWriter::new(topic.to_string(), limits)?;
+    for Part { cover, runs } in parts {
+        for run in runs {
+            for batch in run.read()? {
+                writer.push(cover.partition, run.commit_time_us, &batch, cover.start, cover.end)?;
+            }
+        }
+    }
+    writer.finish()
+}

@@ -1,0 +1,112 @@
+//! When a partition is tiered: by how much waits and how long, not by how the log cuts its files; pure.
+
+use std::collections::BTreeMap;
+
+use crate::ids::{TopicId, TopicPartition};
+use crate::log::Backlog;
+use crate::settings::StorageSettings;
+
+/// The numbers of the policy.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SealPolicy {
+    /// `tier.bytes_min`.
+    pub(crate) bytes_min: u64,
+    /// `tier.age_max`, us.
+    pub(crate) age_max_us: i64,
+}
+
+/// A partition to be tiered and how far.
+pub(crate) type Target = (TopicPartition, i64);
+
+impl SealPolicy {
+    /// The policy the settings describe.
+    pub(crate) fn of(settings: &StorageSettings) -> Self {
+        Self { bytes_min: settings.tier_bytes_min, age_max_us: settings.tier_age_max_ms.saturating_mul(1000) }
+    }
+
+    /// Targets of the topics of which a partition is due, by topic. Partitions of such a topic that are at least half
+    /// due come along: one object instead of two soon after each other.
+    pub(crate) fn due(&self, backlog: &[Backlog], now_us: i64) -> BTreeMap<TopicId, Vec<Target>> {
+        let mut targets = everything(backlog);
+        targets.retain(|topic, _| backlog.iter().any(|b| b.partition.topic == *topic && self.reaches(b, now_us, 1)));
+        for of_topic in targets.values_mut() {
+            of_topic.retain(|(partition, _)| {
+                backlog.iter().any(|b| b.partition == *partition && self.reaches(b, now_us, 2))
+            });
+        }
+        targets
+    }
+
+    /// Whether a partition has reached one `part`th of what makes it due.
+    fn reaches(&self, backlog: &Backlog, now_us: i64, part: i64) -> bool {
+        let old =
+            backlog.oldest_commit_time_us.is_some_and(|oldest| now_us.saturating_sub(oldest) >= self.age_max_us / part);
+        waits(backlog) && (backlog.untiered_bytes >= self.bytes_min / part.unsigned_abs() || old)
+    }
+}
+
+/// Everything that is stable, by topic.
+pub(crate) fn everything(backlog: &[Backlog]) -> BTreeMap<TopicId, Vec<Target>> {
+    let mut targets: BTreeMap<TopicId, Vec<Target>> = BTreeMap::new();
+    for waiting in backlog.iter().filter(|backlog| waits(backlog)) {
+        let target = (waiting.partition, waiting.last_stable_offset);
+        targets.entry(waiting.partition.topic).or_default().push(target);
+    }
+    for of_topic in targets.values_mut() {
+        of_topic.sort_unstable();
+    }
+    targets
+}
+
+fn waits(backlog: &Backlog) -> bool {
+    backlog.tiered_end < backlog.last_stable_offset
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const POLICY: SealPolicy = SealPolicy { bytes_min: 100, age_max_us: 1000 };
+
+    fn waiting(topic: u128, partition: i32, bytes: u64, oldest: i64) -> Backlog {
+        Backlog {
+            partition: TopicPartition { topic: TopicId(Uuid::from_u128(topic)), partition },
+            tiered_end: 5,
+            last_stable_offset: 15,
+            untiered_bytes: bytes,
+            oldest_commit_time_us: Some(oldest),
+        }
+    }
+
+    fn due(backlog: &[Backlog], now_us: i64) -> Vec<(u128, Vec<i32>)> {
+        let targets = POLICY.due(backlog, now_us);
+        let numbers = |of_topic: &Vec<Target>| of_topic.iter().map(|(at, _)| at.partition).collect();
+        targets.iter().map(|(topic, of_topic)| (topic.0.as_u128(), numbers(of_topic))).collect()
+    }
+
+    #[test]
+    fn bytes_or_age_make_a_partition_due() {
+        assert_eq!(due(&[waiting(1, 0, 99, 0)], 499), []);
+        assert_eq!(due(&[waiting(1, 0, 100, 0)], 0), [(1, vec![0])]);
+        assert_eq!(due(&[waiting(1, 0, 1, 0)], 1000), [(1, vec![0])]);
+    }
+
+    #[test]
+    fn what_is_half_due_comes_along_with_its_topic_only() {
+        let backlog = [waiting(1, 2, 100, 0), waiting(1, 0, 50, 0), waiting(1, 1, 49, 0), waiting(2, 0, 99, 0)];
+        assert_eq!(due(&backlog, 0), [(1, vec![0, 2])]);
+    }
+
+    #[test]
+    fn a_partition_without_stable_records_never_is() {
+        let mut held = waiting(1, 0, 1000, 0);
+        held.last_stable_offset = held.tiered_end;
+        assert_eq!(due(&[held], i64::MAX), []);
+        assert!(everything(&[held]).is_empty());
+        let targets = everything(&[waiting(1, 1, 1, 0), waiting(1, 0, 1, 0)]);
+        let of_topic = &targets[&TopicId(Uuid::from_u128(1))];
+        assert_eq!(of_topic.iter().map(|(at, end)| (at.partition, *end)).collect::<Vec<_>>(), [(0, 15), (1, 15)]);
+    }
+}

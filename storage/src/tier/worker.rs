@@ -1,0 +1,170 @@
+//! The background worker of tiering: it wakes, works, reports and stops; nobody else writes objects or manifests.
+//!
+//! Requests wait in a queue of [`REQUESTS_MAX`]. Trouble that may pass is met with a growing pause; being fenced is not
+//! trouble that passes, so it ends the work for good and every later request is told why.
+
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::log::Node;
+use crate::tier::run::Runner;
+use crate::tier::seal::{self, SealPolicy};
+use crate::view::CheckpointReport;
+
+/// Checkpoints that wait; who comes later waits outside.
+const REQUESTS_MAX: usize = 64;
+
+/// How often the policy looks, ms.
+const LOOK_INTERVAL_MS: u64 = 1_000;
+
+/// Longest pause after failures, ms.
+const PAUSE_MS_MAX: u64 = 60_000;
+
+/// How long a stop waits for the run in progress, ms; then the run is dropped where it stands, as by a crash.
+const STOP_MS_MAX: u64 = 5_000;
+
+type Answer = oneshot::Sender<Result<CheckpointReport>>;
+
+/// The worker as its owner sees it.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    requests: mpsc::Sender<Answer>,
+    stop: CancellationToken,
+    /// Taken by the first stop.
+    task: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Worker {
+    /// Starts it.
+    pub(crate) fn start(runner: Runner, policy: SealPolicy) -> Self {
+        let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
+        let stop = CancellationToken::new();
+        let work = Work { runner, policy, waiting, pause_ms: 0, fenced: None };
+        let task = tokio::spawn(work.run(stop.clone()));
+        Self { requests, stop, task: Mutex::new(Some(task)) }
+    }
+
+    /// Tiers everything that is stable now; returns when done.
+    pub(crate) async fn checkpoint(&self) -> Result<CheckpointReport> {
+        let (answer, done) = oneshot::channel();
+        self.requests.send(answer).await.map_err(|_| Error::Closed)?;
+        done.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Stops it.
+    pub(crate) async fn stop(&self) {
+        self.stop.cancel();
+        let task = self.task.lock().take();
+        let Some(mut task) = task else { return };
+        if tokio::time::timeout(Duration::from_millis(STOP_MS_MAX), &mut task).await.is_err() {
+            tracing::warn!("tiering did not stop in time, its run is dropped");
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // A storage dropped without being closed leaves no work behind.
+        self.stop.cancel();
+    }
+}
+
+struct Work {
+    runner: Runner,
+    policy: SealPolicy,
+    waiting: mpsc::Receiver<Answer>,
+    /// Pause before the policy looks again; grows with failures.
+    pause_ms: u64,
+    /// Why no more is written.
+    fenced: Option<Error>,
+}
+
+impl Work {
+    async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let pause = Duration::from_millis(self.pause_ms.max(LOOK_INTERVAL_MS));
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                answer = self.waiting.recv() => match answer {
+                    Some(answer) => self.checkpoint(answer).await,
+                    None => return,
+                },
+                () = tokio::time::sleep(pause) => self.look().await,
+            }
+        }
+    }
+
+    /// Answers one request and those that wait with it: they all asked before this work began.
+    async fn checkpoint(&mut self, first: Answer) {
+        let mut answers = vec![first];
+        while let Ok(another) = self.waiting.try_recv() {
+            answers.push(another);
+        }
+        let backlog = self.runner.node.tiering_backlog();
+        let done = match &self.fenced {
+            Some(error) => Err(error.clone()),
+            None => self.runner.tier_all(&seal::everything(&backlog)).await,
+        };
+        let done = done.and_then(|report| self.forget().map(|()| report));
+        self.note(done.as_ref().err());
+        for answer in answers {
+            // Who no longer waits needs no answer.
+            let _ = answer.send(done.clone());
+        }
+    }
+
+    /// Tiers what the policy says is due.
+    async fn look(&mut self) {
+        if self.fenced.is_some() {
+            return;
+        }
+        let node: &Node = &self.runner.node;
+        let due = self.policy.due(&node.tiering_backlog(), node.clock().now_us());
+        let done = self.runner.tier_all(&due).await.and_then(|_| self.forget());
+        self.note(done.as_ref().err());
+    }
+
+    fn forget(&self) -> Result<()> {
+        if self.runner.cold.bucket.is_volatile() {
+            // What is only in memory is not tiered for good: the log keeps everything.
+            return Ok(());
+        }
+        self.runner.node.forget()
+    }
+
+    fn note(&mut self, failed: Option<&Error>) {
+        let Some(error) = failed else {
+            self.pause_ms = 0;
+            return;
+        };
+        let reason = chain(error);
+        if error.kind() == ErrorKind::StepDown {
+            if self.fenced.is_none() {
+                tracing::error!(%reason, "tiering has stopped for good");
+            }
+            self.fenced = Some(error.clone());
+            return;
+        }
+        self.pause_ms = (self.pause_ms * 2).clamp(LOOK_INTERVAL_MS, PAUSE_MS_MAX);
+        tracing::warn!(%reason, pause_ms = self.pause_ms, "tiering failed and is tried again");
+    }
+}
+
+/// An error with its sources, as one sentence.
+fn chain(error: &Error) -> String {
+    let mut sentence = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        sentence.push_str(": ");
+        sentence.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    sentence
+}

@@ -1,0 +1,181 @@
+//! Batches to one Parquet object: rows by partition and offset, row groups of one partition each, small enough that a
+//! Kafka fetch of 1 MiB reads one.
+//!
+//! Memory is bounded by one row group being built and the finished object: what a run takes from the log is limited by
+//! `tier.run_bytes_max`, and records only get smaller here.
+
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, Encoding, ZstdLevel};
+use parquet::file::metadata::{KeyValue, SortingColumn};
+use parquet::file::properties::{EnabledStatistics, WriterProperties};
+use parquet::schema::types::ColumnPath;
+
+use crate::error::{Error, Result};
+use crate::manifest::model::RowGroup;
+use crate::record::batch::{BatchLimits, CheckedBatch, RecordView};
+use crate::record::columns::{RecordColumn, record_schema};
+use crate::record::rows::{RowBuilder, RowOrigin};
+
+/// Rows of a row group, at the most.
+pub(crate) const GROUP_ROWS_MAX: usize = 16 << 10;
+
+/// Bytes of keys, values and headers that make a row group full.
+pub(crate) const GROUP_BYTES_MAX: usize = 4 << 20;
+
+/// Chance that the bloom filter on the key is wrong about a row group.
+const BLOOM_FPP: f64 = 0.01;
+
+/// Version of the layout, kept in the object under `aquifer.version`.
+const LAYOUT_VERSION: &str = "1";
+
+/// An object ready to be put.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    /// The whole file.
+    pub(crate) bytes: Bytes,
+    /// How much of its end is the footer, with length and magic.
+    pub(crate) footer_bytes: u32,
+    /// Its row groups.
+    pub(crate) row_groups: Vec<RowGroup>,
+}
+
+/// Writes one object; see the top of this file.
+pub(crate) struct ObjectWriter {
+    parquet: ArrowWriter<Vec<u8>>,
+    limits: BatchLimits,
+    rows: RowBuilder,
+    /// The row group being collected.
+    group: Option<RowGroup>,
+    row_groups: Vec<RowGroup>,
+}
+
+impl ObjectWriter {
+    /// A writer of an object for `topic` (its id as text, for people who look inside).
+    ///
+    /// # Errors
+    /// [`Error::Format`]; then it is a bug.
+    pub(crate) fn new(topic: String, limits: BatchLimits) -> Result<Self> {
+        let parquet = ArrowWriter::try_new(Vec::new(), record_schema(), Some(properties(topic)?))
+            .map_err(Error::format("begin an object"))?;
+        let rows = RowBuilder::new(&RecordColumn::ALL);
+        Ok(Self { parquet, limits, rows, group: None, row_groups: Vec::new() })
+    }
+
+    /// Adds those records of a batch that lie in `start..end`. Partitions must come in ascending order, and offsets in each.
+    /// A control batch has no rows.
+    ///
+    /// # Errors
+    /// [`Error::CorruptBatch`], [`Error::TooLarge`], [`Error::Format`].
+    pub(crate) fn push(
+        &mut self,
+        partition: i32,
+        committed_at_us: i64,
+        batch: &CheckedBatch,
+        start: i64,
+        end: i64,
+    ) -> Result<()> {
+        if batch.header().is_control() {
+            return Ok(());
+        }
+        let origin = RowOrigin { partition, timestamp_type: batch.header().timestamp_type(), committed_at_us };
+        let records = batch.records(self.limits)?;
+        for record in records.iter() {
+            let record = record?;
+            if (start..end).contains(&record.offset) {
+                self.push_row(&origin, &record)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn push_row(&mut self, origin: &RowOrigin, record: &RecordView<'_>) -> Result<()> {
+        let full = self.rows.rows() >= GROUP_ROWS_MAX || self.rows.bytes() >= GROUP_BYTES_MAX;
+        if full || self.group.is_some_and(|group| group.partition != origin.partition) {
+            self.end_group()?;
+        }
+        self.rows.push(origin, record);
+        let (timestamp_ms, committed_at_us) = (record.timestamp_ms, origin.committed_at_us);
+        let group = self.group.get_or_insert(RowGroup {
+            partition: origin.partition,
+            first_offset: record.offset,
+            last_offset: record.offset,
+            rows: 0,
+            min_timestamp_ms: timestamp_ms,
+            max_timestamp_ms: timestamp_ms,
+            min_committed_at_us: committed_at_us,
+            max_committed_at_us: committed_at_us,
+        });
+        group.last_offset = record.offset;
+        group.rows += 1;
+        group.min_timestamp_ms = group.min_timestamp_ms.min(timestamp_ms);
+        group.max_timestamp_ms = group.max_timestamp_ms.max(timestamp_ms);
+        group.min_committed_at_us = group.min_committed_at_us.min(committed_at_us);
+        group.max_committed_at_us = group.max_committed_at_us.max(committed_at_us);
+        Ok(())
+    }
+
+    fn end_group(&mut self) -> Result<()> {
+        let Some(group) = self.group.take() else { return Ok(()) };
+        let rows = self.rows.finish()?;
+        self.parquet.write(&rows).and_then(|()| self.parquet.flush()).map_err(Error::format("write a row group"))?;
+        self.row_groups.push(group);
+        Ok(())
+    }
+
+    /// The object; `None` if it has no rows.
+    ///
+    /// # Errors
+    /// [`Error::Format`]; then it is a bug.
+    pub(crate) fn finish(mut self) -> Result<Option<Finished>> {
+        self.end_group()?;
+        if self.row_groups.is_empty() {
+            return Ok(None);
+        }
+        let bytes = self.parquet.into_inner().map_err(Error::format("end an object"))?;
+        let footer_bytes = footer_bytes(&bytes)?;
+        Ok(Some(Finished { bytes: Bytes::from(bytes), footer_bytes, row_groups: self.row_groups }))
+    }
+}
+
+/// Parquet ends with the footer, its length in four bytes, and the magic in four.
+fn footer_bytes(object: &[u8]) -> Result<u32> {
+    let corrupt = || Error::Corrupt { place: "object being written".into(), reason: "it has no Parquet footer".into() };
+    let end = object.last_chunk::<8>().ok_or_else(corrupt)?;
+    let [l0, l1, l2, l3, ..] = *end;
+    u32::from_le_bytes([l0, l1, l2, l3]).checked_add(8).ok_or_else(corrupt)
+}
+
+fn properties(topic: String) -> Result<WriterProperties> {
+    let column = |column: RecordColumn| ColumnPath::from(column.name());
+    let level = ZstdLevel::try_new(1).map_err(Error::format("choose a compression level"))?;
+    let mut properties = WriterProperties::builder()
+        .set_created_by(concat!("aquifer ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_key_value_metadata(Some(vec![
+            KeyValue::new("aquifer.version".to_owned(), LAYOUT_VERSION.to_owned()),
+            KeyValue::new("aquifer.topic".to_owned(), topic),
+        ]))
+        .set_sorting_columns(Some(vec![
+            SortingColumn { column_idx: 0, descending: false, nulls_first: false },
+            SortingColumn { column_idx: 1, descending: false, nulls_first: false },
+        ]))
+        .set_compression(Compression::ZSTD(level))
+        // Row groups end where we say, not by count or size.
+        .set_max_row_group_row_count(None)
+        .set_max_row_group_bytes(None)
+        // Bytes have statistics nobody asks for, as large as the values.
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_column_dictionary_enabled(column(RecordColumn::Value), false)
+        .set_column_bloom_filter_enabled(column(RecordColumn::Key), true)
+        .set_column_bloom_filter_fpp(column(RecordColumn::Key), BLOOM_FPP)
+        .set_column_bloom_filter_max_ndv(column(RecordColumn::Key), GROUP_ROWS_MAX as u64);
+    for counted in [RecordColumn::Offset, RecordColumn::Timestamp, RecordColumn::CommittedAt] {
+        properties = properties
+            .set_column_dictionary_enabled(column(counted), false)
+            .set_column_encoding(column(counted), Encoding::DELTA_BINARY_PACKED);
+    }
+    for pruned in [RecordColumn::Partition, RecordColumn::Offset, RecordColumn::Timestamp, RecordColumn::CommittedAt] {
+        properties = properties.set_column_statistics_enabled(column(pruned), EnabledStatistics::Page);
+    }
+    Ok(properties.build())
+}
