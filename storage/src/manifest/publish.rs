@@ -10,7 +10,7 @@
 
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::PutPayload;
 use object_store::path::Path;
 use uuid::Uuid;
@@ -171,13 +171,14 @@ pub(crate) async fn load(bucket: &Bucket, epoch: WriterEpoch, topic: TopicId) ->
 }
 
 async fn read_chunks(bucket: &Bucket, topic: TopicId, chunks: &[ChunkRef]) -> Result<Vec<Entry>> {
-    let reads = chunks.iter().map(|reference| async move {
+    let read = |reference: ChunkRef| async move {
         let path = paths::chunk(topic, reference.id);
         match bucket.get(&path, METADATA_BYTES_MAX).await? {
-            Some(bytes) => codec::decode_chunk(topic, reference, &bytes, path.as_ref()),
+            Some(bytes) => codec::decode_chunk(topic, &reference, &bytes, path.as_ref()),
             None => Err(Error::Corrupt { place: path.to_string(), reason: "a root names it but it is gone".into() }),
         }
-    });
+    };
+    let reads: Vec<_> = chunks.iter().map(|reference| read(*reference).boxed()).collect();
     let chunks: Vec<Vec<Entry>> = stream::iter(reads).buffered(CHUNK_READS_MAX).try_collect().await?;
     Ok(chunks.into_iter().flatten().collect())
 }

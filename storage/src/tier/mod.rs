@@ -13,7 +13,7 @@ pub(crate) mod write;
 
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 
 use crate::error::{Error, Result};
@@ -95,7 +95,7 @@ impl Tier {
 async fn load(node: &Node, cold: &Cold) -> Result<()> {
     let topics: Vec<_> = node.topics().into_iter().filter(|topic| !topic.internal).collect();
     let epoch = node.writer_epoch();
-    let loads = topics.iter().map(|topic| publish::load(&cold.bucket, epoch, topic.id));
+    let loads: Vec<_> = topics.iter().map(|topic| publish::load(&cold.bucket, epoch, topic.id).boxed()).collect();
     let manifests: Vec<TopicManifest> = stream::iter(loads).buffered(LOADS_MAX).try_collect().await?;
     let mut ends = Vec::new();
     for (topic, manifest) in topics.iter().zip(manifests) {
