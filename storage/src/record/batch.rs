@@ -14,7 +14,7 @@ mod view;
 pub use super::compression::Compression;
 use super::compression::decompress;
 pub use build::BatchBuilder;
-pub use view::{RecordView, Records};
+pub use view::{HeaderViews, RecordView, Records};
 
 /// Bytes of a batch before its records.
 pub const HEADER_BYTES: usize = 61;

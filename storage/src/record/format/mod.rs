@@ -3,12 +3,32 @@
 //! One record that does not decode costs that record, never the batch: it is left out and reported in
 //! [`Decoded::errors`].
 
+use std::collections::HashSet;
+use std::fmt;
+use std::sync::Arc;
+
 use arrow::array::RecordBatch;
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, Fields, TimeUnit};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+
+mod cells;
+mod column;
+mod decode;
+mod encode;
+mod json;
+mod number;
+mod partition;
+mod time;
+
+pub use decode::{Decoder, TOMBSTONE_COLUMN};
+pub use encode::Encoder;
+pub use partition::partition_of_key;
+
+/// Levels of ARRAY, STRUCT and MAP a type may have; reading and writing recurse as deep.
+const TYPE_DEPTH_MAX: usize = 32;
 
 /// What a declared column holds. Stored in definitions by name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,7 +81,108 @@ impl ColumnType {
     /// Its Arrow type.
     #[must_use]
     pub fn arrow(&self) -> DataType {
-        todo!("record/format")
+        match self {
+            Self::Boolean => DataType::Boolean,
+            Self::SmallInt => DataType::Int16,
+            Self::Int => DataType::Int32,
+            Self::BigInt => DataType::Int64,
+            Self::Real => DataType::Float32,
+            Self::Double => DataType::Float64,
+            Self::Decimal { precision, scale } => DataType::Decimal128(*precision, *scale),
+            Self::Text | Self::Uuid | Self::Json => DataType::Utf8,
+            Self::Bytes => DataType::Binary,
+            Self::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
+            Self::TimestampTz => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            Self::Date => DataType::Date32,
+            Self::Time => DataType::Time64(TimeUnit::Microsecond),
+            Self::Array(item) => DataType::List(Arc::new(Field::new_list_field(item.arrow(), true))),
+            Self::Struct(fields) => DataType::Struct(
+                fields.iter().map(|(name, kind)| Field::new(name, kind.arrow(), true)).collect::<Fields>(),
+            ),
+            // The field names are those DataFusion's own maps have.
+            Self::Map(value) => {
+                let key = Field::new("key", DataType::Utf8, false);
+                let value = Field::new("value", value.arrow(), true);
+                let entries = DataType::Struct(Fields::from(vec![key, value]));
+                DataType::Map(Arc::new(Field::new("entries", entries, false)), false)
+            }
+        }
+    }
+
+    /// Whether it can be a whole key or value in [`Format::Kafka`].
+    #[must_use]
+    pub fn is_kafka_primitive(&self) -> bool {
+        matches!(self, Self::Text | Self::Uuid | Self::Int | Self::BigInt | Self::Double | Self::Bytes)
+    }
+
+    fn check(&self, depth: usize) -> Result<(), String> {
+        if depth > TYPE_DEPTH_MAX {
+            return Err(format!("a type is nested deeper than {TYPE_DEPTH_MAX} levels"));
+        }
+        match self {
+            Self::Decimal { precision, scale } => {
+                let places = u8::try_from(*scale).map_err(|_| format!("{self}: the scale must not be negative"))?;
+                if (1..=DECIMAL128_MAX_PRECISION).contains(precision) && places <= *precision {
+                    Ok(())
+                } else {
+                    Err(format!("{self}: precision is 1 to {DECIMAL128_MAX_PRECISION}, scale 0 to the precision"))
+                }
+            }
+            Self::Array(inner) | Self::Map(inner) => inner.check(depth + 1),
+            Self::Struct(fields) => {
+                let mut names = HashSet::new();
+                if fields.is_empty() {
+                    return Err("a STRUCT needs fields".to_owned());
+                }
+                for (name, kind) in fields {
+                    if !names.insert(name) {
+                        return Err(format!("{self} has two fields {name}"));
+                    }
+                    kind.check(depth + 1)?;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether it is ARRAY<STRUCT<key, value>> of text or bytes.
+    fn holds_headers(&self) -> bool {
+        let Self::Array(item) = self else { return false };
+        let Self::Struct(fields) = item.as_ref() else { return false };
+        fields.len() == 2 && fields.iter().all(|(_, kind)| matches!(kind, Self::Text | Self::Bytes))
+    }
+}
+
+impl fmt::Display for ColumnType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Boolean => "BOOLEAN",
+            Self::SmallInt => "SMALLINT",
+            Self::Int => "INT",
+            Self::BigInt => "BIGINT",
+            Self::Real => "REAL",
+            Self::Double => "DOUBLE",
+            Self::Text => "STRING",
+            Self::Bytes => "BYTES",
+            Self::Timestamp => "TIMESTAMP",
+            Self::TimestampTz => "TIMESTAMPTZ",
+            Self::Date => "DATE",
+            Self::Time => "TIME",
+            Self::Uuid => "UUID",
+            Self::Json => "JSONB",
+            Self::Decimal { precision, scale } => return write!(f, "DECIMAL({precision}, {scale})"),
+            Self::Array(item) => return write!(f, "ARRAY<{item}>"),
+            Self::Map(value) => return write!(f, "MAP<STRING, {value}>"),
+            Self::Struct(fields) => {
+                f.write_str("STRUCT<")?;
+                for (index, (name, kind)) in fields.iter().enumerate() {
+                    write!(f, "{}{name} {kind}", if index == 0 { "" } else { ", " })?;
+                }
+                return f.write_str(">");
+            }
+        };
+        f.write_str(name)
     }
 }
 
@@ -100,7 +221,7 @@ pub enum Format {
     Json,
     /// One primitive: text as UTF-8, int, bigint, double big-endian, bytes as they are (ksqlDB's KAFKA).
     Kafka,
-    /// There is none (a key that is always null).
+    /// There is none: a key that is always null, a value nobody reads.
     None,
 }
 
@@ -115,6 +236,63 @@ pub struct RecordFormat {
     pub value_format: Format,
     /// Whether a null value deletes the key (tables) or is skipped (streams).
     pub tombstones: bool,
+}
+
+impl RecordFormat {
+    /// Indexes of the columns of one role.
+    fn of_role(&self, role: ColumnRole) -> impl Iterator<Item = usize> {
+        (0..).zip(&self.columns).filter(move |(_, column)| column.role == role).map(|(index, _)| index)
+    }
+
+    /// Whether columns, formats and roles fit together.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with what does not fit and what would.
+    pub fn check(&self) -> Result<()> {
+        self.inconsistency().map_or(Ok(()), |reason| Err(Error::Config { reason }))
+    }
+
+    fn inconsistency(&self) -> Option<String> {
+        let mut names = HashSet::new();
+        let mut fields = HashSet::new();
+        for DeclaredColumn { name, field, kind, role, .. } in &self.columns {
+            if let Err(reason) = kind.check(1) {
+                return Some(format!("column {name}: {reason}"));
+            }
+            if !names.insert(name) {
+                return Some(format!("column {name} is declared twice"));
+            }
+            if !fields.insert((*role as u8, field)) {
+                return Some(format!("column {name}: the field {field} is declared twice"));
+            }
+            if *role == ColumnRole::Headers && !kind.holds_headers() {
+                return Some(format!("column {name}: headers are ARRAY<STRUCT<key STRING, value BYTES>>, not {kind}"));
+            }
+        }
+        if self.tombstones && (self.key_format == Format::None || self.of_role(ColumnRole::Key).next().is_none()) {
+            return Some("a table needs a key column and a key_format".to_owned());
+        }
+        self.part_inconsistency(ColumnRole::Key, self.key_format, "key")
+            .or_else(|| self.part_inconsistency(ColumnRole::Value, self.value_format, "value"))
+    }
+
+    fn part_inconsistency(&self, role: ColumnRole, format: Format, what: &str) -> Option<String> {
+        let columns: Vec<&DeclaredColumn> = self.of_role(role).map(|index| &self.columns[index]).collect();
+        match (format, &columns[..]) {
+            (Format::Json, _) | (_, []) => None,
+            (Format::None, [column, ..]) => {
+                Some(format!("{what}_format is none but column {} is part of the {what}", column.name))
+            }
+            (Format::Kafka, [column]) if column.kind.is_kafka_primitive() => None,
+            (Format::Kafka, [column]) => Some(format!(
+                "column {}: {what}_format kafka holds STRING, UUID, INT, BIGINT, DOUBLE or BYTES, not {}; use json",
+                column.name, column.kind
+            )),
+            (Format::Kafka, [first, second, ..]) => {
+                Some(format!("{what}_format kafka holds one column, not {} and {}; use json", first.name, second.name))
+            }
+        }
+    }
 }
 
 /// Why one record was skipped.
@@ -141,44 +319,6 @@ pub struct Decoded {
     pub errors: Vec<DecodeError>,
 }
 
-/// Decodes raw batches (see [`crate::record::columns`]) into declared columns. Made once per scan.
-#[derive(Debug)]
-pub struct Decoder {
-    schema: SchemaRef,
-}
-
-impl Decoder {
-    /// A decoder of `format` that gives the raw columns `carried` (by index in `raw`) and the declared columns
-    /// `wanted` (by index in `format.columns`), in these orders. `raw` must hold `_partition`, `_offset`, `_timestamp`,
-    /// `_key` and `_value` (and `_headers` if a headers column is wanted), by name. All declared columns are checked,
-    /// wanted or not, so that what is skipped does not depend on the query.
-    ///
-    /// With `format.tombstones` a null value gives a row of its key columns and null value columns, and the last
-    /// column of the schema is `_tombstone` (Boolean): true there, false elsewhere. A null key is an error then.
-    ///
-    /// # Errors
-    /// [`crate::Error::Config`] for a format that makes no sense.
-    pub fn new(format: &RecordFormat, raw: &SchemaRef, carried: &[usize], wanted: &[usize]) -> Result<Self> {
-        let _ = (format, raw, carried, wanted);
-        todo!("record/format")
-    }
-
-    /// Schema of [`Decoded::rows`].
-    #[must_use]
-    pub fn schema(&self) -> SchemaRef {
-        SchemaRef::clone(&self.schema)
-    }
-
-    /// Decodes one batch.
-    ///
-    /// # Errors
-    /// Only for bugs (a batch of another schema); bad records are in [`Decoded::errors`].
-    pub fn decode(&mut self, raw: &RecordBatch) -> Result<Decoded> {
-        let _ = raw;
-        todo!("record/format")
-    }
-}
-
 /// One record to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EncodedRecord {
@@ -188,33 +328,5 @@ pub struct EncodedRecord {
     pub value: Option<Bytes>,
 }
 
-/// Encodes rows of declared columns (all of them, in declared order, headers columns excepted) into keys and values.
-#[derive(Debug)]
-pub struct Encoder {}
-
-impl Encoder {
-    /// An encoder of `format`.
-    ///
-    /// # Errors
-    /// [`crate::Error::Config`] for a format that makes no sense.
-    pub fn new(format: &RecordFormat) -> Result<Self> {
-        let _ = format;
-        todo!("record/format")
-    }
-
-    /// Keys and values of `rows`; `tombstone[i]` writes a null value.
-    ///
-    /// # Errors
-    /// [`crate::Error::InvalidBatch`] naming row and column (a null in a NOT NULL column, a number JSON cannot hold).
-    pub fn encode(&self, rows: &RecordBatch, tombstone: Option<&[bool]>) -> Result<Vec<EncodedRecord>> {
-        let _ = (rows, tombstone);
-        todo!("record/format")
-    }
-}
-
-/// The partition of a key as the Java client and kafkajs place it: murmur2, sign bit cleared, modulo.
-#[must_use]
-pub fn partition_of_key(key: &[u8], partitions: i32) -> i32 {
-    let _ = (key, partitions);
-    todo!("record/format")
-}
+#[cfg(test)]
+mod tests;
