@@ -10,5 +10,13 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod analytics;
+mod bad_input;
+mod damage;
+mod demo;
+mod guide;
+mod history;
+mod kills;
 mod process;
+mod relations;
 mod tidy;

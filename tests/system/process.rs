@@ -28,7 +28,8 @@ fn refused_start(arguments: &[&str], environment: &[(&str, &str)]) -> String {
 const FREE_PORTS: [&str; 7] =
     ["serve", "--kafka-addr", "127.0.0.1:0", "--postgres-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"];
 
-fn get(address: SocketAddr, path: &str) -> (u16, String) {
+/// An HTTP answer: status and body.
+pub(crate) fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).expect("the HTTP port answers");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("sent");
     let mut answer = String::new();

@@ -1,0 +1,244 @@
+//! Bad input gets a clear error in the right protocol and costs nothing else: the connection or the process stays in
+//! order, nothing is lost, nothing false is served.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
+use rdkafka::ClientConfig;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::types::RDKafkaErrorCode;
+
+use crate::support::kafka::{Wire, produce, producer, read_from_start};
+use crate::support::node::Node;
+use crate::support::sql::Sql;
+use crate::support::wait::until;
+
+const API_VERSIONS: i16 = 18;
+const METADATA: i16 = 3;
+const PRODUCE: i16 = 0;
+const UNSUPPORTED_VERSION: i16 = 35;
+const CORRUPT_MESSAGE: i16 = 2;
+
+fn i16_at(bytes: &[u8], at: usize) -> i16 {
+    i16::from_be_bytes(bytes[at..at + 2].try_into().expect("two bytes"))
+}
+
+/// A frame whose length field says `length`.
+fn frame(length: i32, body: &[u8]) -> Vec<u8> {
+    [&length.to_be_bytes()[..], body].concat()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_frame_closes_its_connection_and_costs_nothing_else() {
+    let node = Node::start();
+    let producer = producer(&node);
+    assert_eq!(produce(&producer, "orders", "a", "1").await.1, 0);
+    let mut neighbour = Wire::connect(&node);
+
+    let header = |api_key: i16, api_version: i16| {
+        let mut bytes = [api_key.to_be_bytes(), api_version.to_be_bytes()].concat();
+        bytes.extend(7_i32.to_be_bytes());
+        bytes.extend((-1_i16).to_be_bytes());
+        bytes
+    };
+    let counting = |mut bytes: Vec<u8>, count: &[u8]| {
+        bytes.extend(count);
+        frame(i32::try_from(bytes.len()).expect("small"), &bytes)
+    };
+    let cases = [
+        ("garbage that reads as a length of a gigabyte", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec()),
+        ("garbage in a frame of the right length", frame(16, &[0xee; 16])),
+        ("an oversized frame", frame(200 << 20, b"the rest never comes")),
+        ("a negative length", frame(-5, b"")),
+        ("no header at all", frame(0, b"")),
+        ("a header cut short", frame(3, &[0, 3, 0])),
+        ("an array of two billion topics", counting(header(METADATA, 1), &i32::MAX.to_be_bytes())),
+        ("a compact array of two billion topics", counting(header(METADATA, 9), &[0, 0xff, 0xff, 0xff, 0xff, 0x07])),
+        (
+            "a produce request of two billion topics",
+            counting(header(PRODUCE, 7), &{
+                let mut body = (-1_i16).to_be_bytes().to_vec();
+                body.extend([0, 1, 0, 0, 0x75, 0x30]);
+                body.extend(i32::MAX.to_be_bytes());
+                body
+            }),
+        ),
+        ("an API that does not exist", counting(header(999, 0), &[])),
+        ("a version that does not exist", counting(header(METADATA, 99), &[0; 8])),
+    ];
+    for (what, bytes) in cases {
+        let mut wire = Wire::connect(&node);
+        wire.send(&bytes);
+        assert!(wire.response().is_none(), "{what}: the connection is closed without an answer");
+    }
+    let mut half = Wire::connect(&node);
+    half.send(&frame(100, b"ten bytes."));
+    half.finish();
+    assert!(half.response().is_none(), "a half-sent frame is not answered");
+
+    neighbour.request(API_VERSIONS, 0, 1, &[]);
+    assert!(neighbour.response().is_some(), "a neighbour's connection goes on");
+    assert_eq!(produce(&producer, "orders", "a", "2").await.1, 1, "and so does everything else");
+    assert_eq!(read_from_start(&node, "orders", 2).await.len(), 2);
+}
+
+#[test]
+fn an_unknown_version_of_api_versions_is_answered_in_version_0() {
+    let node = Node::start();
+    let mut wire = Wire::connect(&node);
+    wire.request(API_VERSIONS, 99, 42, &[]);
+    let answer = wire.response().expect("an answer");
+    assert_eq!(&answer[..4], 42_i32.to_be_bytes());
+    assert_eq!(i16_at(&answer, 4), UNSUPPORTED_VERSION);
+    wire.request(API_VERSIONS, 0, 43, &[]);
+    assert_eq!(i16_at(&wire.response().expect("the same connection goes on"), 4), 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_with_a_wrong_checksum_is_refused_and_not_stored() {
+    let node = Node::start();
+    produce(&producer(&node), "orders", "a", "1").await;
+    let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+    builder.push(1_700_000_000_000, Some(b"a"), Some(b"damaged"), &[]);
+    let mut batch = builder.build(Compression::None).expect("one record").bytes().to_vec();
+    *batch.last_mut().expect("bytes") ^= 1;
+
+    let mut body = (-1_i16).to_be_bytes().to_vec();
+    body.extend((-1_i16).to_be_bytes());
+    body.extend(30_000_i32.to_be_bytes());
+    body.extend(1_i32.to_be_bytes());
+    body.extend(6_i16.to_be_bytes());
+    body.extend(b"orders");
+    body.extend(1_i32.to_be_bytes());
+    body.extend(0_i32.to_be_bytes());
+    body.extend(i32::try_from(batch.len()).expect("small").to_be_bytes());
+    body.extend(batch);
+    let mut wire = Wire::connect(&node);
+    wire.request(PRODUCE, 7, 1, &body);
+    let answer = wire.response().expect("an answer");
+    // Correlation id, one topic, its name, one partition, its number: then the error.
+    assert_eq!(i16_at(&answer, 4 + 4 + 8 + 4 + 4), CORRUPT_MESSAGE);
+    let sql = Sql::connect(&node).await;
+    assert_eq!(sql.number("SELECT count(*) FROM topics.orders").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_that_does_not_decode_is_skipped_noted_once_and_still_there() {
+    let node = Node::start();
+    let sql = Sql::connect(&node).await;
+    sql.run(
+        "CREATE STREAM orders (k STRING KEY, amount INT) \
+         WITH (kafka_topic = 'orders', value_format = 'json', partitions = 1);
+         CREATE TABLE totals AS SELECT k, sum(amount) AS total FROM orders GROUP BY k EMIT CHANGES",
+    )
+    .await;
+    let producer = producer(&node);
+    for value in
+        [r#"{"amount":1}"#, "{not json", r#"{"amount":"many"}"#, r#"{"amount":99999999999}"#, r#"{"amount":2}"#]
+    {
+        produce(&producer, "orders", "a", value).await;
+    }
+    for _ in 0..2 {
+        assert_eq!(sql.table("SELECT amount FROM orders ORDER BY _offset").await, [["1"], ["2"]]);
+    }
+    assert_eq!(sql.number("SELECT count(*) FROM topics.orders").await, 5, "the records are still there");
+    let errors =
+        "SELECT stream, topic, partition, \"offset\", column_name FROM aquifer.decode_errors ORDER BY \"offset\"";
+    let noted = sql.table(errors).await;
+    let offsets: Vec<_> = noted.iter().map(|row| (row[0].as_str(), row[1].as_str(), row[3].as_str())).collect();
+    assert_eq!(offsets, [("orders", "orders", "1"), ("orders", "orders", "2"), ("orders", "orders", "3")]);
+    assert_eq!((noted[1][4].as_str(), noted[2][4].as_str()), ("amount", "amount"));
+    let totals = || sql.table("SELECT k, total FROM totals");
+    until("the query to go on", totals, |rows| *rows == [["a", "3"]]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_statement_gets_sqlstate_position_and_hint_and_the_connection_goes_on() {
+    let node = Node::start();
+    let sql = Sql::connect(&node).await;
+    sql.run("CREATE STREAM s (k STRING KEY, n INT) WITH (kafka_topic = 's', value_format = 'json', partitions = 1)")
+        .await;
+
+    let syntax = sql.refused("SELECT n FORM s").await;
+    assert_eq!(syntax.state.code(), "42601");
+    assert!(syntax.position.is_some(), "{syntax:?}");
+    let table = sql.refused("SELECT * FROM nowhere").await;
+    assert_eq!(table.state.code(), "42P01", "{table:?}");
+    let column = sql.refused("SELECT nothing FROM s").await;
+    assert_eq!(column.state.code(), "42703", "{column:?}");
+    let function = sql.refused("SELECT no_such_function(n) FROM s").await;
+    assert_eq!(function.state.code(), "42883", "{function:?}");
+    let twice = sql.refused("CREATE STREAM s (k STRING KEY) WITH (kafka_topic = 's', value_format = 'json')").await;
+    assert_eq!(twice.state.code(), "42P07", "{twice:?}");
+    let partitions = sql
+        .refused("CREATE STREAM other (k STRING KEY) WITH (kafka_topic = 's', value_format = 'json', partitions = 9)")
+        .await;
+    assert!(partitions.message.contains('9'), "{partitions:?}");
+    for unsupported in [
+        "CREATE TABLE h AS SELECT k, count(*) FROM s WINDOW HOPPING (SIZE 5 MINUTES, ADVANCE BY 1 MINUTE) GROUP BY k EMIT CHANGES",
+        "CREATE TABLE w AS SELECT k, count(*) FROM s WINDOW SESSION (5 MINUTES) GROUP BY k EMIT CHANGES",
+        "CREATE STREAM j AS SELECT a.n FROM s a JOIN s b ON a.k = b.k EMIT CHANGES",
+        "CREATE TABLE f AS SELECT k, count(*) FROM s WINDOW TUMBLING (SIZE 5 MINUTES) GROUP BY k EMIT FINAL",
+        "SELECT k, count(*) FROM s GROUP BY k EMIT CHANGES",
+    ] {
+        let refusal = sql.refused(unsupported).await;
+        assert_eq!(refusal.state.code(), "0A000", "{unsupported}: {refusal:?}");
+        assert!(refusal.hint.is_some(), "{unsupported}: {refusal:?}");
+    }
+    assert_eq!(sql.number("SELECT count(*) FROM s").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_on_the_postgres_and_http_ports_ends_one_connection() {
+    let node = Node::start();
+    let mut sent = vec![b"\x00\x00\x00\x02".to_vec(), vec![0xff; 64], b"\x7f\xff\xff\xff\x00\x03\x00\x00".to_vec()];
+    sent.push(b"not a protocol of ours\r\n\r\n".to_vec());
+    for bytes in sent {
+        for address in [node.ports.postgres, node.ports.http] {
+            let mut stream = TcpStream::connect(address).expect("the port answers");
+            stream.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");
+            stream.write_all(&bytes).expect("sent");
+            stream.shutdown(std::net::Shutdown::Write).expect("half closed");
+            let mut answer = Vec::new();
+            // An answer or a reset, but an end.
+            match stream.read_to_end(&mut answer) {
+                Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{address}"),
+                Ok(_) => {}
+            }
+        }
+    }
+    assert_eq!(Sql::connect(&node).await.number("SELECT 1").await, 1);
+}
+
+fn admin(node: &Node) -> AdminClient<DefaultClientContext> {
+    ClientConfig::new().set("bootstrap.servers", node.bootstrap()).create().expect("an admin client")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_a_query_reads_or_writes_is_kept_and_a_stream_without_its_topic_says_so() {
+    let node = Node::start();
+    let sql = Sql::connect(&node).await;
+    sql.run(
+        "CREATE STREAM source (k STRING KEY, n INT) WITH (kafka_topic = 'source', value_format = 'json', partitions = 1);
+         CREATE TABLE counted AS SELECT k, count(*) AS n FROM source GROUP BY k EMIT CHANGES;
+         CREATE STREAM lonely (k STRING KEY, n INT) WITH (kafka_topic = 'lonely', value_format = 'json', partitions = 1)",
+    )
+    .await;
+    let admin = admin(&node);
+    let deleted = admin.delete_topics(&["source", "counted", "lonely"], &AdminOptions::new()).await.expect("answered");
+    let refused = Err(RDKafkaErrorCode::PolicyViolation);
+    for (topic, expected) in [("source", refused), ("counted", refused), ("lonely", Ok(()))] {
+        let answer = deleted.iter().find_map(|outcome| match outcome {
+            Ok(name) if name == topic => Some(Ok(())),
+            Err((name, code)) if name == topic => Some(Err(*code)),
+            _ => None,
+        });
+        assert_eq!(answer, Some(expected), "{topic}");
+    }
+    let refusal = sql.refused("SELECT * FROM lonely").await;
+    assert_eq!(refusal.state.code(), "55000", "{refusal:?}");
+    assert!(refusal.hint.is_some(), "{refusal:?}");
+}
