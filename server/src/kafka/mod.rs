@@ -1,10 +1,38 @@
 //! Kafka's protocol: topics written and read as Kafka clients expect.
+//!
+//! A connection cuts its bytes into frames, has each checked and handled, and writes the answers in the order of the
+//! requests. Nothing here keeps records: they go to `Storage` and come from it.
+
+mod api;
+mod broker;
+mod configs;
+mod connection;
+mod dispatch;
+mod errors;
+mod fetch;
+mod frame;
+mod metadata;
+mod offsets;
+mod produce;
+mod producer;
+mod schema;
+mod topics;
+mod wire;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use aquifer_storage::Storage;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::broker::Broker;
 use crate::listen::Listener;
 use crate::settings::ServerSettings;
+
+/// Pause after a failed accept: the machine is out of file descriptors, and trying again at once would spin.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
 /// Serves Kafka's port until `shutdown`. `advertised` is the `HOST:PORT` that Metadata tells.
 pub(crate) async fn serve(
@@ -14,6 +42,50 @@ pub(crate) async fn serve(
     settings: ServerSettings,
     shutdown: CancellationToken,
 ) {
-    let _ = (listener, storage, advertised, settings);
-    shutdown.cancelled().await;
+    let local = listener.local_addr();
+    let (host, port) = broker::split_address(&advertised).unwrap_or_else(|| {
+        tracing::error!(%advertised, "kafka_advertised is not HOST:PORT; clients are told the name and the bound port");
+        (advertised.as_str(), local.port())
+    });
+    let broker = Arc::new(Broker {
+        host: broker::text(host),
+        port: port.into(),
+        storage,
+        settings: settings.clone(),
+        shutdown: shutdown.clone(),
+    });
+    let places = Arc::new(Semaphore::new(settings.kafka_connections_max));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            accepted = listener.accept() => accepted,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a Kafka connection");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            tracing::warn!(%peer, "closed a connection: kafka.connections_max = {} is reached", settings.kafka_connections_max);
+            continue;
+        };
+        let broker = broker.clone();
+        connections.spawn(async move {
+            metrics::gauge!("aquifer_kafka_connections").increment(1.0);
+            connection::serve(stream, peer, broker).await;
+            metrics::gauge!("aquifer_kafka_connections").decrement(1.0);
+            drop(place);
+        });
+    }
+    let drained = async { while connections.join_next().await.is_some() {} };
+    let limit = Duration::from_millis(settings.shutdown_drain_max_ms);
+    if tokio::time::timeout(limit, drained).await.is_err() {
+        tracing::warn!("closed {} Kafka connections after server.shutdown_drain_max", connections.len());
+        connections.shutdown().await;
+    }
 }

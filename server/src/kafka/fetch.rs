@@ -1,0 +1,365 @@
+//! Fetch: batches as they lie in the log, without a copy; a long poll that ends with the client.
+//!
+//! Read and written by hand: the message crate would copy every byte of every batch. Sessions (KIP-227) are never made:
+//! the session id is always 0, which clients take as "send whole requests".
+
+use std::time::Duration;
+
+use aquifer_storage::{Error, FetchRequest, TopicPartition, Watermarks};
+use bytes::{BufMut, Bytes};
+use kafka_protocol::ResponseError;
+use kafka_protocol::protocol::StrBytes;
+use tokio::time::Instant;
+
+use super::api::Request;
+use super::broker::Broker;
+use super::errors::Refusal;
+use super::frame::{Response, begin};
+use super::schema::ELEMENTS_MAX;
+use super::wire::{Malformed, Reader, Writer};
+
+/// Largest answer, whatever the client allows; a first batch larger than this still comes.
+const RESPONSE_BYTES_MAX: usize = 64 << 20;
+/// Pause before reading again when there is something, but less than `min_bytes`: each record may wake us.
+const REREAD_PAUSE: Duration = Duration::from_millis(5);
+/// Base offset and length: what stands in front of each batch.
+const BATCH_PREFIX_BYTES: usize = 12;
+
+#[derive(Debug)]
+struct Call {
+    wait: Duration,
+    bytes_min: usize,
+    bytes_max: usize,
+    read_committed: bool,
+    session_id: i32,
+    topics: Vec<(StrBytes, Vec<Wanted>)>,
+}
+
+#[derive(Debug)]
+struct Wanted {
+    partition: i32,
+    leader_epoch: i32,
+    offset: i64,
+    bytes_max: usize,
+}
+
+/// One partition's part of the answer.
+#[derive(Debug)]
+struct Found {
+    partition: i32,
+    error: Option<ResponseError>,
+    watermarks: Watermarks,
+    batches: Vec<Bytes>,
+}
+
+/// One pass over all partitions.
+#[derive(Debug, Default)]
+struct Pass {
+    topics: Vec<(StrBytes, Vec<Found>)>,
+    bytes: usize,
+    failed: bool,
+    /// Where to wait for more, beyond which offset.
+    ends: Vec<(TopicPartition, i64)>,
+}
+
+/// Answers a fetch, perhaps after waiting for records.
+///
+/// # Errors
+/// A body that is none.
+pub(crate) async fn answer(broker: &Broker, request: &Request) -> Result<Response, Malformed> {
+    let call = parse(request, broker.settings.kafka_fetch_wait_max_ms)?;
+    if call.session_id != 0 {
+        let none = Pass::default();
+        return Ok(encode(request, ResponseError::FetchSessionIdNotFound.code(), none));
+    }
+    let deadline = Instant::now() + call.wait;
+    loop {
+        let pass = read(broker, &call).await;
+        let enough = pass.bytes >= call.bytes_min || pass.failed;
+        if enough || Instant::now() >= deadline || broker.shutdown.is_cancelled() {
+            metrics::counter!("aquifer_kafka_fetched_bytes_total").increment(pass.bytes as u64);
+            return Ok(encode(request, 0, pass));
+        }
+        let more = async {
+            if pass.bytes > 0 {
+                tokio::time::sleep(REREAD_PAUSE).await;
+            }
+            if pass.ends.is_empty() {
+                std::future::pending().await
+            }
+            broker.storage.wait_past(&pass.ends).await;
+        };
+        tokio::select! {
+            () = more => {}
+            () = tokio::time::sleep_until(deadline) => {}
+            () = broker.shutdown.cancelled() => {}
+        }
+    }
+}
+
+fn parse(request: &Request, wait_max_ms: u64) -> Result<Call, Malformed> {
+    let (version, flexible) = (request.header.version, request.header.flexible());
+    let mut reader = Reader::new(request.body.clone());
+    reader.int32()?; // replica_id: we have no followers
+    let wait_ms = u64::try_from(reader.int32()?).unwrap_or(0);
+    let bytes_min = usize::try_from(reader.int32()?).unwrap_or(0);
+    let bytes_max = usize::try_from(reader.int32()?).unwrap_or(0);
+    let read_committed = reader.int8()? == 1;
+    let session_id = if version >= 7 { reader.int32()? } else { 0 };
+    if version >= 7 {
+        reader.int32()?; // session_epoch
+    }
+    let topics = parse_topics(&mut reader, version, flexible)?;
+    if version >= 7 {
+        parse_forgotten(&mut reader, flexible)?;
+    }
+    if version >= 11 {
+        reader.string(flexible)?; // rack_id: there is one replica
+    }
+    if flexible {
+        reader.skip_tagged_fields()?;
+    }
+    reader.end()?;
+    Ok(Call {
+        wait: Duration::from_millis(wait_ms.min(wait_max_ms)),
+        bytes_min,
+        bytes_max: bytes_max.min(RESPONSE_BYTES_MAX),
+        read_committed,
+        session_id,
+        topics,
+    })
+}
+
+/// Counts elements over the whole request, so that what is built of it stays small.
+fn count(reader: &mut Reader, flexible: bool, elements: &mut u32) -> Result<usize, Malformed> {
+    let count = reader.bytes_length(flexible)?.unwrap_or(0);
+    *elements = elements.saturating_add(u32::try_from(count).unwrap_or(u32::MAX));
+    if *elements > ELEMENTS_MAX {
+        return Err(Malformed::new(format!("more than {ELEMENTS_MAX} partitions in one request")));
+    }
+    Ok(count)
+}
+
+fn parse_topics(reader: &mut Reader, version: i16, flexible: bool) -> Result<Vec<(StrBytes, Vec<Wanted>)>, Malformed> {
+    let (mut topics, mut elements) = (Vec::new(), 0);
+    for _ in 0..count(reader, flexible, &mut elements)? {
+        let name = reader.string(flexible)?;
+        let mut partitions = Vec::new();
+        for _ in 0..count(reader, flexible, &mut elements)? {
+            let partition = reader.int32()?;
+            let leader_epoch = if version >= 9 { reader.int32()? } else { -1 };
+            let offset = reader.int64()?;
+            if version >= 12 {
+                reader.int32()?; // last_fetched_epoch, of followers
+            }
+            if version >= 5 {
+                reader.int64()?; // log_start_offset, of followers
+            }
+            let bytes_max = usize::try_from(reader.int32()?).unwrap_or(0);
+            if flexible {
+                reader.skip_tagged_fields()?;
+            }
+            partitions.push(Wanted { partition, leader_epoch, offset, bytes_max });
+        }
+        if flexible {
+            reader.skip_tagged_fields()?;
+        }
+        topics.push((name, partitions));
+    }
+    Ok(topics)
+}
+
+/// What a session should forget; we keep none.
+fn parse_forgotten(reader: &mut Reader, flexible: bool) -> Result<(), Malformed> {
+    let mut elements = 0;
+    for _ in 0..count(reader, flexible, &mut elements)? {
+        reader.string(flexible)?;
+        for _ in 0..count(reader, flexible, &mut elements)? {
+            reader.int32()?;
+        }
+        if flexible {
+            reader.skip_tagged_fields()?;
+        }
+    }
+    Ok(())
+}
+
+async fn read(broker: &Broker, call: &Call) -> Pass {
+    let mut pass = Pass::default();
+    for (name, partitions) in &call.topics {
+        let mut found = Vec::with_capacity(partitions.len());
+        for wanted in partitions {
+            let result = read_partition(broker, call, name, wanted, pass.bytes).await;
+            found.push(match result {
+                Ok((at, part)) => {
+                    pass.bytes += part.batches.iter().map(Bytes::len).sum::<usize>();
+                    pass.ends.push((at, part.watermarks.high_watermark));
+                    part
+                }
+                Err((refusal, watermarks)) => {
+                    tracing::debug!(topic = %name, partition = wanted.partition, error = %refusal.message, "a fetch was refused");
+                    pass.failed = true;
+                    Found { partition: wanted.partition, error: Some(refusal.error), watermarks, batches: Vec::new() }
+                }
+            });
+        }
+        pass.topics.push((name.clone(), found));
+    }
+    pass
+}
+
+/// Ends told with an error, when nothing better is known.
+const NO_WATERMARKS: Watermarks = Watermarks {
+    log_start_offset: -1,
+    tiered_end_offset: -1,
+    last_stable_offset: -1,
+    high_watermark: -1,
+    leader_epoch: -1,
+};
+
+async fn read_partition(
+    broker: &Broker,
+    call: &Call,
+    name: &str,
+    wanted: &Wanted,
+    bytes_so_far: usize,
+) -> Result<(TopicPartition, Found), (Refusal, Watermarks)> {
+    let unknown = |refusal| (refusal, NO_WATERMARKS);
+    let (_, at) = broker.partition(name, wanted.partition).map_err(unknown)?;
+    let watermarks = broker.storage.watermarks(at).map_err(|error| unknown(error.into()))?;
+    check_epoch(wanted.leader_epoch, watermarks.leader_epoch).map_err(|refusal| (refusal, watermarks))?;
+    let bytes_max = wanted.bytes_max.min(call.bytes_max.saturating_sub(bytes_so_far));
+    if bytes_so_far > 0 && bytes_max == 0 {
+        return Ok((at, Found { partition: wanted.partition, error: None, watermarks, batches: Vec::new() }));
+    }
+    let request = FetchRequest { partition: at, offset: wanted.offset, bytes_max };
+    let mut fetched = broker.storage.fetch(request).await.map_err(|error| match error {
+        Error::OffsetOutOfRange { .. } => (Refusal::from(&error), watermarks),
+        _ => unknown(Refusal::from(&error)),
+    })?;
+    let end = if call.read_committed { fetched.watermarks.last_stable_offset } else { i64::MAX };
+    // Only the first data of a request may exceed the limits, so that a large batch cannot block a partition.
+    let limit = if bytes_so_far > 0 { bytes_max } else { usize::MAX };
+    cut(&mut fetched.batches, end, limit);
+    let (watermarks, batches) = (fetched.watermarks, fetched.batches);
+    Ok((at, Found { partition: wanted.partition, error: None, watermarks, batches }))
+}
+
+/// A client that knows a newer leader must wait for us; one that knows an older one must ask for metadata.
+pub(crate) fn check_epoch(asked: i32, current: i32) -> Result<(), Refusal> {
+    let message = |what| format!("leader epoch {asked} is {what} than {current}");
+    match asked {
+        -1 => Ok(()),
+        _ if asked < current => Err(Refusal::new(ResponseError::FencedLeaderEpoch, message("older"))),
+        _ if asked > current => Err(Refusal::new(ResponseError::UnknownLeaderEpoch, message("newer"))),
+        _ => Ok(()),
+    }
+}
+
+/// Keeps the whole batches below `end_offset` within `bytes_max`.
+fn cut(batches: &mut Vec<Bytes>, end_offset: i64, bytes_max: usize) {
+    let mut left = bytes_max;
+    for piece in 0..batches.len() {
+        let keep = whole_batches(&batches[piece], end_offset, left);
+        left -= keep;
+        if keep < batches[piece].len() {
+            batches[piece].truncate(keep);
+            batches.truncate(piece + usize::from(keep > 0));
+            return;
+        }
+    }
+}
+
+/// Bytes of the batches at the front that begin below `end_offset` and fit.
+fn whole_batches(bytes: &[u8], end_offset: i64, bytes_max: usize) -> usize {
+    let mut at = 0;
+    while let Some(prefix) = bytes.get(at..at + BATCH_PREFIX_BYTES) {
+        let base_offset = prefix.first_chunk().map_or(i64::MAX, |offset| i64::from_be_bytes(*offset));
+        let length = prefix.last_chunk().map_or(-1, |length| i32::from_be_bytes(*length));
+        let Ok(length) = usize::try_from(length) else { break };
+        let end = at + BATCH_PREFIX_BYTES + length;
+        if base_offset >= end_offset || end > bytes_max || end > bytes.len() {
+            break;
+        }
+        at = end;
+    }
+    at
+}
+
+fn encode(request: &Request, error_code: i16, pass: Pass) -> Response {
+    let (version, flexible) = (request.header.version, request.header.flexible());
+    let mut pieces = Vec::new();
+    let mut writer = Writer { bytes: begin(request.header.correlation_id, flexible) };
+    writer.bytes.put_i32(0); // throttle_time_ms
+    if version >= 7 {
+        writer.bytes.put_i16(error_code);
+        writer.bytes.put_i32(0); // session_id
+    }
+    writer.length(pass.topics.len(), flexible);
+    for (name, partitions) in pass.topics {
+        writer.string(&name, flexible);
+        writer.length(partitions.len(), flexible);
+        for found in partitions {
+            encode_partition(&mut writer, &mut pieces, version, flexible, found);
+        }
+        writer.no_tagged_fields(flexible);
+    }
+    writer.no_tagged_fields(flexible);
+    pieces.push(writer.bytes.freeze());
+    Response::finish(pieces)
+}
+
+fn encode_partition(writer: &mut Writer, pieces: &mut Vec<Bytes>, version: i16, flexible: bool, found: Found) {
+    writer.bytes.put_i32(found.partition);
+    writer.bytes.put_i16(found.error.map_or(0, |error| error.code()));
+    writer.bytes.put_i64(found.watermarks.high_watermark);
+    writer.bytes.put_i64(found.watermarks.last_stable_offset);
+    if version >= 5 {
+        writer.bytes.put_i64(found.watermarks.log_start_offset);
+    }
+    writer.length(0, flexible); // aborted_transactions: clients have none
+    if version >= 11 {
+        writer.bytes.put_i32(-1); // preferred_read_replica
+    }
+    writer.length(found.batches.iter().map(Bytes::len).sum(), flexible);
+    if !found.batches.is_empty() {
+        pieces.push(writer.bytes.split().freeze());
+        pieces.extend(found.batches);
+    }
+    writer.no_tagged_fields(flexible);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch(base_offset: i64, body_bytes: usize) -> Vec<u8> {
+        let mut bytes = base_offset.to_be_bytes().to_vec();
+        bytes.extend(i32::try_from(body_bytes).unwrap().to_be_bytes());
+        bytes.extend(std::iter::repeat_n(7, body_bytes));
+        bytes
+    }
+
+    #[test]
+    fn a_cut_keeps_whole_batches_below_the_last_stable_offset() {
+        let all = || vec![Bytes::from([batch(0, 50), batch(10, 60)].concat()), Bytes::from(batch(20, 70))];
+        let lengths = |end, max| {
+            let mut batches = all();
+            cut(&mut batches, end, max);
+            batches.iter().map(Bytes::len).collect::<Vec<_>>()
+        };
+        assert_eq!(lengths(i64::MAX, usize::MAX), [134, 82]);
+        assert_eq!(lengths(20, usize::MAX), [134]);
+        assert_eq!(lengths(10, usize::MAX), [62]);
+        assert_eq!(lengths(0, usize::MAX), [0; 0]);
+        assert_eq!(lengths(i64::MAX, 140), [134]);
+        assert_eq!(lengths(i64::MAX, 61), [0; 0]);
+    }
+
+    #[test]
+    fn an_epoch_that_is_not_ours_is_named_older_or_newer() {
+        assert!(check_epoch(-1, 5).is_ok() && check_epoch(5, 5).is_ok());
+        assert_eq!(check_epoch(4, 5).unwrap_err().code(), 74);
+        assert_eq!(check_epoch(6, 5).unwrap_err().code(), 75);
+    }
+}

@@ -1,0 +1,231 @@
+//! Frames: a length of four bytes and a message, read without trusting the length and written without copying batches.
+//!
+//! The buffer grows with what has arrived, so a frame that announces 100 MiB and sends ten bytes costs ten bytes and its
+//! connection. Only Produce may be large; everything else is refused by its header.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use kafka_protocol::messages::ApiKey;
+use kafka_protocol::protocol::Encodable;
+use tokio::io::{AsyncRead, AsyncReadExt};
+
+use super::api::RequestHeader;
+use super::wire::Malformed;
+
+/// Largest request that is not a Produce. They become structures many times the size of their bytes.
+const CONTROL_REQUEST_BYTES_MAX: usize = 8 << 20;
+/// Room made for a read; doubles with what has arrived.
+const READ_BYTES_MIN: usize = 16 << 10;
+/// What is read of later requests while an earlier one waits, to learn when the client goes away.
+const READ_AHEAD_BYTES_MAX: usize = 64 << 10;
+/// Bytes of length, key and version: enough to judge a frame.
+const PREAMBLE_BYTES: usize = 8;
+
+/// Why no more frames come of a connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FrameError {
+    #[error("reading from the client")]
+    Io(#[from] io::Error),
+    #[error("a frame of {bytes} bytes exceeds {setting} = {limit}")]
+    TooLarge { bytes: usize, setting: &'static str, limit: usize },
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+}
+
+/// What limits a connection's frames.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FrameLimits {
+    pub(crate) request_bytes_max: usize,
+}
+
+/// Cuts a stream of bytes into frames.
+#[derive(Debug)]
+pub(crate) struct FrameReader<R> {
+    stream: R,
+    buffer: BytesMut,
+    limits: FrameLimits,
+}
+
+impl<R: AsyncRead + Unpin> FrameReader<R> {
+    pub(crate) fn new(stream: R, limits: FrameLimits) -> Self {
+        Self { stream, buffer: BytesMut::new(), limits }
+    }
+
+    /// The next frame without its length; `None` when the client has closed between two. May be dropped and called again.
+    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+        loop {
+            let missing = match announced(&self.buffer, self.limits)? {
+                Some(length) if self.buffer.len() >= 4 + length => {
+                    self.buffer.advance(4);
+                    return Ok(Some(self.buffer.split_to(length).freeze()));
+                }
+                Some(length) => 4 + length - self.buffer.len(),
+                None => PREAMBLE_BYTES,
+            };
+            self.buffer.reserve(missing.clamp(1, READ_BYTES_MIN.max(self.buffer.len())));
+            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+                return match self.buffer.len() {
+                    0 => Ok(None),
+                    half => Err(Malformed::new(format!("the client closed after {half} bytes of a frame")).into()),
+                };
+            }
+        }
+    }
+
+    /// Returns when the client has gone away. Meanwhile reads a little ahead; beyond that it waits for ever.
+    pub(crate) async fn closed(&mut self) {
+        while self.buffer.len() < READ_AHEAD_BYTES_MAX {
+            self.buffer.reserve(READ_BYTES_MIN);
+            match self.stream.read_buf(&mut self.buffer).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+        std::future::pending().await
+    }
+}
+
+/// The length of the frame at the front, once enough has arrived to judge it.
+fn announced(buffer: &[u8], limits: FrameLimits) -> Result<Option<usize>, FrameError> {
+    let Some((length, rest)) = buffer.split_first_chunk::<4>() else { return Ok(None) };
+    let length = usize::try_from(i32::from_be_bytes(*length))
+        .map_err(|_| Malformed::new("a frame's length is negative; is this the Kafka port?"))?;
+    let limit = limits.request_bytes_max;
+    if length > limit {
+        return Err(FrameError::TooLarge { bytes: length, setting: "kafka.request_bytes_max", limit });
+    }
+    if length < PREAMBLE_BYTES {
+        return Err(Malformed::new(format!("a frame of {length} bytes is shorter than a request's header")).into());
+    }
+    let Some((key, _)) = rest.split_first_chunk::<2>() else { return Ok(None) };
+    if length > CONTROL_REQUEST_BYTES_MAX && i16::from_be_bytes(*key) != ApiKey::Produce as i16 {
+        let limit = CONTROL_REQUEST_BYTES_MAX;
+        return Err(FrameError::TooLarge { bytes: length, setting: "the limit of requests other than Produce", limit });
+    }
+    Ok(Some(length))
+}
+
+/// An answer as pieces: what was encoded, and batches as they lie in the log. Written with vectored writes.
+#[derive(Debug, Default)]
+pub(crate) struct Response {
+    pieces: VecDeque<Bytes>,
+    remaining: usize,
+}
+
+impl Response {
+    /// Frames a message.
+    ///
+    /// # Errors
+    /// When the message has a value its version cannot carry; that is a mistake of ours.
+    pub(crate) fn message<T: Encodable>(header: &RequestHeader, message: &T) -> Result<Self, Malformed> {
+        let mut body = begin(header.correlation_id, header.flexible() && header.api.key != ApiKey::ApiVersions);
+        message.encode(&mut body, header.version).map_err(|error| Malformed::new(error.to_string()))?;
+        Ok(Self::finish(vec![body.freeze()]))
+    }
+
+    /// Frames pieces the first of which was made by [`begin`].
+    pub(crate) fn finish(pieces: Vec<Bytes>) -> Self {
+        let total: usize = pieces.iter().map(Bytes::len).sum();
+        let length = i32::try_from(total).unwrap_or(i32::MAX).to_be_bytes();
+        let mut all = VecDeque::with_capacity(pieces.len() + 1);
+        all.push_back(Bytes::copy_from_slice(&length));
+        all.extend(pieces.into_iter().filter(|piece| !piece.is_empty()));
+        Self { pieces: all, remaining: total + 4 }
+    }
+}
+
+/// The header in front of a response; `flexible` ones have (no) tagged fields.
+pub(crate) fn begin(correlation_id: i32, flexible: bool) -> BytesMut {
+    let mut bytes = BytesMut::with_capacity(256);
+    bytes.put_i32(correlation_id);
+    if flexible {
+        bytes.put_u8(0);
+    }
+    bytes
+}
+
+impl Buf for Response {
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.pieces.front().map_or(&[], |piece| piece)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let filled = slices.iter_mut().zip(&self.pieces);
+        filled.map(|(slice, piece)| *slice = IoSlice::new(piece)).count()
+    }
+
+    fn advance(&mut self, mut count: usize) {
+        self.remaining -= count;
+        while let Some(piece) = self.pieces.front_mut() {
+            if count < piece.len() {
+                piece.advance(count);
+                return;
+            }
+            count -= piece.len();
+            self.pieces.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: FrameLimits = FrameLimits { request_bytes_max: 100 << 20 };
+
+    async fn read_all(bytes: &[u8]) -> Result<Vec<Bytes>, FrameError> {
+        let mut reader = FrameReader::new(bytes, LIMITS);
+        let mut frames = Vec::new();
+        while let Some(frame) = reader.next().await? {
+            frames.push(frame);
+        }
+        Ok(frames)
+    }
+
+    #[tokio::test]
+    async fn frames_come_out_as_they_went_in() {
+        let mut sent = Vec::new();
+        for length in [8usize, 100, 40_000] {
+            sent.put_i32(i32::try_from(length).unwrap());
+            sent.extend(std::iter::repeat_n(0, length));
+        }
+        let lengths: Vec<usize> = read_all(&sent).await.unwrap().iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [8, 100, 40_000]);
+    }
+
+    #[tokio::test]
+    async fn a_frame_beyond_the_limit_is_refused_by_the_settings_name() {
+        let error = read_all(&[0x7f, 0xff, 0xff, 0xff, 0, 0, 0, 3]).await.unwrap_err();
+        assert!(error.to_string().contains("kafka.request_bytes_max"), "{error}");
+        let control = (16 << 20_i32).to_be_bytes();
+        let error = read_all(&[&control[..], &[0, 3, 0, 1]].concat()).await.unwrap_err();
+        assert!(error.to_string().contains("other than Produce"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_large_frame_announced_but_not_sent_takes_no_memory_to_speak_of() {
+        let (mut client, server) = tokio::io::duplex(1 << 10);
+        let mut reader = FrameReader::new(server, LIMITS);
+        tokio::io::AsyncWriteExt::write_all(&mut client, &[5, 0, 0, 0, 0, 0, 0, 9, 1, 2]).await.unwrap();
+        drop(client);
+        assert!(reader.next().await.is_err());
+        assert!(reader.buffer.capacity() <= 2 * READ_BYTES_MIN, "{}", reader.buffer.capacity());
+    }
+
+    #[test]
+    fn a_response_gives_out_every_piece_in_order() {
+        let mut response =
+            Response::finish(vec![Bytes::from_static(b"head"), Bytes::new(), Bytes::from_static(b"batch")]);
+        let mut slices = [IoSlice::new(&[]); 8];
+        assert_eq!(response.chunks_vectored(&mut slices), 3);
+        response.advance(6);
+        assert_eq!(response.remaining(), 7);
+        assert_eq!(response.copy_to_bytes(7), Bytes::from_static(b"adbatch"));
+    }
+}
