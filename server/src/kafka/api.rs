@@ -31,17 +31,26 @@ const fn api(key: ApiKey, min: i16, max: i16, flexible_since: i16, schema: &'sta
 }
 
 /// Everything we answer.
-pub(crate) static APIS: [Api; 11] = [
+pub(crate) static APIS: [Api; 20] = [
     Api { key: ApiKey::Produce, advertised_min: 0, min: 3, max: 12, flexible_since: 9, schema: None },
     Api { key: ApiKey::Fetch, advertised_min: 4, min: 4, max: 12, flexible_since: 12, schema: None },
     api(ApiKey::ListOffsets, 1, 7, 6, schema::LIST_OFFSETS),
     api(ApiKey::Metadata, 0, 12, 9, schema::METADATA),
+    api(ApiKey::OffsetCommit, 2, 8, 8, schema::OFFSET_COMMIT),
+    api(ApiKey::OffsetFetch, 1, 8, 6, schema::OFFSET_FETCH),
     api(ApiKey::FindCoordinator, 0, 4, 3, schema::FIND_COORDINATOR),
+    api(ApiKey::JoinGroup, 0, 9, 6, schema::JOIN_GROUP),
+    api(ApiKey::Heartbeat, 0, 4, 4, schema::HEARTBEAT),
+    api(ApiKey::LeaveGroup, 0, 5, 4, schema::LEAVE_GROUP),
+    api(ApiKey::SyncGroup, 0, 5, 4, schema::SYNC_GROUP),
+    api(ApiKey::DescribeGroups, 0, 5, 5, schema::DESCRIBE_GROUPS),
+    api(ApiKey::ListGroups, 0, 4, 3, schema::LIST_GROUPS),
     api(ApiKey::ApiVersions, 0, 4, 3, schema::API_VERSIONS),
     api(ApiKey::CreateTopics, 2, 7, 5, schema::CREATE_TOPICS),
     api(ApiKey::DeleteTopics, 1, 6, 4, schema::DELETE_TOPICS),
     api(ApiKey::InitProducerId, 0, 4, 2, schema::INIT_PRODUCER_ID),
     api(ApiKey::DescribeConfigs, 1, 4, 4, schema::DESCRIBE_CONFIGS),
+    api(ApiKey::DeleteGroups, 0, 2, 2, schema::DELETE_GROUPS),
     api(ApiKey::DescribeCluster, 0, 1, 0, schema::DESCRIBE_CLUSTER),
 ];
 

@@ -7,6 +7,7 @@ use kafka_protocol::messages::{BrokerId, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use tokio_util::sync::CancellationToken;
 
+use super::coordinator::Coordinator;
 use super::errors::Refusal;
 use crate::settings::ServerSettings;
 
@@ -16,6 +17,7 @@ pub(crate) const NODE_ID: BrokerId = BrokerId(1);
 #[derive(Debug)]
 pub(crate) struct Broker {
     pub(crate) storage: Storage,
+    pub(crate) coordinator: Coordinator,
     pub(crate) host: StrBytes,
     pub(crate) port: i32,
     pub(crate) settings: ServerSettings,

@@ -3,15 +3,17 @@
 use std::net::SocketAddr;
 
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteTopicsRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, FindCoordinatorRequest, InitProducerIdRequest, ListOffsetsRequest, MetadataRequest,
+    ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteTopicsRequest, DescribeClusterRequest,
+    DescribeConfigsRequest, DescribeGroupsRequest, FindCoordinatorRequest, HeartbeatRequest, InitProducerIdRequest,
+    JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
+    OffsetFetchRequest, SyncGroupRequest,
 };
 
 use super::api::{Api, Request, RequestHeader};
 use super::broker::Broker;
 use super::frame::Response;
 use super::wire::Malformed;
-use super::{configs, fetch, metadata, offsets, producer, topics};
+use super::{commits, configs, fetch, groups, metadata, offsets, producer, topics};
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -56,6 +58,52 @@ pub(crate) async fn answer(caller: Caller<'_>, request: &Request) -> Result<Resp
         ApiKey::FindCoordinator => {
             let asked: FindCoordinatorRequest = request.decode()?;
             Response::message(header, &metadata::find_coordinator(broker, asked, version))
+        }
+        ApiKey::OffsetCommit => {
+            let asked: OffsetCommitRequest = request.decode()?;
+            Response::message(header, &commits::commit(broker, asked).await)
+        }
+        ApiKey::OffsetFetch => {
+            let asked: OffsetFetchRequest = request.decode()?;
+            Response::message(header, &commits::fetch(broker, asked, version))
+        }
+        _ => answer_group(caller, request).await,
+    }
+}
+
+/// The requests of consumer groups, and what is asked of the cluster.
+async fn answer_group(caller: Caller<'_>, request: &Request) -> Result<Response, Malformed> {
+    let (broker, version) = (caller.broker, request.header.version);
+    let header = &request.header;
+    match header.api.key {
+        ApiKey::JoinGroup => {
+            let client_id = header.client_id.as_deref().unwrap_or_default();
+            let asked: JoinGroupRequest = request.decode()?;
+            Response::message(header, &groups::join(caller, client_id, asked, version).await)
+        }
+        ApiKey::SyncGroup => {
+            let asked: SyncGroupRequest = request.decode()?;
+            Response::message(header, &groups::sync(broker, asked).await)
+        }
+        ApiKey::Heartbeat => {
+            let asked: HeartbeatRequest = request.decode()?;
+            Response::message(header, &groups::heartbeat(broker, &asked))
+        }
+        ApiKey::LeaveGroup => {
+            let asked: LeaveGroupRequest = request.decode()?;
+            Response::message(header, &groups::leave(broker, asked, version))
+        }
+        ApiKey::ListGroups => {
+            let asked: ListGroupsRequest = request.decode()?;
+            Response::message(header, &groups::list(broker, &asked))
+        }
+        ApiKey::DescribeGroups => {
+            let asked: DescribeGroupsRequest = request.decode()?;
+            Response::message(header, &groups::describe(broker, &asked, version))
+        }
+        ApiKey::DeleteGroups => {
+            let asked: DeleteGroupsRequest = request.decode()?;
+            Response::message(header, &groups::delete(broker, asked).await)
         }
         ApiKey::DescribeCluster => {
             let asked: DescribeClusterRequest = request.decode()?;

@@ -26,7 +26,7 @@ const REREAD_PAUSE: Duration = Duration::from_millis(5);
 const BATCH_PREFIX_BYTES: usize = 12;
 
 #[derive(Debug)]
-struct Call {
+pub(super) struct Call {
     wait: Duration,
     bytes_min: usize,
     bytes_max: usize,
@@ -97,7 +97,7 @@ pub(crate) async fn answer(broker: &Broker, request: &Request) -> Result<Respons
     }
 }
 
-fn parse(request: &Request, wait_max_ms: u64) -> Result<Call, Malformed> {
+pub(super) fn parse(request: &Request, wait_max_ms: u64) -> Result<Call, Malformed> {
     let (version, flexible) = (request.header.version, request.header.flexible());
     let mut reader = Reader::new(request.body.clone());
     reader.int32()?; // replica_id: we have no followers

@@ -5,12 +5,16 @@
 
 mod api;
 mod broker;
+mod commits;
 mod configs;
 mod connection;
+mod coordinator;
 mod dispatch;
 mod errors;
 mod fetch;
 mod frame;
+mod group;
+mod groups;
 mod metadata;
 mod offsets;
 mod produce;
@@ -28,6 +32,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use self::broker::Broker;
+use self::coordinator::Coordinator;
 use crate::listen::Listener;
 use crate::settings::ServerSettings;
 
@@ -47,7 +52,9 @@ pub(crate) async fn serve(
         tracing::error!(%advertised, "kafka_advertised is not HOST:PORT; clients are told the name and the bound port");
         (advertised.as_str(), local.port())
     });
+    let coordinator = Coordinator::new(storage.random().clone());
     let broker = Arc::new(Broker {
+        coordinator: coordinator.clone(),
         host: broker::text(host),
         port: port.into(),
         storage,
@@ -56,6 +63,10 @@ pub(crate) async fn serve(
     });
     let places = Arc::new(Semaphore::new(settings.kafka_connections_max));
     let mut connections = JoinSet::new();
+    let timer = tokio::spawn({
+        let shutdown = shutdown.clone();
+        async move { coordinator.keep_time(shutdown).await }
+    });
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -87,5 +98,8 @@ pub(crate) async fn serve(
     if tokio::time::timeout(limit, drained).await.is_err() {
         tracing::warn!("closed {} Kafka connections after server.shutdown_drain_max", connections.len());
         connections.shutdown().await;
+    }
+    if let Err(error) = timer.await {
+        tracing::error!(%error, "the timer of the consumer groups failed");
     }
 }

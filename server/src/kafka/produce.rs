@@ -40,7 +40,7 @@ pub(crate) enum Produced {
 
 /// A request's topics, as sent.
 #[derive(Debug)]
-struct ProduceRequest {
+pub(super) struct ProduceRequest {
     transactional_id: Option<StrBytes>,
     acks: i16,
     topics: Vec<(StrBytes, Vec<(i32, Bytes)>)>,
@@ -65,7 +65,7 @@ pub(crate) fn submit(
     })
 }
 
-fn parse(request: &Request) -> Result<ProduceRequest, Malformed> {
+pub(super) fn parse(request: &Request) -> Result<ProduceRequest, Malformed> {
     let flexible = request.header.flexible();
     let mut reader = Reader::new(request.body.clone());
     let mut elements_left = ELEMENTS_MAX;

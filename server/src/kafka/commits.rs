@@ -1,0 +1,169 @@
+//! OffsetCommit and OffsetFetch: how far a group has read; durable before it is said.
+//!
+//! Offsets belong to a topic's id: of a topic made anew under an old name a group has read nothing.
+
+use std::collections::BTreeMap;
+
+use aquifer_storage::{Commit, GroupOffset, GroupOffsetChange, TopicPartition};
+use kafka_protocol::ResponseError;
+use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestPartition;
+use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
+use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopics;
+use kafka_protocol::messages::offset_fetch_response::{
+    OffsetFetchResponseGroup, OffsetFetchResponsePartition, OffsetFetchResponsePartitions, OffsetFetchResponseTopic,
+    OffsetFetchResponseTopics,
+};
+use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse};
+use kafka_protocol::protocol::StrBytes;
+
+use super::broker::{Broker, topic_name};
+use super::errors::Refusal;
+use super::group::Who;
+
+/// Longest metadata of one offset, Kafka's `offset.metadata.max.bytes`.
+const METADATA_BYTES_MAX: usize = 4_096;
+
+/// Answers OffsetCommit: one commit of the log for all partitions that can be taken.
+pub(crate) async fn commit(broker: &Broker, request: OffsetCommitRequest) -> OffsetCommitResponse {
+    let who = Who {
+        member_id: request.member_id.as_str().to_owned(),
+        instance_id: request.group_instance_id.as_ref().map(|id| id.as_str().to_owned()),
+    };
+    let allowed = broker.coordinator.check_commit(&request.group_id, &who, request.generation_id_or_member_epoch);
+    let mut changes = Vec::new();
+    let mut topics = Vec::with_capacity(request.topics.len());
+    for topic in request.topics {
+        let partitions = topic.partitions.iter().map(|partition| {
+            let change = allowed.map_err(|error| Refusal::new(error, "the member may not commit now"));
+            let change = change.and_then(|()| change_of(broker, &request.group_id, &topic.name, partition));
+            (partition.partition_index, change.map(|change| changes.push(change)))
+        });
+        let partitions: Vec<_> = partitions.collect();
+        topics.push((topic.name, partitions));
+    }
+    let committed = if changes.is_empty() {
+        Ok(())
+    } else {
+        let commit = Commit { group_offsets: changes, ..Commit::default() };
+        broker.storage.commit(commit).await.map(drop).map_err(Refusal::from)
+    };
+    let topics = topics.into_iter().map(|(name, partitions)| {
+        let partitions = partitions.into_iter().map(|(index, taken)| {
+            let code = match taken.and(committed.clone()) {
+                Ok(()) => 0,
+                Err(refusal) => {
+                    tracing::debug!(group = request.group_id.as_str(), topic = name.as_str(), index, error = %refusal.message, "an offset was not committed");
+                    refusal.code()
+                }
+            };
+            OffsetCommitResponsePartition::default().with_partition_index(index).with_error_code(code)
+        });
+        let partitions = partitions.collect();
+        OffsetCommitResponseTopic::default().with_name(name).with_partitions(partitions)
+    });
+    OffsetCommitResponse::default().with_topics(topics.collect())
+}
+
+fn change_of(
+    broker: &Broker,
+    group: &str,
+    topic: &str,
+    partition: &OffsetCommitRequestPartition,
+) -> Result<GroupOffsetChange, Refusal> {
+    let (_, at) = broker.partition(topic, partition.partition_index)?;
+    let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
+    if metadata.len() > METADATA_BYTES_MAX {
+        let message = format!("metadata of {} bytes; at most {METADATA_BYTES_MAX} are kept", metadata.len());
+        return Err(Refusal::new(ResponseError::OffsetMetadataTooLarge, message));
+    }
+    if partition.committed_offset < 0 {
+        let message = format!("offset {} is negative", partition.committed_offset);
+        return Err(Refusal::new(ResponseError::OffsetOutOfRange, message));
+    }
+    let offset = GroupOffset {
+        offset: partition.committed_offset,
+        leader_epoch: partition.committed_leader_epoch,
+        metadata: metadata.to_owned(),
+        committed_at_us: broker.storage.clock().now_us(),
+    };
+    Ok(GroupOffsetChange { group: group.to_owned(), partition: at, offset: Some(offset) })
+}
+
+/// What one group has committed, by partition.
+type Committed = BTreeMap<TopicPartition, GroupOffset>;
+
+fn committed(broker: &Broker, group: &str) -> Committed {
+    broker.storage.group_offsets(Some(group)).into_iter().map(|(_, partition, offset)| (partition, offset)).collect()
+}
+
+/// An offset fetch of one group, in words both shapes of the answer are made of: (topic, [(partition, offset)]).
+type Found = Vec<(StrBytes, Vec<(i32, Option<GroupOffset>)>)>;
+
+fn find(broker: &Broker, group: &str, topics: Option<Vec<(StrBytes, Vec<i32>)>>) -> Found {
+    let mut committed = committed(broker, group);
+    if let Some(topics) = topics {
+        let topics = topics.into_iter().map(|(name, partitions)| {
+            let id = broker.storage.topic(&name).map(|topic| topic.id);
+            let offset = |partition| id.and_then(|topic| committed.get(&TopicPartition { topic, partition }).cloned());
+            let partitions = partitions.into_iter().map(|partition| (partition, offset(partition))).collect();
+            (name, partitions)
+        });
+        return topics.collect();
+    }
+    let mut all: BTreeMap<StrBytes, Vec<(i32, Option<GroupOffset>)>> = BTreeMap::new();
+    while let Some((at, offset)) = committed.pop_first() {
+        if let Some(topic) = broker.storage.topic_by_id(at.topic) {
+            all.entry(topic_name(&topic.name).0).or_default().push((at.partition, Some(offset)));
+        }
+    }
+    all.into_iter().collect()
+}
+
+/// What a group has not committed is told as offset -1, without an error.
+const NOTHING: GroupOffset = GroupOffset { offset: -1, leader_epoch: -1, metadata: String::new(), committed_at_us: 0 };
+
+/// Answers OffsetFetch: one group before version 8, several from then on.
+pub(crate) fn fetch(broker: &Broker, request: OffsetFetchRequest, version: i16) -> OffsetFetchResponse {
+    if version >= 8 {
+        let groups = request.groups.into_iter().map(|group| {
+            let wanted = |topic: OffsetFetchRequestTopics| (topic.name.0, topic.partition_indexes);
+            let topics = group.topics.map(|topics| topics.into_iter().map(wanted).collect());
+            let found = find(broker, &group.group_id, topics);
+            let topics = found.into_iter().map(several_topic).collect();
+            OffsetFetchResponseGroup::default().with_group_id(group.group_id).with_topics(topics)
+        });
+        return OffsetFetchResponse::default().with_groups(groups.collect());
+    }
+    // Version 1 has no null: an empty list asks for nothing.
+    let topics = request
+        .topics
+        .map(|topics| topics.into_iter().map(|topic| (topic.name.0, topic.partition_indexes)).collect::<Vec<_>>());
+    let found = find(broker, &request.group_id, topics);
+    let topics = found.into_iter().map(|(name, partitions)| single_topic(name, partitions, version));
+    OffsetFetchResponse::default().with_topics(topics.collect())
+}
+
+fn single_topic(name: StrBytes, partitions: Vec<(i32, Option<GroupOffset>)>, version: i16) -> OffsetFetchResponseTopic {
+    let partitions = partitions.into_iter().map(|(index, offset)| {
+        let offset = offset.unwrap_or(NOTHING);
+        let leader_epoch = if version >= 5 { offset.leader_epoch } else { -1 };
+        OffsetFetchResponsePartition::default()
+            .with_partition_index(index)
+            .with_committed_offset(offset.offset)
+            .with_committed_leader_epoch(leader_epoch)
+            .with_metadata(Some(StrBytes::from_string(offset.metadata)))
+    });
+    OffsetFetchResponseTopic::default().with_name(name.into()).with_partitions(partitions.collect())
+}
+
+fn several_topic((name, partitions): (StrBytes, Vec<(i32, Option<GroupOffset>)>)) -> OffsetFetchResponseTopics {
+    let partitions = partitions.into_iter().map(|(index, offset)| {
+        let offset = offset.unwrap_or(NOTHING);
+        OffsetFetchResponsePartitions::default()
+            .with_partition_index(index)
+            .with_committed_offset(offset.offset)
+            .with_committed_leader_epoch(offset.leader_epoch)
+            .with_metadata(Some(StrBytes::from_string(offset.metadata)))
+    });
+    OffsetFetchResponseTopics::default().with_name(name.into()).with_partitions(partitions.collect())
+}
