@@ -60,8 +60,14 @@ impl Server {
     /// # Errors
     /// A busy or forbidden port, an address that does not resolve, a wildcard without `kafka_advertised`; each by name.
     pub async fn bind(addresses: Addresses, settings: ServerSettings) -> std::io::Result<Self> {
+        let kafka = Listener::bind("kafka", &addresses.kafka).await?;
+        if addresses.kafka_advertised.is_none() && kafka.local_addr().ip().is_unspecified() {
+            let message =
+                format!("kafka on {} is everywhere: clients need one address, set kafka_advertised", addresses.kafka);
+            return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, message));
+        }
         Ok(Self {
-            kafka: Listener::bind("kafka", &addresses.kafka).await?,
+            kafka,
             postgres: Listener::bind("postgres", &addresses.postgres).await?,
             http: Listener::bind("http", &addresses.http).await?,
             advertised: addresses.kafka_advertised,

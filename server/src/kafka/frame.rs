@@ -16,8 +16,8 @@ use super::wire::Malformed;
 
 /// Largest request that is not a Produce. They become structures many times the size of their bytes.
 const CONTROL_REQUEST_BYTES_MAX: usize = 8 << 20;
-/// Room made for a read; doubles with what has arrived.
-const READ_BYTES_MIN: usize = 16 << 10;
+/// Room made for a read; grows with what has arrived.
+const READ_BYTES_MIN: usize = 8 << 10;
 /// What is read of later requests while an earlier one waits, to learn when the client goes away.
 const READ_AHEAD_BYTES_MAX: usize = 64 << 10;
 /// Bytes of length, key and version: enough to judge a frame.
@@ -64,7 +64,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 Some(length) => 4 + length - self.buffer.len(),
                 None => PREAMBLE_BYTES,
             };
-            self.buffer.reserve(missing.clamp(1, READ_BYTES_MIN.max(self.buffer.len())));
+            self.buffer.reserve(missing.max(READ_BYTES_MIN).min(self.buffer.len().max(READ_BYTES_MIN)));
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return match self.buffer.len() {
                     0 => Ok(None),
