@@ -1,27 +1,92 @@
 //! The write-ahead log: one writer, one sync for all that waits.
+//!
+//! The life of a commit:
+//! 1. [`Node::commit`] queues it (`pipe`), bounded in bytes.
+//! 2. The writer (`writer`) takes what waits, judges each commit against its `ledger` (topics, expectations, producers'
+//!    sequences) and gives each batch its offset.
+//! 3. All of it becomes one `frame`, written by the `append`er to the open `segment`; `acks=1` is answered.
+//! 4. The syncer syncs the file, changes what readers see (`published`) in one step, wakes those at the `tail`, answers.
+//! 5. Readers find runs by their `index` and read them (`read`, `hot`), verified.
+//! 6. `tier` makes objects of what is stable; [`Node::forget`] then deletes segments (`retain`).
+//!
+//! At start `recover` goes the way back: `snapshot`, footers, frames. `home` keeps other processes out.
 
+mod append;
+mod disk;
+mod envelope;
+mod frame;
+mod frames;
+mod home;
 mod hot;
+mod index;
+mod ledger;
+mod own;
+mod pipe;
+mod producer;
+mod published;
+mod read;
+mod recover;
+mod retain;
+mod segment;
+mod shared;
+mod snapshot;
+mod tail;
+mod writer;
 
-pub(crate) use hot::{Backlog, HotRange, HotRun, Segment};
-
-use std::sync::Arc;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
+use std::thread::JoinHandle;
 
 use bytes::Bytes;
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{Semaphore, oneshot};
 use uuid::Uuid;
 
 use crate::clock::{Clock, Random};
 use crate::commit::{Commit, Receipt};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition, WriterEpoch};
+pub(crate) use crate::log::disk::{Access, Disk, DiskFile, Held, SystemDisk};
+use crate::log::home::Home;
+pub(crate) use crate::log::hot::{Backlog, HotRange, HotRun};
+use crate::log::ledger::Request;
+use crate::log::pipe::{Done, Job, Pipe};
+use crate::log::recover::{Recovered, RecoveryOptions, recover};
+use crate::log::shared::Shared;
+use crate::log::tail::Tail;
+use crate::log::writer::{Writer, run_syncer};
+use crate::record::batch::BatchLimits;
 use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
 use crate::view::{
     Definition, FetchRequest, Fetched, GroupOffset, Health, SegmentInfo, TimedOffset, Topic, Watermarks,
 };
 
+/// The queue counts bytes in units of this, so that its permits fit a semaphore.
+const QUEUE_UNIT_BYTES: u64 = 1 << 10;
+/// What a commit is counted as beside its batches.
+const COMMIT_OVERHEAD_BYTES: u64 = 256;
+/// Producer ids made durable at once; those not given out are skipped at the next start.
+const PRODUCER_ID_BLOCK: i64 = 1000;
+
 /// One node's log and what is known from it.
 #[derive(Debug)]
-pub(crate) struct Node {}
+pub(crate) struct Node {
+    shared: Arc<Shared>,
+    random: Arc<dyn Random>,
+    home: Home,
+    /// Permits of [`QUEUE_UNIT_BYTES`].
+    budget: Arc<Semaphore>,
+    budget_units: u32,
+    /// Objects outlive the process, so that the log may forget what is in them.
+    forgets: bool,
+    /// Producer ids that are durable and not given out: first, and first beyond. Held over a commit by whoever refills.
+    producer_ids: tokio::sync::Mutex<(i64, i64)>,
+    /// Taken by who stops them.
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
 
 /// What the hot part says to a fetch.
 #[derive(Debug)]
@@ -37,38 +102,320 @@ pub(crate) enum Reach {
     },
 }
 
-#[rustfmt::skip]
 impl Node {
-    pub(crate) async fn open(_options: &OpenOptions) -> Result<Arc<Self>> { todo!("log") }
-    pub(crate) async fn close(&self) -> Result<()> { todo!("log") }
-    pub(crate) fn cluster_id(&self) -> Uuid { todo!("log") }
-    pub(crate) fn writer_epoch(&self) -> WriterEpoch { todo!("log") }
-    pub(crate) fn settings(&self) -> &StorageSettings { todo!("log") }
-    pub(crate) fn clock(&self) -> &Arc<dyn Clock> { todo!("log") }
-    pub(crate) fn random(&self) -> &Arc<dyn Random> { todo!("log") }
-    pub(crate) fn health(&self) -> Health { todo!("log") }
-    pub(crate) fn topic(&self, _name: &str) -> Option<Arc<Topic>> { todo!("log") }
-    pub(crate) fn topic_by_id(&self, _id: TopicId) -> Option<Arc<Topic>> { todo!("log") }
-    pub(crate) fn topics(&self) -> Vec<Arc<Topic>> { todo!("log") }
-    pub(crate) async fn commit(&self, _commit: Commit) -> Result<Receipt> { todo!("log") }
-    pub(crate) async fn new_producer_id(&self) -> Result<i64> { todo!("log") }
-    pub(crate) fn definitions(&self, _kind: &str) -> Vec<Arc<Definition>> { todo!("log") }
-    pub(crate) fn catalog_version(&self) -> u64 { todo!("log") }
-    pub(crate) fn group_offsets(&self, _group: Option<&str>) -> Vec<(String, TopicPartition, GroupOffset)> { todo!("log") }
-    pub(crate) fn position(&self, _query: &str) -> Option<Bytes> { todo!("log") }
-    pub(crate) fn watermarks(&self, _partition: TopicPartition) -> Result<Watermarks> { todo!("log") }
-    pub(crate) async fn fetch_hot(&self, _request: FetchRequest) -> Result<Reach> { todo!("log") }
-    pub(crate) async fn wait_past(&self, _offsets: &[(TopicPartition, i64)]) { todo!("log") }
-    pub(crate) fn hot_start(&self, _partition: TopicPartition) -> Result<i64> { todo!("log") }
-    pub(crate) async fn hot_offset_for_timestamp(&self, _partition: TopicPartition, _timestamp_ms: i64) -> Result<Option<TimedOffset>> { todo!("log") }
-    pub(crate) fn segments(&self) -> Vec<SegmentInfo> { todo!("log") }
+    /// Opens the data directory on the machine's disk, and recovers.
+    pub(crate) async fn open(options: &OpenOptions) -> Result<Arc<Self>> {
+        Self::open_on(options, Arc::new(SystemDisk)).await
+    }
+
+    /// Opens the data directory on a disk, and recovers.
+    pub(crate) async fn open_on(options: &OpenOptions, disk: Arc<dyn Disk>) -> Result<Arc<Self>> {
+        let options = options.clone();
+        let opened = tokio::task::spawn_blocking(move || Self::open_blocking(&options, &disk)).await;
+        opened.unwrap_or_else(|_| Err(Error::Closed))
+    }
+
+    fn open_blocking(options: &OpenOptions, disk: &Arc<dyn Disk>) -> Result<Arc<Self>> {
+        let settings = &options.settings;
+        let home = Home::open(disk.as_ref(), &options.data_dir, options.random.as_ref())?;
+        let recovered = recover(&RecoveryOptions {
+            disk: Arc::clone(disk),
+            dir: home.log_dir.clone(),
+            origin: home.origin,
+            segment_bytes: settings.wal_segment_bytes,
+            limits: BatchLimits {
+                decompressed_bytes_max: usize::try_from(settings.batch_decompressed_bytes_max).unwrap_or(usize::MAX),
+            },
+        })?;
+        let Recovered { ledger, published, appender, snapshot_position } = recovered;
+        let first_position = published.segments.keys().next().copied().unwrap_or(appender.end);
+        let shared = Arc::new(Shared {
+            settings: settings.clone(),
+            clock: Arc::clone(&options.clock),
+            disk: Arc::clone(disk),
+            dir: home.log_dir.clone(),
+            epoch: home.origin.epoch,
+            published: RwLock::new(published.with_own_topics()),
+            tail: Tail::default(),
+            pipe: Pipe::default(),
+            durable_end: AtomicU64::new(appender.end),
+            first_position: AtomicU64::new(first_position),
+            snapshot_position: AtomicU64::new(snapshot_position),
+            read_only: OnceLock::new(),
+            reserved: Mutex::new(false),
+        });
+        let writer = Writer { shared: Arc::clone(&shared), ledger, appender, uncovered: false };
+        let threads = start_threads(&shared, writer)?;
+        let units = settings.wal_queue_bytes_max.div_ceil(QUEUE_UNIT_BYTES).clamp(1, u64::from(u32::MAX >> 4));
+        let budget_units = u32::try_from(units).unwrap_or(u32::MAX >> 4);
+        Ok(Arc::new(Self {
+            shared,
+            random: Arc::clone(&options.random),
+            home,
+            budget: Arc::new(Semaphore::new(budget_units as usize)),
+            budget_units,
+            forgets: !options.object_store_url.as_deref().is_some_and(|url| url.starts_with("memory:")),
+            producer_ids: tokio::sync::Mutex::new((0, 0)),
+            threads: Mutex::new(threads),
+        }))
+    }
+
+    /// Writes what is queued, syncs it, ends the threads.
+    pub(crate) async fn close(&self) -> Result<()> {
+        self.stop_taking();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        let joined = tokio::task::spawn_blocking(move || join(threads)).await;
+        joined.map_err(|_| Error::Closed)?;
+        match self.shared.read_only() {
+            Some(reason) => Err(Error::ReadOnly { reason }),
+            None => Ok(()),
+        }
+    }
+
+    fn stop_taking(&self) {
+        self.budget.close();
+        self.shared.pipe.close();
+        self.shared.tail.all_gone();
+    }
+
+    pub(crate) fn cluster_id(&self) -> Uuid {
+        self.home.origin.cluster_id
+    }
+
+    pub(crate) fn writer_epoch(&self) -> WriterEpoch {
+        self.home.origin.epoch
+    }
+
+    pub(crate) fn settings(&self) -> &StorageSettings {
+        &self.shared.settings
+    }
+
+    pub(crate) fn clock(&self) -> &Arc<dyn Clock> {
+        &self.shared.clock
+    }
+
+    pub(crate) fn random(&self) -> &Arc<dyn Random> {
+        &self.random
+    }
+
+    pub(crate) fn health(&self) -> Health {
+        if let Some(reason) = self.shared.read_only() {
+            return Health::ReadOnly(reason);
+        }
+        let published = self.shared.published.read();
+        let of_partitions = published.partitions.iter().flat_map(|(partition, view)| {
+            view.damaged.iter().map(|range| {
+                let TopicPartition { topic, partition } = partition;
+                format!("{}: offsets {}..{} of {topic}/{partition}", range.place, range.start, range.end)
+            })
+        });
+        let damaged: Vec<_> = published.damaged.iter().cloned().chain(of_partitions).collect();
+        if damaged.is_empty() { Health::Ready } else { Health::Damaged(damaged) }
+    }
+
+    pub(crate) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
+        self.shared.published.read().own.topic_named(name).cloned()
+    }
+
+    pub(crate) fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
+        self.shared.published.read().own.topics.get(&id).cloned()
+    }
+
+    pub(crate) fn topics(&self) -> Vec<Arc<Topic>> {
+        let published = self.shared.published.read();
+        published.own.names.values().filter_map(|id| published.own.topics.get(id).cloned()).collect()
+    }
+
+    pub(crate) async fn commit(&self, commit: Commit) -> Result<Receipt> {
+        Ok(self.submit(Request { commit, producer_ids: 0 }).await?.receipt)
+    }
+
+    /// Queues a request in the order of the calls and waits for its answer. It goes on when nobody waits any more.
+    async fn submit(&self, request: Request) -> Result<Done> {
+        let bytes = request.batch_bytes() + COMMIT_OVERHEAD_BYTES;
+        let units = u32::try_from(bytes.div_ceil(QUEUE_UNIT_BYTES)).unwrap_or(u32::MAX).min(self.budget_units);
+        let (answer, answered) = oneshot::channel();
+        let shared = Arc::clone(&self.shared);
+        let queue = move |permit| {
+            // A job that comes back is dropped, and with it its answer: the pipe is closed.
+            drop(shared.pipe.push(Job { request, bytes, answer, permit }));
+        };
+        let mut permit = Box::pin(Arc::clone(&self.budget).acquire_many_owned(units));
+        match futures::poll!(&mut permit) {
+            Poll::Ready(permit) => queue(permit.map_err(|_| Error::Closed)?),
+            // Already in line; whoever drops this call does not lose the place.
+            Poll::Pending => drop(tokio::spawn(async move {
+                if let Ok(permit) = permit.await {
+                    queue(permit);
+                }
+            })),
+        }
+        answered
+            .await
+            .unwrap_or_else(|_| Err(self.shared.read_only().map_or(Error::Closed, |reason| Error::ReadOnly { reason })))
+    }
+
+    pub(crate) async fn new_producer_id(&self) -> Result<i64> {
+        let mut ids = self.producer_ids.lock().await;
+        if ids.0 == ids.1 {
+            let request = Request { commit: Commit::default(), producer_ids: PRODUCER_ID_BLOCK };
+            let first = self.submit(request).await?.first_producer_id;
+            *ids = (first, first + PRODUCER_ID_BLOCK);
+        }
+        ids.0 += 1;
+        Ok(ids.0 - 1)
+    }
+
+    pub(crate) fn definitions(&self, kind: &str) -> Vec<Arc<Definition>> {
+        let published = self.shared.published.read();
+        let from = (kind.to_owned(), String::new());
+        let of_kind = published.own.definitions.range(from..).take_while(|((of, _), _)| of == kind);
+        of_kind.map(|(_, definition)| Arc::clone(definition)).collect()
+    }
+
+    pub(crate) fn catalog_version(&self) -> u64 {
+        self.shared.published.read().catalog_version
+    }
+
+    pub(crate) fn group_offsets(&self, group: Option<&str>) -> Vec<(String, TopicPartition, GroupOffset)> {
+        let published = self.shared.published.read();
+        let row = |((of, partition), offset): (&(String, TopicPartition), &GroupOffset)| {
+            (of.clone(), *partition, offset.clone())
+        };
+        let Some(group) = group else { return published.own.group_offsets.iter().map(row).collect() };
+        let first = TopicPartition { topic: TopicId::from_bytes([0; 16]), partition: i32::MIN };
+        let of_group = published.own.group_offsets.range((group.to_owned(), first)..);
+        of_group.take_while(|((of, _), _)| of == group).map(row).collect()
+    }
+
+    pub(crate) fn position(&self, query: &str) -> Option<Bytes> {
+        self.shared.published.read().own.positions.get(query).cloned()
+    }
+
+    pub(crate) fn watermarks(&self, partition: TopicPartition) -> Result<Watermarks> {
+        Ok(self.shared.published.read().partition(partition)?.watermarks())
+    }
+
+    pub(crate) async fn fetch_hot(&self, request: FetchRequest) -> Result<Reach> {
+        read::fetch(&self.shared, request).await
+    }
+
+    /// See [`crate::Storage::wait_past`]; returns as well when the node closes.
+    pub(crate) async fn wait_past(&self, offsets: &[(TopicPartition, i64)]) {
+        loop {
+            let place = self.shared.tail.enter(offsets);
+            let passed = {
+                let published = self.shared.published.read();
+                let past = |(partition, offset): &(TopicPartition, i64)| {
+                    published.partitions.get(partition).is_none_or(|view| view.high_watermark > *offset)
+                };
+                offsets.iter().any(past)
+            };
+            if passed || self.budget.is_closed() {
+                return;
+            }
+            place.woken().await;
+        }
+    }
+
+    pub(crate) fn hot_start(&self, partition: TopicPartition) -> Result<i64> {
+        Ok(self.shared.published.read().partition(partition)?.hot_start())
+    }
+
+    pub(crate) async fn hot_offset_for_timestamp(
+        &self,
+        partition: TopicPartition,
+        timestamp_ms: i64,
+    ) -> Result<Option<TimedOffset>> {
+        read::offset_for_timestamp(&self.shared, partition, timestamp_ms).await
+    }
+
+    pub(crate) fn segments(&self) -> Vec<SegmentInfo> {
+        self.shared.published.read().segments.values().map(|segment| segment.info()).collect()
+    }
 
     /// Pins, under one read lock, what the log holds of these partitions from an offset on.
-    pub(crate) fn pin_hot(&self, _wanted: &[(TopicPartition, i64)]) -> Result<Vec<HotRange>> { todo!("log") }
-    /// The manifest is durable up to `tiered_end`, and nothing is left below `log_start`: (partition, tiered_end, log_start).
-    pub(crate) fn set_tiered_end(&self, _ends: &[(TopicPartition, i64, i64)]) { todo!("log") }
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`]; [`Error::Corrupt`] if a wanted offset is damaged.
+    pub(crate) fn pin_hot(&self, wanted: &[(TopicPartition, i64)]) -> Result<Vec<HotRange>> {
+        let published = self.shared.published.read();
+        wanted.iter().map(|(partition, offset)| published.pin(*partition, *offset)).collect()
+    }
+
+    /// The manifest is durable up to `tiered_end`, and nothing is left below `log_start`: (partition, tiered_end,
+    /// log_start). Neither ever goes back.
+    pub(crate) fn set_tiered_end(&self, ends: &[(TopicPartition, i64, i64)]) {
+        let mut published = self.shared.published.write();
+        for (partition, tiered_end, log_start) in ends {
+            if let Some(view) = published.partitions.get_mut(partition) {
+                view.set_tiered(*tiered_end, *log_start);
+            }
+        }
+    }
+
     /// What waits for tiering, per partition of every topic but our own: the input of the policy.
-    pub(crate) fn tiering_backlog(&self) -> Vec<Backlog> { todo!("log") }
+    pub(crate) fn tiering_backlog(&self) -> Vec<Backlog> {
+        self.shared.published.read().backlog()
+    }
+
     /// Removes segments that nothing needs any more: tiered and older than the local retention, or of deleted topics.
-    pub(crate) fn forget(&self) -> Result<()> { todo!("log") }
+    ///
+    /// # Errors
+    /// [`Error::Io`] if a file cannot be removed.
+    pub(crate) fn forget(&self) -> Result<()> {
+        if self.forgets { retain::forget(&self.shared) } else { Ok(()) }
+    }
+}
+
+impl Drop for Node {
+    /// A node dropped without [`Node::close`] ends its threads too, so that the directory is free again.
+    fn drop(&mut self) {
+        self.stop_taking();
+        join(std::mem::take(&mut *self.threads.lock()));
+    }
+}
+
+fn join(threads: Vec<JoinHandle<()>>) {
+    for thread in threads {
+        // Each thread has turned its own panics into a read-only node.
+        let _ = thread.join();
+    }
+}
+
+fn start_threads(shared: &Arc<Shared>, mut writer: Writer) -> Result<Vec<JoinHandle<()>>> {
+    let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
+        std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(Error::io(format!("start thread {name}")))
+    };
+    let of_syncer = Arc::clone(shared);
+    let syncer = start(
+        "log-syncer",
+        Box::new(move || {
+            guard(&of_syncer, "syncer", || run_syncer(&of_syncer));
+            of_syncer.pipe.syncer_gone();
+        }),
+    )?;
+    let of_writer = Arc::clone(shared);
+    let writer = start(
+        "log-writer",
+        Box::new(move || {
+            guard(&of_writer, "writer", || writer.run());
+            of_writer.pipe.writer_gone();
+        }),
+    );
+    match writer {
+        Ok(writer) => Ok(vec![writer, syncer]),
+        Err(error) => {
+            shared.pipe.writer_gone();
+            join(vec![syncer]);
+            Err(error)
+        }
+    }
+}
+
+/// A panic of a thread of the log is a bug of ours; what is on disk is not known then.
+fn guard(shared: &Shared, thread: &str, body: impl FnOnce()) {
+    if std::panic::catch_unwind(AssertUnwindSafe(body)).is_err() {
+        shared.set_read_only(&format!("the log's {thread} panicked; this is a bug, see the log output"));
+    }
 }

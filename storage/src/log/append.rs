@@ -1,0 +1,130 @@
+//! The end of the log: where the next frame goes, in which file, and how a frame that failed is cut away again.
+//!
+//! Only the writer has one. A frame either ends up whole behind the last one, or the file is cut back to where it was;
+//! if even that fails the log is [`Broken`] and takes nothing more.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::ids::TopicPartition;
+use crate::log::disk::Disk;
+use crate::log::frame::EncodedFrame;
+use crate::log::index::Run;
+use crate::log::segment::{Footer, Origin, Segment, full_or_io};
+
+/// Runs as the index takes them.
+pub(crate) type PlacedRuns = Vec<(TopicPartition, Run)>;
+
+/// The end of the log.
+#[derive(Debug)]
+pub(crate) struct Appender {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    pub(crate) origin: Origin,
+    pub(crate) segment_bytes: u64,
+    /// The last one; sealed if the next could not be made yet. `None` before the first.
+    pub(crate) segment: Option<Arc<Segment>>,
+    /// Where the next frame goes.
+    pub(crate) end: u64,
+    /// Bytes the segment's file has room for.
+    pub(crate) allocated: u64,
+    pub(crate) next_sequence: u64,
+    /// Largest commit time given out, us.
+    pub(crate) last_commit_time_us: i64,
+    /// Runs of the segment, for its footer.
+    pub(crate) runs: PlacedRuns,
+}
+
+/// Why a frame could not be written.
+#[derive(Debug)]
+pub(crate) enum AppendFailure {
+    /// The log is as it was before.
+    Undone(Error),
+    /// What is on disk is not known any more.
+    Broken(Error),
+}
+
+impl Appender {
+    /// A commit time after all others.
+    pub(crate) fn commit_time_us(&self, now_us: i64) -> i64 {
+        now_us.max(self.last_commit_time_us + 1)
+    }
+
+    /// The segment frames can be written to.
+    pub(crate) fn open_segment(&self) -> Option<&Arc<Segment>> {
+        self.segment.as_ref().filter(|segment| !segment.extent().sealed)
+    }
+
+    /// Whether a new segment is due before `bytes` more. An empty one takes anything.
+    pub(crate) fn is_full(&self, bytes: u64) -> bool {
+        self.open_segment()
+            .is_none_or(|segment| self.end > segment.base && segment.file_offset(self.end) + bytes > self.segment_bytes)
+    }
+
+    /// Writes footer and trailer of the open segment and syncs it.
+    pub(crate) fn seal(&mut self) -> Result<()> {
+        let Some(segment) = self.open_segment().cloned() else { return Ok(()) };
+        let commit_times_us = segment.extent().commit_times_us;
+        let runs = std::mem::take(&mut self.runs);
+        let footer = Footer { end: self.end, next_sequence: self.next_sequence, commit_times_us, runs };
+        let sealed = segment.seal(&footer);
+        if sealed.is_err() {
+            // The next try needs them.
+            self.runs = footer.runs;
+        }
+        sealed
+    }
+
+    /// Makes a segment that begins at the end.
+    pub(crate) fn start_segment(&mut self, bytes: u64) -> Result<Arc<Segment>> {
+        let segment = Segment::create(self.disk.as_ref(), &self.dir, self.end, self.origin, bytes)?;
+        let segment = Arc::new(segment);
+        self.allocated = bytes;
+        self.segment = Some(Arc::clone(&segment));
+        self.runs.clear();
+        Ok(segment)
+    }
+
+    /// Writes a frame behind the last one; answers with its runs. Not synced.
+    pub(crate) fn write(&mut self, frame: &EncodedFrame) -> Result<PlacedRuns, AppendFailure> {
+        let Some(segment) = self.open_segment().cloned() else {
+            return Err(AppendFailure::Undone(Error::Closed));
+        };
+        let at = segment.file_offset(self.end);
+        let frame_end = at + frame.header.frame_bytes();
+        let grown = if frame_end > self.allocated { segment.file.allocate(frame_end) } else { Ok(()) };
+        if let Err(error) = grown.and_then(|()| segment.file.write_at(&mut frame.slices(), at)) {
+            let error = full_or_io(error, format!("write {}", segment.place(self.end, frame.header.frame_bytes())));
+            return Err(self.cut_back(&segment, error));
+        }
+        self.allocated = self.allocated.max(frame_end);
+        let position = self.end;
+        self.end += frame.header.frame_bytes();
+        self.next_sequence += 1;
+        self.last_commit_time_us = frame.header.commit_time_us;
+        let mut extent = segment.extent();
+        extent.grow(self.end, frame.header.commit_time_us);
+        segment.set_extent(extent);
+        let runs: PlacedRuns = frame
+            .entries
+            .iter()
+            .map(|entry| (entry.partition, Run::of_entry(entry, position, frame.header.commit_time_us)))
+            .collect();
+        self.runs.extend_from_slice(&runs);
+        Ok(runs)
+    }
+
+    /// Takes what a failed write has left out of the file, durably.
+    fn cut_back(&self, segment: &Segment, error: Error) -> AppendFailure {
+        let at = segment.file_offset(self.end);
+        let cut = segment.file.truncate(at).and_then(|()| segment.file.allocate(self.allocated));
+        match cut.and_then(|()| segment.file.sync()) {
+            Ok(()) => AppendFailure::Undone(error),
+            Err(second) => {
+                tracing::error!(%error, %second, "a failed write could not be cut back");
+                AppendFailure::Broken(error)
+            }
+        }
+    }
+}

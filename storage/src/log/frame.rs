@@ -1,0 +1,295 @@
+//! Frames: one atomic, checksummed piece of the log, and its way to bytes and back. Pure.
+//!
+//! A frame begins at a multiple of 64 and is padded with zeros to one. All numbers are little-endian.
+//!
+//! | header bytes | what |
+//! |---|---|
+//! | 0..4 | magic `AQFR` |
+//! | 4..6 | format version |
+//! | 6..8 | zero |
+//! | 8..12 | bytes of the body: directory and payload |
+//! | 12..16 | bytes of the directory |
+//! | 16..24 | writer epoch |
+//! | 24..32 | sequence: dense over the whole log |
+//! | 32..40 | commit time, us: strictly increasing over the whole log |
+//! | 40..48 | `durable_end`: everything below this position was synced when the frame was written |
+//! | 48..56 | position of the frame itself, so that bytes from elsewhere never pass for it |
+//! | 56..60 | CRC-32C of the body |
+//! | 60..64 | CRC-32C of bytes 0..60 |
+//!
+//! The directory has one entry of 56 bytes per *run*: topic id (16), partition (4), batches (4), base offset (8), last
+//! offset (8), largest timestamp (8), offset in the payload (4), bytes (4). A run is contiguous batches of one
+//! partition; a new one begins after [`RUN_BYTES`], so that a reader in the middle of a large frame reads little.
+//! The payload is the batches, verbatim but for base offset and leader epoch, which stand outside their checksum.
+
+use std::io::IoSlice;
+
+use crate::ids::{TopicId, TopicPartition};
+use crate::log::envelope::{u32_at, u64_at};
+use crate::record::batch::CheckedBatch;
+
+/// Frames begin at multiples of this.
+pub(crate) const FRAME_ALIGN: u64 = 64;
+/// Bytes of a frame's header.
+pub(crate) const FRAME_HEADER_BYTES: usize = 64;
+/// The version this program writes.
+pub(crate) const FRAME_VERSION: u16 = 1;
+/// A run that has reached this many bytes is followed by a new one.
+pub(crate) const RUN_BYTES: usize = 64 << 10;
+
+const MAGIC: [u8; 4] = *b"AQFR";
+const ENTRY_BYTES: usize = 56;
+/// Base offset, length and leader epoch: what of a batch is patched.
+const PREFIX_BYTES: usize = 16;
+
+/// A frame's header as numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FrameHeader {
+    pub(crate) body_bytes: u32,
+    pub(crate) directory_bytes: u32,
+    pub(crate) writer_epoch: u64,
+    pub(crate) sequence: u64,
+    pub(crate) commit_time_us: i64,
+    pub(crate) durable_end: u64,
+    pub(crate) position: u64,
+    pub(crate) body_crc: u32,
+}
+
+impl FrameHeader {
+    /// Bytes of the whole frame with its padding.
+    pub(crate) fn frame_bytes(&self) -> u64 {
+        (FRAME_HEADER_BYTES as u64 + u64::from(self.body_bytes)).next_multiple_of(FRAME_ALIGN)
+    }
+
+    fn encode(&self) -> [u8; FRAME_HEADER_BYTES] {
+        let mut bytes = [0; FRAME_HEADER_BYTES];
+        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[4..6].copy_from_slice(&FRAME_VERSION.to_le_bytes());
+        bytes[8..12].copy_from_slice(&self.body_bytes.to_le_bytes());
+        bytes[12..16].copy_from_slice(&self.directory_bytes.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.writer_epoch.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.sequence.to_le_bytes());
+        bytes[32..40].copy_from_slice(&self.commit_time_us.to_le_bytes());
+        bytes[40..48].copy_from_slice(&self.durable_end.to_le_bytes());
+        bytes[48..56].copy_from_slice(&self.position.to_le_bytes());
+        bytes[56..60].copy_from_slice(&self.body_crc.to_le_bytes());
+        let crc = crc_fast::crc32_iscsi(&bytes[..60]);
+        bytes[60..].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a header expected at `position`.
+    pub(crate) fn decode(bytes: &[u8], position: u64) -> Result<Self, FrameDefect> {
+        let Some(bytes) = bytes.get(..FRAME_HEADER_BYTES) else { return Err(FrameDefect::Damaged) };
+        if bytes[..4] != MAGIC || crc_fast::crc32_iscsi(&bytes[..60]) != u32_at(bytes, 60) {
+            return Err(FrameDefect::Damaged);
+        }
+        let version = u16::from_le_bytes([bytes[4], bytes[5]]);
+        if version > FRAME_VERSION {
+            return Err(FrameDefect::Newer(u32::from(version)));
+        }
+        let header = Self {
+            body_bytes: u32_at(bytes, 8),
+            directory_bytes: u32_at(bytes, 12),
+            writer_epoch: u64_at(bytes, 16),
+            sequence: u64_at(bytes, 24),
+            commit_time_us: u64_at(bytes, 32).cast_signed(),
+            durable_end: u64_at(bytes, 40),
+            position: u64_at(bytes, 48),
+            body_crc: u32_at(bytes, 56),
+        };
+        let sane = header.position == position && header.directory_bytes <= header.body_bytes;
+        if sane { Ok(header) } else { Err(FrameDefect::Damaged) }
+    }
+}
+
+/// Why bytes are no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FrameDefect {
+    /// Not a frame, or not whole.
+    Damaged,
+    /// Written by a newer program; its format version.
+    Newer(u32),
+}
+
+/// One entry of a frame's directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct DirectoryEntry {
+    pub(crate) partition: TopicPartition,
+    pub(crate) batches: u32,
+    pub(crate) base_offset: i64,
+    pub(crate) last_offset: i64,
+    pub(crate) max_timestamp_ms: i64,
+    /// From the frame's first byte.
+    pub(crate) frame_offset: u64,
+    pub(crate) bytes: u32,
+}
+
+/// Checks a body against its header and reads its directory.
+pub(crate) fn decode_directory(header: &FrameHeader, body: &[u8]) -> Result<Vec<DirectoryEntry>, FrameDefect> {
+    if body.len() != header.body_bytes as usize || crc_fast::crc32_iscsi(body) != header.body_crc {
+        return Err(FrameDefect::Damaged);
+    }
+    read_directory(header, body)
+}
+
+/// Reads the directory of a body whose checksum may not match: the entries stay within the body, no more is known.
+pub(crate) fn read_directory(header: &FrameHeader, body: &[u8]) -> Result<Vec<DirectoryEntry>, FrameDefect> {
+    let directory = &body[..header.directory_bytes as usize];
+    if !directory.len().is_multiple_of(ENTRY_BYTES) {
+        return Err(FrameDefect::Damaged);
+    }
+    let payload_bytes = u64::from(header.body_bytes - header.directory_bytes);
+    let payload_start = FRAME_HEADER_BYTES as u64 + u64::from(header.directory_bytes);
+    let mut entries = Vec::with_capacity(directory.len() / ENTRY_BYTES);
+    for entry in directory.chunks_exact(ENTRY_BYTES) {
+        let mut topic = [0; 16];
+        topic.copy_from_slice(&entry[..16]);
+        let (offset, bytes) = (u64::from(u32_at(entry, 48)), u32_at(entry, 52));
+        if offset + u64::from(bytes) > payload_bytes {
+            return Err(FrameDefect::Damaged);
+        }
+        entries.push(DirectoryEntry {
+            partition: TopicPartition { topic: TopicId::from_bytes(topic), partition: u32_at(entry, 16).cast_signed() },
+            batches: u32_at(entry, 20),
+            base_offset: u64_at(entry, 24).cast_signed(),
+            last_offset: u64_at(entry, 32).cast_signed(),
+            max_timestamp_ms: u64_at(entry, 40).cast_signed(),
+            frame_offset: payload_start + offset,
+            bytes,
+        });
+    }
+    Ok(entries)
+}
+
+/// A batch with the offset the log has given it.
+#[derive(Clone, Debug)]
+pub(crate) struct PlacedBatch {
+    pub(crate) partition: TopicPartition,
+    pub(crate) base_offset: i64,
+    pub(crate) batch: CheckedBatch,
+}
+
+/// A frame ready to be written: small pieces of our own between the producers' bytes, which are not copied.
+#[derive(Debug)]
+pub(crate) struct EncodedFrame {
+    pub(crate) header: FrameHeader,
+    pub(crate) entries: Vec<DirectoryEntry>,
+    front: Vec<u8>,
+    prefixes: Vec<[u8; PREFIX_BYTES]>,
+    batches: Vec<PlacedBatch>,
+}
+
+/// Numbers of a frame that do not follow from its batches.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FrameNumbers {
+    pub(crate) writer_epoch: u64,
+    pub(crate) sequence: u64,
+    pub(crate) commit_time_us: i64,
+    pub(crate) durable_end: u64,
+    pub(crate) position: u64,
+}
+
+/// Kafka's leader epoch of every batch: one writer that never takes back what it has shown has one epoch.
+pub(crate) const LEADER_EPOCH: i32 = 0;
+
+impl EncodedFrame {
+    /// Lays the batches out: those of a partition side by side, in offset order. `None` if they exceed 4 GiB.
+    pub(crate) fn new(numbers: FrameNumbers, mut batches: Vec<PlacedBatch>) -> Option<Self> {
+        batches.sort_by_key(|placed| (placed.partition, placed.base_offset));
+        let (mut entries, payload_bytes) = directory_of(&batches)?;
+        let directory_bytes = u32::try_from(entries.len() * ENTRY_BYTES).ok()?;
+        let body_bytes = payload_bytes.checked_add(directory_bytes)?;
+        let mut front = vec![0; FRAME_HEADER_BYTES];
+        for entry in &mut entries {
+            encode_entry(&mut front, entry)?;
+            entry.frame_offset += FRAME_HEADER_BYTES as u64 + u64::from(directory_bytes);
+        }
+        let prefixes: Vec<_> = batches.iter().map(prefix_of).collect();
+        let mut crc = crc_fast::Digest::new(crc_fast::CrcAlgorithm::Crc32Iscsi);
+        crc.update(&front[FRAME_HEADER_BYTES..]);
+        for (prefix, placed) in prefixes.iter().zip(&batches) {
+            crc.update(prefix);
+            crc.update(&placed.batch.bytes()[PREFIX_BYTES..]);
+        }
+        let header = FrameHeader {
+            body_bytes,
+            directory_bytes,
+            writer_epoch: numbers.writer_epoch,
+            sequence: numbers.sequence,
+            commit_time_us: numbers.commit_time_us,
+            durable_end: numbers.durable_end,
+            position: numbers.position,
+            // The digest gives CRC-32 in the low half of 64 bits.
+            body_crc: (crc.finalize() & u64::from(u32::MAX)) as u32,
+        };
+        front[..FRAME_HEADER_BYTES].copy_from_slice(&header.encode());
+        Some(Self { header, entries, front, prefixes, batches })
+    }
+
+    /// The pieces to write, one after another.
+    pub(crate) fn slices(&self) -> Vec<IoSlice<'_>> {
+        static ZEROS: [u8; FRAME_ALIGN as usize] = [0; FRAME_ALIGN as usize];
+        let mut slices = Vec::with_capacity(2 + 2 * self.batches.len());
+        slices.push(IoSlice::new(&self.front));
+        for (prefix, placed) in self.prefixes.iter().zip(&self.batches) {
+            slices.push(IoSlice::new(prefix));
+            slices.push(IoSlice::new(&placed.batch.bytes()[PREFIX_BYTES..]));
+        }
+        let unpadded = FRAME_HEADER_BYTES as u64 + u64::from(self.header.body_bytes);
+        let padding = usize::try_from(self.header.frame_bytes() - unpadded).unwrap_or(0);
+        slices.push(IoSlice::new(&ZEROS[..padding]));
+        slices
+    }
+}
+
+/// The directory (offsets counted from the payload's first byte) and the payload's length.
+fn directory_of(batches: &[PlacedBatch]) -> Option<(Vec<DirectoryEntry>, u32)> {
+    let mut entries: Vec<DirectoryEntry> = Vec::new();
+    let mut payload_bytes = 0_u32;
+    for placed in batches {
+        let header = placed.batch.header();
+        let bytes = u32::try_from(placed.batch.bytes().len()).ok()?;
+        let last_offset = placed.base_offset + i64::from(header.last_offset_delta);
+        match entries.last_mut() {
+            Some(run) if run.partition == placed.partition && (run.bytes as usize) < RUN_BYTES => {
+                run.batches += 1;
+                run.last_offset = last_offset;
+                run.max_timestamp_ms = run.max_timestamp_ms.max(header.max_timestamp_ms);
+                run.bytes = run.bytes.checked_add(bytes)?;
+            }
+            _ => entries.push(DirectoryEntry {
+                partition: placed.partition,
+                batches: 1,
+                base_offset: placed.base_offset,
+                last_offset,
+                max_timestamp_ms: header.max_timestamp_ms,
+                frame_offset: u64::from(payload_bytes),
+                bytes,
+            }),
+        }
+        payload_bytes = payload_bytes.checked_add(bytes)?;
+    }
+    Some((entries, payload_bytes))
+}
+
+fn encode_entry(out: &mut Vec<u8>, entry: &DirectoryEntry) -> Option<()> {
+    out.extend_from_slice(entry.partition.topic.as_bytes());
+    out.extend_from_slice(&entry.partition.partition.to_le_bytes());
+    out.extend_from_slice(&entry.batches.to_le_bytes());
+    out.extend_from_slice(&entry.base_offset.to_le_bytes());
+    out.extend_from_slice(&entry.last_offset.to_le_bytes());
+    out.extend_from_slice(&entry.max_timestamp_ms.to_le_bytes());
+    out.extend_from_slice(&u32::try_from(entry.frame_offset).ok()?.to_le_bytes());
+    out.extend_from_slice(&entry.bytes.to_le_bytes());
+    Some(())
+}
+
+/// The first bytes of a batch with its offset and leader epoch in place.
+fn prefix_of(placed: &PlacedBatch) -> [u8; PREFIX_BYTES] {
+    let mut prefix = [0; PREFIX_BYTES];
+    prefix.copy_from_slice(&placed.batch.bytes()[..PREFIX_BYTES]);
+    prefix[..8].copy_from_slice(&placed.base_offset.to_be_bytes());
+    prefix[12..16].copy_from_slice(&LEADER_EPOCH.to_be_bytes());
+    prefix
+}

@@ -1,0 +1,311 @@
+//! The ledger: the writer's own view of everything, ahead of what is published, and the judgement on each commit. Pure.
+//!
+//! Invariants:
+//! - Commits are judged in the order in which they are written; each sees all before it, durable or not.
+//! - A commit that is refused leaves no trace, nor does a group that could not be written: every step notes how to
+//!   take it back, and steps are taken back in reverse.
+//! - Offsets of a partition are dense: the next batch begins where the last one ended.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::commit::{Append, Appended, Commit, DefinitionChange, Expect, PositionChange, TopicChange};
+use crate::error::{Error, Result};
+use crate::ids::{TopicId, TopicPartition};
+use crate::log::frame::PlacedBatch;
+use crate::log::own::{Change, OwnRecord, OwnState};
+use crate::log::producer::{Producers, Replaced, Verdict};
+use crate::view::{Definition, GroupOffset, Topic};
+
+/// Partitions of one topic, at the most: each costs memory for ever.
+pub(crate) const PARTITIONS_MAX: i32 = 10_000;
+/// Kafka's limit.
+const TOPIC_NAME_BYTES_MAX: usize = 249;
+/// What a record of our own topics costs beside key and value, at the most.
+const RECORD_OVERHEAD_BYTES: u64 = 32;
+
+/// The writer's view.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    pub(crate) own: OwnState,
+    /// Next offset of each partition; one that is missing is 0.
+    pub(crate) ends: HashMap<TopicPartition, i64>,
+    pub(crate) producers: Producers,
+}
+
+/// How to take a step back.
+#[derive(Debug)]
+pub(crate) enum Undo {
+    Own(Change),
+    End(TopicPartition, Option<i64>),
+    Producer(Replaced),
+}
+
+/// What a commit that was let in puts into the log.
+#[derive(Debug, Default)]
+pub(crate) struct Judged {
+    pub(crate) changes: Vec<Change>,
+    pub(crate) records: Vec<OwnRecord>,
+    pub(crate) batches: Vec<PlacedBatch>,
+    /// Per append; log starts are filled in when it is answered.
+    pub(crate) appended: Vec<Appended>,
+    /// First of the producer ids it took.
+    pub(crate) first_producer_id: i64,
+}
+
+/// What is asked of the log in one go.
+#[derive(Debug, Default)]
+pub(crate) struct Request {
+    pub(crate) commit: Commit,
+    /// Producer ids to give out.
+    pub(crate) producer_ids: i64,
+}
+
+impl Request {
+    /// Bytes of all batches.
+    pub(crate) fn batch_bytes(&self) -> u64 {
+        self.commit.appends.iter().map(|append| append.batch.bytes().len() as u64).sum()
+    }
+}
+
+/// Judges one commit at a time, and takes back what it did if it is refused.
+struct Judge<'a> {
+    ledger: &'a mut Ledger,
+    undo: &'a mut Vec<Undo>,
+    judged: Judged,
+    now_us: i64,
+}
+
+impl Ledger {
+    /// Judges a commit that will be written with commit time `now_us`; what it does is in the ledger afterwards, and
+    /// `undo` knows how to take it back.
+    ///
+    /// # Errors
+    /// Why it is refused; ledger and `undo` are as before then.
+    pub(crate) fn judge(
+        &mut self,
+        request: Request,
+        now_us: i64,
+        commit_bytes_max: u64,
+        undo: &mut Vec<Undo>,
+    ) -> Result<Judged> {
+        let mark = undo.len();
+        let mut judge = Judge { ledger: self, undo, judged: Judged::default(), now_us };
+        match judge.judge(request, commit_bytes_max) {
+            Ok(()) => Ok(judge.judged),
+            Err(error) => {
+                self.take_back(undo, mark);
+                Err(error)
+            }
+        }
+    }
+
+    /// Takes steps back until only `mark` are left.
+    pub(crate) fn take_back(&mut self, undo: &mut Vec<Undo>, mark: usize) {
+        for step in undo.drain(mark..).rev() {
+            match step {
+                Undo::Own(change) => drop(self.own.apply(&change)),
+                Undo::End(partition, Some(end)) => drop(self.ends.insert(partition, end)),
+                Undo::End(partition, None) => drop(self.ends.remove(&partition)),
+                Undo::Producer(replaced) => self.producers.restore(replaced),
+            }
+        }
+    }
+
+    pub(crate) fn end_of(&self, partition: TopicPartition) -> i64 {
+        self.ends.get(&partition).copied().unwrap_or(0)
+    }
+
+    /// Gives a batch its place behind the others of its partition.
+    pub(crate) fn place(&mut self, partition: TopicPartition, last_offset_delta: i32, undo: &mut Vec<Undo>) -> i64 {
+        let base_offset = self.end_of(partition);
+        let before = self.ends.insert(partition, base_offset + i64::from(last_offset_delta) + 1);
+        undo.push(Undo::End(partition, before));
+        base_offset
+    }
+}
+
+impl Judge<'_> {
+    fn judge(&mut self, request: Request, commit_bytes_max: u64) -> Result<()> {
+        let batch_bytes = request.batch_bytes();
+        check_size(batch_bytes, commit_bytes_max)?;
+        let Request { commit, producer_ids } = request;
+        if producer_ids > 0 {
+            self.judged.first_producer_id = self.ledger.own.next_producer_id;
+            let next = self.ledger.own.next_producer_id + producer_ids;
+            self.change(Change::ProducerIds { next })?;
+        }
+        let mut deleted = Vec::new();
+        for change in commit.topics {
+            self.topic(change, &mut deleted)?;
+        }
+        self.definitions(commit.definitions, &deleted)?;
+        for append in commit.appends {
+            self.append(append)?;
+        }
+        for change in commit.group_offsets {
+            self.group_offset(change.group, change.partition, change.offset)?;
+        }
+        for change in commit.positions {
+            self.position(change)?;
+        }
+        let own_bytes: u64 = self.judged.records.iter().map(record_bytes).sum();
+        check_size(batch_bytes + own_bytes, commit_bytes_max)
+    }
+
+    fn change(&mut self, change: Change) -> Result<()> {
+        self.judged.records.push(change.to_record()?);
+        let back = self.ledger.own.apply(&change);
+        // Undo takes the last one first.
+        self.undo.extend(back.into_iter().rev().map(Undo::Own));
+        self.judged.changes.push(change);
+        Ok(())
+    }
+
+    fn topic(&mut self, change: TopicChange, deleted: &mut Vec<Arc<Topic>>) -> Result<()> {
+        match change {
+            TopicChange::Create { id, name, partitions, config } => {
+                check_topic(&name, partitions, &config.cleanup_policy)?;
+                if self.ledger.own.names.contains_key(&name) || self.ledger.own.topics.contains_key(&id) {
+                    return Err(Error::TopicExists { topic: name });
+                }
+                let topic = Topic { id, name, partitions, config, internal: false, created_at_us: self.now_us };
+                self.change(Change::Topic { id, value: Some(Arc::new(topic)) })
+            }
+            TopicChange::Delete { id } => {
+                let Some(topic) = self.ledger.own.topics.get(&id).cloned() else {
+                    return Err(Error::UnknownTopic { topic: id.to_string() });
+                };
+                if topic.internal {
+                    return Err(Error::TopicInternal { topic: topic.name.clone() });
+                }
+                self.change(Change::Topic { id, value: None })?;
+                for partition in 0..topic.partitions {
+                    let partition = TopicPartition { topic: id, partition };
+                    if let Some(end) = self.ledger.ends.remove(&partition) {
+                        self.undo.push(Undo::End(partition, Some(end)));
+                    }
+                }
+                deleted.push(topic);
+                Ok(())
+            }
+        }
+    }
+
+    /// Definitions come before the look at who holds a deleted topic, so that one commit can drop a query and its topic.
+    fn definitions(&mut self, changes: Vec<DefinitionChange>, deleted: &[Arc<Topic>]) -> Result<()> {
+        for DefinitionChange { kind, name, value, holds, expect } in changes {
+            let key = (kind, name);
+            let present = self.ledger.own.definitions.get(&key).map(|definition| &definition.value);
+            let (kind, name) = key;
+            check_expected(&expect, present, || format!("{kind} {name}"))?;
+            if let Some(missing) = holds.iter().find(|topic| !self.ledger.own.topics.contains_key(topic)) {
+                return Err(Error::UnknownTopic { topic: missing.to_string() });
+            }
+            let definition =
+                value.map(|value| Arc::new(Definition { kind: kind.clone(), name: name.clone(), value, holds }));
+            self.change(Change::Definition { kind, name, value: definition })?;
+        }
+        for topic in deleted {
+            if let Some(holder) = self.ledger.own.holder_of(topic.id) {
+                return Err(Error::TopicHeld { topic: topic.name.clone(), holder });
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, append: Append) -> Result<()> {
+        let partition = TopicPartition { topic: append.topic, partition: append.partition };
+        let topic = self.ledger.own.topic_of(partition)?;
+        if topic.internal {
+            return Err(Error::TopicInternal { topic: topic.name.clone() });
+        }
+        let header = *append.batch.header();
+        if header.last_offset_delta < 0 {
+            let reason = format!("last offset delta {} is negative", header.last_offset_delta);
+            return Err(Error::InvalidBatch { reason });
+        }
+        let (base_offset, duplicate) = match self.ledger.producers.judge(partition, &header)? {
+            Verdict::Duplicate(base_offset) => (base_offset, true),
+            Verdict::Append => {
+                let base_offset = self.ledger.place(partition, header.last_offset_delta, self.undo);
+                let replaced = self.ledger.producers.note(partition, &header, base_offset, self.now_us);
+                self.undo.extend(replaced.map(Undo::Producer));
+                self.judged.batches.push(PlacedBatch { partition, base_offset, batch: append.batch });
+                (base_offset, false)
+            }
+        };
+        self.judged.appended.push(Appended { base_offset, log_start_offset: 0, duplicate });
+        Ok(())
+    }
+
+    fn group_offset(&mut self, group: String, partition: TopicPartition, offset: Option<GroupOffset>) -> Result<()> {
+        let value = match offset {
+            // Removing needs no topic: it may be what cleans up after one.
+            None => None,
+            Some(offset) => {
+                self.ledger.own.topic_of(partition)?;
+                Some(GroupOffset { committed_at_us: self.now_us, ..offset })
+            }
+        };
+        self.change(Change::GroupOffset { group, partition, value })
+    }
+
+    fn position(&mut self, change: PositionChange) -> Result<()> {
+        let PositionChange { query, value, expect } = change;
+        check_expected(&expect, self.ledger.own.positions.get(&query), || format!("position of query {query}"))?;
+        self.change(Change::Position { query, value })
+    }
+}
+
+/// What a record will take in a batch, at the most.
+pub(crate) fn record_bytes(record: &OwnRecord) -> u64 {
+    RECORD_OVERHEAD_BYTES + record.key.len() as u64 + record.value.as_ref().map_or(0, Vec::len) as u64
+}
+
+fn check_size(bytes: u64, limit_bytes: u64) -> Result<()> {
+    if bytes <= limit_bytes {
+        return Ok(());
+    }
+    Err(Error::TooLarge { what: "commit", bytes, setting: "wal.commit_bytes_max", limit_bytes })
+}
+
+fn check_expected(expect: &Expect, present: Option<&bytes::Bytes>, what: impl FnOnce() -> String) -> Result<()> {
+    let met = match expect {
+        Expect::Anything => true,
+        Expect::Absent => present.is_none(),
+        Expect::Present => present.is_some(),
+        Expect::Value(expected) => present == Some(expected),
+    };
+    if met { Ok(()) } else { Err(Error::Conflict { what: what() }) }
+}
+
+fn check_topic(name: &str, partitions: i32, cleanup_policy: &str) -> Result<()> {
+    let invalid = |reason: String| Err(Error::InvalidTopic { topic: name.to_owned(), reason });
+    if name.is_empty() || name.len() > TOPIC_NAME_BYTES_MAX {
+        return invalid(format!("a name has 1 to {TOPIC_NAME_BYTES_MAX} characters"));
+    }
+    if name == "." || name == ".." {
+        return invalid("'.' and '..' are not allowed as names".to_owned());
+    }
+    if let Some(wrong) = name.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-'))) {
+        return invalid(format!("'{wrong}' is not allowed, use letters, digits, '.', '_' and '-'"));
+    }
+    if !(1..=PARTITIONS_MAX).contains(&partitions) {
+        return invalid(format!("{partitions} partitions, 1 to {PARTITIONS_MAX} are allowed"));
+    }
+    if !matches!(cleanup_policy, "delete" | "compact" | "compact,delete" | "delete,compact") {
+        return invalid(format!("cleanup policy '{cleanup_policy}', use delete, compact or compact,delete"));
+    }
+    Ok(())
+}
+
+/// The topics a state keeps but our own: what a snapshot stores.
+pub(crate) fn stored_topics(own: &OwnState) -> Vec<Topic> {
+    own.topics.values().filter(|topic| !topic.internal).map(|topic| topic.as_ref().clone()).collect()
+}
+
+/// Whether a partition's topic is there.
+pub(crate) fn lives(own: &OwnState, topic: TopicId) -> bool {
+    own.topics.contains_key(&topic)
+}

@@ -1,0 +1,392 @@
+//! Our own topics: what topics, definitions, offsets and positions there are, as one state that changes step by step.
+//!
+//! Every change is one record of one of our own topics; the state is what all records so far have made of it. So
+//! there is nothing beside the log to keep in step: a snapshot plus the records since is the state. Applying a change
+//! answers with what undoes it, for a group of commits that could not be written.
+//!
+//! | topic | key (JSON) | value (JSON, null removes) | changed by |
+//! |---|---|---|---|
+//! | `__aquifer_catalog` | `{"topic": id}` | a topic | a commit's `topics` |
+//! | `__aquifer_catalog` | `{"definition": [kind, name]}` | bytes and holds | a commit's `definitions` |
+//! | `__transaction_state` | `"producer_ids"` | the first id not given out | the log itself |
+//! | `__consumer_offsets` | `{"offset": [group, topic id, partition]}` | an offset | a commit's `group_offsets` |
+//! | `__aquifer_positions` | `{"position": query}` | bytes | a commit's `positions` |
+//!
+//! Keys are stored: never rename one. Each value names its version.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::ids::{OwnTopic, TopicId, TopicPartition};
+use crate::log::envelope::newer;
+use crate::view::{Definition, GroupOffset, Topic, TopicConfig};
+
+const VALUE_VERSION: u32 = 1;
+
+/// One step of the state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Change {
+    Topic { id: TopicId, value: Option<Arc<Topic>> },
+    Definition { kind: String, name: String, value: Option<Arc<Definition>> },
+    ProducerIds { next: i64 },
+    GroupOffset { group: String, partition: TopicPartition, value: Option<GroupOffset> },
+    Position { query: String, value: Option<Bytes> },
+}
+
+/// What all changes so far have made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OwnState {
+    pub(crate) topics: HashMap<TopicId, Arc<Topic>>,
+    pub(crate) names: BTreeMap<String, TopicId>,
+    pub(crate) definitions: BTreeMap<(String, String), Arc<Definition>>,
+    pub(crate) group_offsets: BTreeMap<(String, TopicPartition), GroupOffset>,
+    pub(crate) positions: BTreeMap<String, Bytes>,
+    pub(crate) next_producer_id: i64,
+}
+
+/// The one partition of one of our own topics.
+pub(crate) fn own_partition(topic: OwnTopic) -> TopicPartition {
+    TopicPartition { topic: TopicId::own(topic), partition: 0 }
+}
+
+impl Default for OwnState {
+    fn default() -> Self {
+        let mut state = Self {
+            topics: HashMap::new(),
+            names: BTreeMap::new(),
+            definitions: BTreeMap::new(),
+            group_offsets: BTreeMap::new(),
+            positions: BTreeMap::new(),
+            next_producer_id: 0,
+        };
+        for own in OwnTopic::ALL {
+            let id = TopicId::own(own);
+            let topic = Topic {
+                id,
+                name: own.name().to_owned(),
+                partitions: 1,
+                config: TopicConfig { cleanup_policy: "compact".to_owned(), ..TopicConfig::default() },
+                internal: true,
+                created_at_us: 0,
+            };
+            state.names.insert(topic.name.clone(), id);
+            state.topics.insert(id, Arc::new(topic));
+        }
+        state
+    }
+}
+
+impl OwnState {
+    /// The topic of that name.
+    pub(crate) fn topic_named(&self, name: &str) -> Option<&Arc<Topic>> {
+        self.names.get(name).and_then(|id| self.topics.get(id))
+    }
+
+    /// The topic, if it has that partition.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`].
+    pub(crate) fn topic_of(&self, partition: TopicPartition) -> Result<&Arc<Topic>> {
+        let topic = self
+            .topics
+            .get(&partition.topic)
+            .ok_or_else(|| Error::UnknownTopic { topic: partition.topic.to_string() })?;
+        if (0..topic.partitions).contains(&partition.partition) {
+            return Ok(topic);
+        }
+        Err(Error::UnknownPartition { topic: topic.name.clone(), partition: partition.partition })
+    }
+
+    /// Who holds a topic, in the words of an error.
+    pub(crate) fn holder_of(&self, topic: TopicId) -> Option<String> {
+        let holder = self.definitions.values().find(|definition| definition.holds.contains(&topic))?;
+        Some(format!("{} {}", holder.kind, holder.name))
+    }
+
+    /// Takes a step; answers with the steps back, in the order to take them.
+    pub(crate) fn apply(&mut self, change: &Change) -> Vec<Change> {
+        match change {
+            Change::Topic { id, value: Some(topic) } => {
+                self.names.insert(topic.name.clone(), *id);
+                let before = self.topics.insert(*id, Arc::clone(topic));
+                vec![Change::Topic { id: *id, value: before }]
+            }
+            Change::Topic { id, value: None } => self.remove_topic(*id),
+            Change::Definition { kind, name, value } => {
+                let key = (kind.clone(), name.clone());
+                let before = replace(&mut self.definitions, key, value.clone());
+                vec![Change::Definition { kind: kind.clone(), name: name.clone(), value: before }]
+            }
+            Change::ProducerIds { next } => {
+                let before = std::mem::replace(&mut self.next_producer_id, *next);
+                vec![Change::ProducerIds { next: before }]
+            }
+            Change::GroupOffset { group, partition, value } => {
+                let before = replace(&mut self.group_offsets, (group.clone(), *partition), value.clone());
+                vec![Change::GroupOffset { group: group.clone(), partition: *partition, value: before }]
+            }
+            Change::Position { query, value } => {
+                let before = replace(&mut self.positions, query.clone(), value.clone());
+                vec![Change::Position { query: query.clone(), value: before }]
+            }
+        }
+    }
+
+    /// With a topic go the offsets that groups have committed for it: they belong to its id.
+    fn remove_topic(&mut self, id: TopicId) -> Vec<Change> {
+        let Some(topic) = self.topics.remove(&id) else { return Vec::new() };
+        if self.names.get(&topic.name) == Some(&id) {
+            self.names.remove(&topic.name);
+        }
+        let mut back = vec![Change::Topic { id, value: Some(topic) }];
+        self.group_offsets.retain(|(group, partition), offset| {
+            if partition.topic != id {
+                return true;
+            }
+            let (group, partition, value) = (group.clone(), *partition, Some(offset.clone()));
+            back.push(Change::GroupOffset { group, partition, value });
+            false
+        });
+        back
+    }
+}
+
+fn replace<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Option<V> {
+    match value {
+        Some(value) => map.insert(key, value),
+        None => map.remove(&key),
+    }
+}
+
+/// A change as a record of one of our own topics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct OwnRecord {
+    pub(crate) topic: OwnTopic,
+    pub(crate) key: Vec<u8>,
+    pub(crate) value: Option<Vec<u8>>,
+}
+
+/// Bytes that are text most of the time; stored so that a person can read them.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StoredBytes {
+    Text(String),
+    Hex(String),
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Key {
+    Topic(TopicId),
+    Definition(String, String),
+    ProducerIds,
+    Offset(String, TopicId, i32),
+    Position(String),
+}
+
+#[derive(Serialize, Deserialize)]
+struct Versioned<T> {
+    version: u32,
+    #[serde(flatten)]
+    value: T,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredDefinition {
+    value: StoredBytes,
+    holds: Vec<TopicId>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredPosition {
+    value: StoredBytes,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredProducerIds {
+    next: i64,
+}
+
+impl StoredBytes {
+    fn new(bytes: &Bytes) -> Self {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::Text(text.to_owned()),
+            Err(_) => Self::Hex(bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
+        }
+    }
+
+    fn into_bytes(self) -> Option<Bytes> {
+        match self {
+            Self::Text(text) => Some(text.into()),
+            Self::Hex(digits) => {
+                let pairs = digits.as_bytes().chunks(2);
+                let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+                pairs.map(byte).collect::<Option<Vec<u8>>>().map(Bytes::from)
+            }
+        }
+    }
+}
+
+impl Change {
+    /// Whether readers of topics or definitions must look again.
+    pub(crate) fn is_of_catalog(&self) -> bool {
+        matches!(self, Self::Topic { .. } | Self::Definition { .. })
+    }
+
+    /// The record that stores it.
+    pub(crate) fn to_record(&self) -> Result<OwnRecord> {
+        let (topic, key, value) = match self {
+            Self::Topic { id, value } => {
+                (OwnTopic::Catalog, Key::Topic(*id), value.as_ref().map(|topic| encode(topic.as_ref())))
+            }
+            Self::Definition { kind, name, value } => {
+                let stored = value.as_ref().map(|definition| {
+                    let value = StoredBytes::new(&definition.value);
+                    encode(StoredDefinition { value, holds: definition.holds.clone() })
+                });
+                (OwnTopic::Catalog, Key::Definition(kind.clone(), name.clone()), stored)
+            }
+            Self::ProducerIds { next } => {
+                (OwnTopic::TransactionState, Key::ProducerIds, Some(encode(StoredProducerIds { next: *next })))
+            }
+            Self::GroupOffset { group, partition, value } => {
+                let key = Key::Offset(group.clone(), partition.topic, partition.partition);
+                (OwnTopic::ConsumerOffsets, key, value.as_ref().map(encode))
+            }
+            Self::Position { query, value } => {
+                let stored = value.as_ref().map(|value| encode(StoredPosition { value: StoredBytes::new(value) }));
+                (OwnTopic::Positions, Key::Position(query.clone()), stored)
+            }
+        };
+        let key = serde_json::to_vec(&key).map_err(Error::format("encode key"))?;
+        Ok(OwnRecord { topic, key, value: value.transpose()? })
+    }
+
+    /// The reverse of [`Change::to_record`]; `place` names the record for errors.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it does not decode, [`Error::Config`] if a newer program wrote it.
+    pub(crate) fn from_record(key: &[u8], value: Option<&[u8]>, place: &str) -> Result<Self> {
+        let corrupt = |reason: String| Error::Corrupt { place: place.to_owned(), reason };
+        let key: Key = serde_json::from_slice(key).map_err(|error| corrupt(format!("key: {error}")))?;
+        Ok(match key {
+            Key::Topic(id) => Self::Topic { id, value: decode(value, place)?.map(Arc::new) },
+            Key::Definition(kind, name) => {
+                let stored = decode::<StoredDefinition>(value, place)?;
+                let value = match stored {
+                    None => None,
+                    Some(StoredDefinition { value, holds }) => {
+                        let value = value.into_bytes().ok_or_else(|| corrupt("definition: not hex".to_owned()))?;
+                        Some(Arc::new(Definition { kind: kind.clone(), name: name.clone(), value, holds }))
+                    }
+                };
+                Self::Definition { kind, name, value }
+            }
+            Key::ProducerIds => {
+                let next = decode::<StoredProducerIds>(value, place)?.map_or(0, |stored| stored.next);
+                Self::ProducerIds { next }
+            }
+            Key::Offset(group, topic, partition) => {
+                let partition = TopicPartition { topic, partition };
+                Self::GroupOffset { group, partition, value: decode(value, place)? }
+            }
+            Key::Position(query) => {
+                let value = match decode::<StoredPosition>(value, place)? {
+                    None => None,
+                    Some(stored) => {
+                        Some(stored.value.into_bytes().ok_or_else(|| corrupt("position: not hex".to_owned()))?)
+                    }
+                };
+                Self::Position { query, value }
+            }
+        })
+    }
+}
+
+fn encode<T: Serialize>(value: T) -> Result<Vec<u8>> {
+    serde_json::to_vec(&Versioned { version: VALUE_VERSION, value }).map_err(Error::format("encode value"))
+}
+
+fn decode<T: for<'a> Deserialize<'a>>(value: Option<&[u8]>, place: &str) -> Result<Option<T>> {
+    #[derive(Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let Some(value) = value else { return Ok(None) };
+    let corrupt = |error: serde_json::Error| Error::Corrupt { place: place.to_owned(), reason: error.to_string() };
+    let Version { version } = serde_json::from_slice(value).map_err(corrupt)?;
+    if version > VALUE_VERSION {
+        return Err(newer("record of the catalog", place, version, VALUE_VERSION));
+    }
+    let versioned: Versioned<T> = serde_json::from_slice(value).map_err(corrupt)?;
+    Ok(Some(versioned.value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn changes() -> Vec<Change> {
+        let id = TopicId::from_bytes([3; 16]);
+        let partition = TopicPartition { topic: id, partition: 2 };
+        let topic = Topic {
+            id,
+            name: "clicks".to_owned(),
+            partitions: 3,
+            config: TopicConfig { retention_ms: Some(7), ..TopicConfig::default() },
+            internal: false,
+            created_at_us: 99,
+        };
+        let definition = Definition {
+            kind: "query".to_owned(),
+            name: "per_user".to_owned(),
+            value: Bytes::from_static(b"{\"a\": 1}"),
+            holds: vec![id],
+        };
+        let offset = GroupOffset { offset: 5, leader_epoch: -1, metadata: "m\u{e9}".to_owned(), committed_at_us: 100 };
+        vec![
+            Change::Topic { id, value: Some(Arc::new(topic)) },
+            Change::Definition {
+                kind: "query".to_owned(),
+                name: "per_user".to_owned(),
+                value: Some(Arc::new(definition)),
+            },
+            Change::ProducerIds { next: 1000 },
+            Change::GroupOffset { group: "g".to_owned(), partition, value: Some(offset) },
+            Change::Position { query: "q".to_owned(), value: Some(Bytes::from_static(&[0, 255, 17])) },
+            Change::Definition { kind: "query".to_owned(), name: "per_user".to_owned(), value: None },
+            Change::Position { query: "q".to_owned(), value: None },
+            Change::Topic { id, value: None },
+        ]
+    }
+
+    #[test]
+    fn every_change_comes_back_from_its_record() {
+        for change in changes() {
+            let record = change.to_record().unwrap();
+            let back = Change::from_record(&record.key, record.value.as_deref(), "x").unwrap();
+            assert_eq!(back, change);
+        }
+    }
+
+    #[test]
+    fn the_steps_back_lead_to_where_it_began() {
+        let mut state = OwnState::default();
+        let mut trail = vec![];
+        for change in changes() {
+            let before = state.clone();
+            let back = state.apply(&change);
+            trail.push((before, back));
+        }
+        for (before, back) in trail.into_iter().rev() {
+            for step in &back {
+                state.apply(step);
+            }
+            assert_eq!(state, before);
+        }
+    }
+}

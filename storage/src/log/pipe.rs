@@ -1,0 +1,237 @@
+//! The pipe between callers, the writer and the syncer: a queue of commits in front, groups that wait for their sync
+//! behind.
+//!
+//! One lock for both ends, held for pushes and takes only. The queue's bytes are bounded by `wal.queue_bytes_max`: a
+//! permit is taken before a commit is queued and given back when it is answered. While a sync is under way small
+//! commits gather, so that one sync serves them all; large ones are written meanwhile, so that the disk never waits.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use crate::commit::{Durability, Receipt};
+use crate::error::Result;
+use crate::ids::TopicPartition;
+use crate::log::append::PlacedRuns;
+use crate::log::ledger::Request;
+use crate::log::own::Change;
+use crate::log::segment::Segment;
+
+/// Commits of this many bytes are written although a sync is under way.
+const EAGER_BYTES: u64 = 256 << 10;
+/// Silence after which an empty frame proves that the last commit is durable.
+pub(crate) const IDLE_BEFORE_COVER: Duration = Duration::from_millis(100);
+
+/// What became of a request.
+#[derive(Clone, Debug)]
+pub(crate) struct Done {
+    pub(crate) receipt: Receipt,
+    /// Per append, to fill in log starts.
+    pub(crate) partitions: Vec<TopicPartition>,
+    pub(crate) first_producer_id: i64,
+}
+
+/// Where an answer goes.
+pub(crate) type Answer = oneshot::Sender<Result<Done>>;
+
+/// A commit in the queue.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) request: Request,
+    /// What it is counted as in the queue.
+    pub(crate) bytes: u64,
+    pub(crate) answer: Answer,
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// An answer that waits for its group's sync.
+#[derive(Debug)]
+pub(crate) struct Pending {
+    pub(crate) answer: Answer,
+    pub(crate) outcome: Result<Done>,
+    pub(crate) permit: OwnedSemaphorePermit,
+}
+
+/// What was written at once and will be published at once.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// Position after it.
+    pub(crate) end: u64,
+    pub(crate) segment: Arc<Segment>,
+    pub(crate) changes: Vec<Change>,
+    pub(crate) runs: PlacedRuns,
+    pub(crate) pending: Vec<Pending>,
+    /// When it was written; `wal.sync_interval_max` counts from here.
+    pub(crate) written_at: Instant,
+    /// Somebody waits for the sync.
+    pub(crate) urgent: bool,
+}
+
+#[derive(Debug, Default)]
+struct Ends {
+    queue: VecDeque<Job>,
+    queued_bytes: u64,
+    /// Somebody in the queue wants to be answered before the sync.
+    queued_unsynced: bool,
+    written: VecDeque<Group>,
+    syncing: bool,
+    closing: bool,
+    writer_gone: bool,
+    syncer_gone: bool,
+}
+
+/// The pipe.
+#[derive(Debug, Default)]
+pub(crate) struct Pipe {
+    ends: Mutex<Ends>,
+    writer_wake: Condvar,
+    syncer_wake: Condvar,
+}
+
+/// What the writer is to do.
+#[derive(Debug)]
+pub(crate) enum Next {
+    Commit(Vec<Job>),
+    /// Nothing came for a while.
+    Idle,
+    /// All that was queued is written, nothing more will come.
+    Close,
+}
+
+impl Pipe {
+    /// Queues a job; gives it back if the pipe is closed.
+    pub(crate) fn push(&self, job: Job) -> Result<(), Job> {
+        let mut ends = self.ends.lock();
+        if ends.closing || ends.writer_gone {
+            return Err(job);
+        }
+        ends.queued_bytes += job.bytes;
+        ends.queued_unsynced |= job.request.commit.durability == Durability::Written;
+        ends.queue.push_back(job);
+        drop(ends);
+        self.writer_wake.notify_one();
+        Ok(())
+    }
+
+    /// What the writer does next; `idle_after` bounds the wait.
+    pub(crate) fn next(&self, group_bytes_max: u64, idle_after: Option<Duration>) -> Next {
+        let mut ends = self.ends.lock();
+        loop {
+            let sync_under_way = ends.syncing || !ends.written.is_empty();
+            let eager = ends.queued_unsynced || ends.queued_bytes >= EAGER_BYTES || ends.closing;
+            if !ends.queue.is_empty() && (!sync_under_way || eager) {
+                return Next::Commit(ends.take_jobs(group_bytes_max));
+            }
+            if ends.queue.is_empty() && ends.closing {
+                return Next::Close;
+            }
+            match idle_after {
+                None => self.writer_wake.wait(&mut ends),
+                Some(timeout) => {
+                    let timed_out = self.writer_wake.wait_for(&mut ends, timeout).timed_out();
+                    if timed_out && ends.queue.is_empty() && !ends.closing {
+                        return Next::Idle;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Hands a written group to the syncer.
+    pub(crate) fn written(&self, group: Group) {
+        let mut ends = self.ends.lock();
+        if ends.syncer_gone {
+            // Dropped answers say that the node is read-only.
+            return;
+        }
+        ends.written.push_back(group);
+        drop(ends);
+        self.syncer_wake.notify_one();
+    }
+
+    /// Groups to sync together: all there are, once somebody waits for them or the oldest is `interval` old. `None`
+    /// when the writer is gone and nothing is left.
+    pub(crate) fn to_sync(&self, interval: Duration) -> Option<Vec<Group>> {
+        let mut ends = self.ends.lock();
+        loop {
+            let due = ends.written.front().map(|oldest| oldest.written_at + interval);
+            match due {
+                None if ends.writer_gone => return None,
+                None => self.syncer_wake.wait(&mut ends),
+                Some(due) => {
+                    let urgent = ends.closing || ends.writer_gone || ends.written.iter().any(|group| group.urgent);
+                    if urgent || self.syncer_wake.wait_until(&mut ends, due).timed_out() {
+                        ends.syncing = true;
+                        return Some(ends.written.drain(..).collect());
+                    }
+                }
+            }
+        }
+    }
+
+    /// The sync is over, well or not.
+    pub(crate) fn synced(&self) {
+        self.ends.lock().syncing = false;
+        self.writer_wake.notify_one();
+    }
+
+    /// Waits until everything written is synced or given up; for the writer's last act.
+    pub(crate) fn drained(&self) {
+        let mut ends = self.ends.lock();
+        while ends.syncing || !ends.written.is_empty() {
+            self.writer_wake.wait(&mut ends);
+        }
+    }
+
+    /// Takes no more jobs; those queued are still written.
+    pub(crate) fn close(&self) {
+        self.ends.lock().closing = true;
+        self.writer_wake.notify_one();
+        self.syncer_wake.notify_one();
+    }
+
+    /// The writer has ended. Dropping what is left tells those who wait.
+    pub(crate) fn writer_gone(&self) {
+        let mut ends = self.ends.lock();
+        ends.writer_gone = true;
+        ends.queued_bytes = 0;
+        let rest: Vec<Job> = ends.queue.drain(..).collect();
+        drop(ends);
+        drop(rest);
+        self.syncer_wake.notify_one();
+    }
+
+    /// The syncer has ended: nothing will be synced any more. Dropping what is left tells those who wait.
+    pub(crate) fn syncer_gone(&self) {
+        let mut ends = self.ends.lock();
+        ends.syncing = false;
+        ends.syncer_gone = true;
+        let rest: Vec<Group> = ends.written.drain(..).collect();
+        drop(ends);
+        drop(rest);
+        self.writer_wake.notify_one();
+    }
+}
+
+impl Ends {
+    /// The first jobs that fit into one frame; at least one.
+    fn take_jobs(&mut self, group_bytes_max: u64) -> Vec<Job> {
+        let mut jobs = Vec::new();
+        let mut bytes = 0;
+        while let Some(job) = self.queue.front() {
+            if !jobs.is_empty() && bytes + job.bytes > group_bytes_max {
+                break;
+            }
+            bytes += job.bytes;
+            jobs.extend(self.queue.pop_front());
+        }
+        self.queued_bytes -= bytes;
+        if self.queue.is_empty() {
+            self.queued_unsynced = false;
+        }
+        jobs
+    }
+}

@@ -1,0 +1,228 @@
+//! Idempotent producers (KIP-98): what of each producer's sequences is known per partition, and the verdict on a batch.
+//!
+//! Pure. For each (partition, producer id) the last [`BATCHES_KEPT`] batches are remembered: a retried one is answered
+//! with its original offset, a gap is refused. A producer nobody remembers may start anywhere, since its history may
+//! have expired.
+
+use std::collections::{HashMap, VecDeque};
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::ids::TopicPartition;
+use crate::record::batch::BatchHeader;
+
+/// Kafka's number: a client has at most five requests in flight when it is idempotent.
+pub(crate) const BATCHES_KEPT: usize = 5;
+/// A producer silent for longer is forgotten when a snapshot is made.
+pub(crate) const PRODUCER_IDLE_MAX_US: i64 = 24 * 3600 * 1_000_000;
+/// More than these (partition, producer) pairs are not carried into a snapshot: those silent longest go first.
+pub(crate) const PRODUCERS_MAX: usize = 200_000;
+
+/// One batch that was appended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct SequencedBatch {
+    pub(crate) first_sequence: i32,
+    pub(crate) last_sequence: i32,
+    pub(crate) base_offset: i64,
+}
+
+/// What is known of one producer in one partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Sequences {
+    pub(crate) epoch: i16,
+    pub(crate) last_commit_us: i64,
+    /// Oldest first.
+    pub(crate) batches: VecDeque<SequencedBatch>,
+}
+
+/// What to do with a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Append,
+    /// It is there already, at this offset.
+    Duplicate(i64),
+}
+
+/// All producers.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Producers(HashMap<(TopicPartition, i64), Sequences>);
+
+/// What a [`Producers::note`] replaced, to put it back.
+pub(crate) type Replaced = ((TopicPartition, i64), Option<Sequences>);
+
+/// The sequence `count` after `sequence`; after the largest comes 0.
+fn advance(sequence: i32, count: i32) -> i32 {
+    let sum = i64::from(sequence) + i64::from(count);
+    let wrapped = sum % (i64::from(i32::MAX) + 1);
+    i32::try_from(wrapped).unwrap_or(0)
+}
+
+impl Producers {
+    /// Judges a batch; one without a producer id is always appended.
+    ///
+    /// # Errors
+    /// [`Error::InvalidProducerEpoch`], [`Error::OutOfOrderSequence`].
+    pub(crate) fn judge(&self, partition: TopicPartition, header: &BatchHeader) -> Result<Verdict> {
+        let Some(known) = self.0.get(&(partition, header.producer_id)).filter(|_| header.producer_id >= 0) else {
+            return Ok(Verdict::Append);
+        };
+        let (producer_id, sequence) = (header.producer_id, header.base_sequence);
+        if header.producer_epoch < known.epoch {
+            let (epoch, current) = (header.producer_epoch, known.epoch);
+            return Err(Error::InvalidProducerEpoch { producer_id, epoch, current });
+        }
+        if header.producer_epoch > known.epoch {
+            if sequence == 0 {
+                return Ok(Verdict::Append);
+            }
+            return Err(Error::OutOfOrderSequence { producer_id, sequence, expected: 0 });
+        }
+        let last_sequence = advance(sequence, header.last_offset_delta);
+        let same = |batch: &&SequencedBatch| batch.first_sequence == sequence && batch.last_sequence == last_sequence;
+        if let Some(original) = known.batches.iter().find(same) {
+            return Ok(Verdict::Duplicate(original.base_offset));
+        }
+        match known.batches.back().map(|last| advance(last.last_sequence, 1)) {
+            Some(expected) if expected != sequence => {
+                Err(Error::OutOfOrderSequence { producer_id, sequence, expected })
+            }
+            _ => Ok(Verdict::Append),
+        }
+    }
+
+    /// Takes an appended batch in; gives what to put back if it is undone. `None` without a producer id.
+    pub(crate) fn note(
+        &mut self,
+        partition: TopicPartition,
+        header: &BatchHeader,
+        base_offset: i64,
+        commit_us: i64,
+    ) -> Option<Replaced> {
+        if header.producer_id < 0 {
+            return None;
+        }
+        let key = (partition, header.producer_id);
+        let before = self.0.get(&key).cloned();
+        let fresh = || Sequences { epoch: header.producer_epoch, last_commit_us: commit_us, batches: VecDeque::new() };
+        let known = self.0.entry(key).or_insert_with(fresh);
+        if known.epoch != header.producer_epoch {
+            *known = fresh();
+        }
+        known.last_commit_us = commit_us;
+        if known.batches.len() == BATCHES_KEPT {
+            known.batches.pop_front();
+        }
+        known.batches.push_back(SequencedBatch {
+            first_sequence: header.base_sequence,
+            last_sequence: advance(header.base_sequence, header.last_offset_delta),
+            base_offset,
+        });
+        Some((key, before))
+    }
+
+    /// Puts back what a [`Producers::note`] replaced.
+    pub(crate) fn restore(&mut self, (key, before): Replaced) {
+        match before {
+            Some(sequences) => self.0.insert(key, sequences),
+            None => self.0.remove(&key),
+        };
+    }
+
+    /// Forgets who has been silent too long, or whose partition `lives` no more, and gives the rest for a snapshot.
+    pub(crate) fn expire(
+        &mut self,
+        now_us: i64,
+        lives: impl Fn(TopicPartition) -> bool,
+    ) -> Vec<(TopicPartition, i64, Sequences)> {
+        self.0.retain(|(partition, _), known| {
+            now_us.saturating_sub(known.last_commit_us) <= PRODUCER_IDLE_MAX_US && lives(*partition)
+        });
+        if self.0.len() > PRODUCERS_MAX {
+            let mut times: Vec<_> = self.0.values().map(|known| known.last_commit_us).collect();
+            let surplus = times.len() - PRODUCERS_MAX;
+            let (_, newest_gone, _) = times.select_nth_unstable(surplus - 1);
+            let newest_gone = *newest_gone;
+            self.0.retain(|_, known| known.last_commit_us > newest_gone);
+        }
+        self.0.iter().map(|((partition, id), known)| (*partition, *id, known.clone())).collect()
+    }
+
+    /// From a snapshot.
+    pub(crate) fn from_parts(parts: Vec<(TopicPartition, i64, Sequences)>) -> Self {
+        Self(parts.into_iter().map(|(partition, id, known)| ((partition, id), known)).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::TopicId;
+
+    fn partition() -> TopicPartition {
+        TopicPartition { topic: TopicId::from_bytes([7; 16]), partition: 0 }
+    }
+
+    fn header(producer_epoch: i16, base_sequence: i32, records: i32) -> BatchHeader {
+        BatchHeader {
+            base_offset: 0,
+            batch_length: 0,
+            partition_leader_epoch: 0,
+            crc: 0,
+            attributes: 0,
+            last_offset_delta: records - 1,
+            base_timestamp_ms: 0,
+            max_timestamp_ms: 0,
+            producer_id: 5,
+            producer_epoch,
+            base_sequence,
+            record_count: records,
+        }
+    }
+
+    #[test]
+    fn a_retried_batch_is_a_duplicate_as_long_as_it_is_among_the_last_five() {
+        let mut producers = Producers::default();
+        for batch in 0..6 {
+            let header = header(0, batch * 10, 10);
+            assert_eq!(producers.judge(partition(), &header).unwrap(), Verdict::Append);
+            producers.note(partition(), &header, i64::from(batch) * 10, 1);
+        }
+        assert_eq!(producers.judge(partition(), &header(0, 10, 10)).unwrap(), Verdict::Duplicate(10));
+        let forgotten = producers.judge(partition(), &header(0, 0, 10)).unwrap_err();
+        assert!(matches!(forgotten, Error::OutOfOrderSequence { expected: 60, .. }), "{forgotten}");
+    }
+
+    #[test]
+    fn a_gap_and_an_old_epoch_are_refused_and_a_new_epoch_starts_at_zero() {
+        let mut producers = Producers::default();
+        producers.note(partition(), &header(1, 40, 10), 0, 1);
+        assert!(matches!(
+            producers.judge(partition(), &header(1, 51, 1)),
+            Err(Error::OutOfOrderSequence { sequence: 51, expected: 50, .. })
+        ));
+        assert!(matches!(
+            producers.judge(partition(), &header(0, 50, 1)),
+            Err(Error::InvalidProducerEpoch { epoch: 0, current: 1, .. })
+        ));
+        assert!(producers.judge(partition(), &header(2, 50, 1)).is_err());
+        assert_eq!(producers.judge(partition(), &header(2, 0, 1)).unwrap(), Verdict::Append);
+    }
+
+    #[test]
+    fn sequences_wrap_to_zero_after_the_largest() {
+        let mut producers = Producers::default();
+        producers.note(partition(), &header(0, i32::MAX - 1, 3), 0, 1);
+        assert_eq!(producers.judge(partition(), &header(0, 1, 4)).unwrap(), Verdict::Append);
+        assert_eq!(producers.judge(partition(), &header(0, i32::MAX - 1, 3)).unwrap(), Verdict::Duplicate(0));
+    }
+
+    #[test]
+    fn an_undone_batch_leaves_no_trace() {
+        let mut producers = Producers::default();
+        producers.note(partition(), &header(0, 0, 10), 0, 1);
+        let undo = producers.note(partition(), &header(0, 10, 10), 10, 2).unwrap();
+        producers.restore(undo);
+        assert_eq!(producers.judge(partition(), &header(0, 10, 10)).unwrap(), Verdict::Append);
+    }
+}

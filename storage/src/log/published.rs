@@ -1,0 +1,195 @@
+//! What readers are shown: only what is durable, changed in one step per synced group.
+//!
+//! One lock around all of it, so that a snapshot over any number of partitions and topics is one act. It is held for
+//! look-ups and for publishing, never while a file is touched.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+use crate::ids::{OwnTopic, TopicPartition};
+use crate::log::frame::LEADER_EPOCH;
+use crate::log::hot::{Backlog, HotRange, HotRun};
+use crate::log::index::{DamagedOffsets, Run, Runs};
+use crate::log::own::{Change, OwnState, own_partition};
+use crate::log::pipe::Done;
+use crate::log::segment::Segment;
+use crate::view::Watermarks;
+
+/// One partition, as readers see it.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PartitionView {
+    pub(crate) runs: Runs,
+    pub(crate) high_watermark: i64,
+    pub(crate) log_start: i64,
+    pub(crate) tiered_end: i64,
+    /// Bytes of the runs at or above `tiered_end`.
+    pub(crate) untiered_bytes: u64,
+    pub(crate) damaged: Vec<DamagedOffsets>,
+}
+
+/// All of it.
+#[derive(Debug, Default)]
+pub(crate) struct Published {
+    pub(crate) own: OwnState,
+    pub(crate) partitions: HashMap<TopicPartition, PartitionView>,
+    /// By the position of their first frame.
+    pub(crate) segments: BTreeMap<u64, Arc<Segment>>,
+    pub(crate) catalog_version: u64,
+    /// Damaged ranges in words, for the health.
+    pub(crate) damaged: Vec<String>,
+}
+
+impl PartitionView {
+    /// First offset the log holds.
+    pub(crate) fn hot_start(&self) -> i64 {
+        let first_run = self.runs.first_offset().unwrap_or(self.high_watermark);
+        self.damaged.iter().map(|range| range.start).fold(first_run, i64::min)
+    }
+
+    pub(crate) fn watermarks(&self) -> Watermarks {
+        Watermarks {
+            log_start_offset: self.log_start,
+            tiered_end_offset: self.tiered_end,
+            // No transactions yet: nothing durable can be undone.
+            last_stable_offset: self.high_watermark,
+            high_watermark: self.high_watermark,
+            leader_epoch: LEADER_EPOCH,
+        }
+    }
+
+    /// Takes a run in at the end. Offsets skipped before it are damaged.
+    pub(crate) fn push(&mut self, run: Run) {
+        self.high_watermark = run.last_offset + 1;
+        self.untiered_bytes += u64::from(run.bytes);
+        self.runs.push(run);
+    }
+
+    /// Everything below `tiered_end` is in live objects.
+    pub(crate) fn set_tiered(&mut self, tiered_end: i64, log_start: i64) {
+        self.tiered_end = self.tiered_end.max(tiered_end);
+        self.log_start = self.log_start.max(log_start);
+        self.untiered_bytes = self.runs.from_offset(self.tiered_end).map(|run| u64::from(run.bytes)).sum();
+    }
+
+    /// The damage at an offset, if there is any.
+    pub(crate) fn damage_at(&self, offset: i64) -> Option<&DamagedOffsets> {
+        self.damaged.iter().find(|range| (range.start..range.end).contains(&offset))
+    }
+}
+
+impl Published {
+    /// Applies the changes of a synced group.
+    pub(crate) fn apply(&mut self, change: &Change) {
+        self.own.apply(change);
+        if change.is_of_catalog() {
+            self.catalog_version += 1;
+        }
+        if let Change::Topic { id, value } = change {
+            match value {
+                Some(topic) => {
+                    for partition in 0..topic.partitions {
+                        self.partitions.entry(TopicPartition { topic: *id, partition }).or_default();
+                    }
+                }
+                None => self.partitions.retain(|partition, _| partition.topic != *id),
+            }
+        }
+    }
+
+    /// Takes a synced run in. One of a topic that is gone by now is nobody's any more.
+    pub(crate) fn push(&mut self, partition: TopicPartition, run: Run) {
+        if let Some(view) = self.partitions.get_mut(&partition) {
+            view.push(run);
+        }
+    }
+
+    /// Makes room for our own topics, which nobody creates.
+    pub(crate) fn with_own_topics(mut self) -> Self {
+        for own in OwnTopic::ALL {
+            self.partitions.entry(own_partition(own)).or_default();
+        }
+        self
+    }
+
+    /// The partition.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`].
+    pub(crate) fn partition(&self, partition: TopicPartition) -> Result<&PartitionView> {
+        match self.partitions.get(&partition) {
+            Some(view) => Ok(view),
+            None => Err(match self.own.topic_of(partition) {
+                Err(error) => error,
+                Ok(topic) => Error::UnknownTopic { topic: topic.name.clone() },
+            }),
+        }
+    }
+
+    /// The segment that holds a position.
+    pub(crate) fn segment_of(&self, position: u64) -> Option<&Arc<Segment>> {
+        self.segments.range(..=position).next_back().map(|(_, segment)| segment)
+    }
+
+    /// Ties a run to its file.
+    pub(crate) fn hot_run(&self, run: &Run) -> Option<HotRun> {
+        Some(HotRun {
+            base_offset: run.base_offset,
+            last_offset: run.last_offset,
+            max_timestamp_ms: run.max_timestamp_ms,
+            commit_time_us: run.commit_time_us,
+            segment: Arc::clone(self.segment_of(run.position)?),
+            position: run.position,
+            len: run.bytes,
+        })
+    }
+
+    /// Pins what the log holds of a partition from an offset on.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`], [`Error::Corrupt`] if a wanted offset is damaged.
+    pub(crate) fn pin(&self, partition: TopicPartition, offset: i64) -> Result<HotRange> {
+        let view = self.partition(partition)?;
+        if let Some(damaged) = view.damaged.iter().find(|range| range.end > offset) {
+            let reason = format!("offsets {}..{} are damaged", damaged.start, damaged.end);
+            return Err(Error::Corrupt { place: damaged.place.clone(), reason });
+        }
+        let watermarks = view.watermarks();
+        let end = watermarks.last_stable_offset;
+        let runs = view
+            .runs
+            .from_offset(offset)
+            .take_while(|run| run.base_offset < end)
+            .filter_map(|run| self.hot_run(run))
+            .collect();
+        Ok(HotRange { partition, watermarks, start: view.hot_start(), end, runs })
+    }
+
+    /// Fills in what an answer says of log starts.
+    pub(crate) fn complete(&self, outcome: &mut Result<Done>) {
+        let Ok(done) = outcome else { return };
+        for (appended, partition) in done.receipt.appended.iter_mut().zip(&done.partitions) {
+            appended.log_start_offset = self.partitions.get(partition).map_or(0, |view| view.log_start);
+        }
+    }
+
+    /// What waits for tiering.
+    pub(crate) fn backlog(&self) -> Vec<Backlog> {
+        let mut backlog = Vec::new();
+        for (partition, view) in &self.partitions {
+            if self.own.topics.get(&partition.topic).is_none_or(|topic| topic.internal) {
+                continue;
+            }
+            let oldest = view.runs.from_offset(view.tiered_end).next();
+            backlog.push(Backlog {
+                partition: *partition,
+                tiered_end: view.tiered_end,
+                last_stable_offset: view.high_watermark,
+                untiered_bytes: view.untiered_bytes,
+                oldest_commit_time_us: oldest.map(|run| run.commit_time_us),
+            });
+        }
+        backlog.sort_by_key(|entry| entry.partition);
+        backlog
+    }
+}

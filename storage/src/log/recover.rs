@@ -1,0 +1,383 @@
+//! Recovery: from the files of the log to what the writer and the readers know.
+//!
+//! 1. The newest whole snapshot gives our own topics' state, producers and ends as of its position.
+//! 2. Segments below it are sealed: their footers give the runs (one whose footer is gone is walked).
+//! 3. Segments from it on (usually one) are walked frame by frame, and what they say is replayed.
+//! 4. The tail that is kept is synced, what is torn is cut off durably, before anybody is shown anything.
+//!
+//! Nothing damaged is cut: it is named, and the rest is served.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::error::{Error, Result};
+use crate::ids::{OwnTopic, TopicId, TopicPartition};
+use crate::log::append::{Appender, PlacedRuns};
+use crate::log::disk::{Access, Disk};
+use crate::log::frame::DirectoryEntry;
+use crate::log::frames::{FoundFrame, walk};
+use crate::log::index::{DamagedOffsets, Run};
+use crate::log::ledger::Ledger;
+use crate::log::own::Change;
+use crate::log::producer::Producers;
+use crate::log::published::{PartitionView, Published};
+use crate::log::segment::{
+    Extent, Origin, SEGMENT_HEADER_BYTES, Segment, decode_header, position_in_name, segment_path,
+};
+use crate::log::snapshot::{LogSnapshot, StoredPartition};
+use crate::record::batch::{BatchHeader, BatchLimits, CheckedBatch};
+
+/// What recovery has found.
+#[derive(Debug)]
+pub(crate) struct Recovered {
+    pub(crate) ledger: Ledger,
+    pub(crate) published: Published,
+    pub(crate) appender: Appender,
+    pub(crate) snapshot_position: u64,
+}
+
+/// Builds up what is known, file by file.
+struct Recovery {
+    ledger: Ledger,
+    published: Published,
+    /// Frames below are in the snapshot: only their runs are taken.
+    replay_from: u64,
+    next_sequence: u64,
+    last_commit_time_us: i64,
+    limits: BatchLimits,
+    /// Runs of the segment being walked.
+    runs: PlacedRuns,
+}
+
+/// Where and for whom to recover.
+#[derive(Clone, Debug)]
+pub(crate) struct RecoveryOptions {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: std::path::PathBuf,
+    pub(crate) origin: Origin,
+    pub(crate) segment_bytes: u64,
+    pub(crate) limits: BatchLimits,
+}
+
+/// Recovers the log.
+///
+/// # Errors
+/// [`Error::Io`], [`Error::Config`] for what a newer program wrote, [`Error::Corrupt`] if the log's beginning is gone
+/// and no snapshot is whole.
+pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
+    let RecoveryOptions { disk, dir, .. } = options;
+    let names = disk.list(dir).map_err(Error::io(format!("list {}", dir.display())))?;
+    for name in names.iter().filter(|name| name.ends_with(".new")) {
+        // Left by a process that ended while it replaced a file.
+        disk.remove(&dir.join(name)).map_err(Error::io(format!("remove {name}")))?;
+    }
+    let (snapshot, passed_over) = LogSnapshot::newest(disk.as_ref(), dir, &names)?;
+    let mut bases: Vec<u64> = names.iter().filter_map(|name| position_in_name(name, ".wal")).collect();
+    bases.sort_unstable();
+    if snapshot.is_none() && bases.first().is_some_and(|first| *first > 0) {
+        let reason = "no whole snapshot, and the segments before are gone; restore a snapshot file".to_owned();
+        return Err(Error::Corrupt { place: dir.display().to_string(), reason });
+    }
+    let mut recovery = Recovery::new(snapshot, options.limits);
+    recovery.published.damaged.extend(passed_over);
+    let snapshot_position = recovery.replay_from;
+    let mut appender = Appender {
+        disk: Arc::clone(disk),
+        dir: dir.clone(),
+        origin: options.origin,
+        segment_bytes: options.segment_bytes,
+        segment: None,
+        end: snapshot_position,
+        allocated: 0,
+        next_sequence: 0,
+        last_commit_time_us: 0,
+        runs: Vec::new(),
+    };
+    for (index, base) in bases.iter().enumerate() {
+        match bases.get(index + 1) {
+            Some(next) => recovery.sealed(options, *base, *next)?,
+            None => recovery.last(options, *base, &mut appender)?,
+        }
+    }
+    appender.next_sequence = recovery.next_sequence;
+    appender.last_commit_time_us = recovery.last_commit_time_us;
+    recovery.finish();
+    let Recovery { ledger, published, .. } = recovery;
+    Ok(Recovered { ledger, published, appender, snapshot_position })
+}
+
+impl Recovery {
+    fn new(snapshot: Option<LogSnapshot>, limits: BatchLimits) -> Self {
+        let snapshot = snapshot.unwrap_or_default();
+        let own = snapshot.own.into_state();
+        let mut published = Published { own: own.clone(), damaged: snapshot.damaged, ..Published::default() };
+        for topic in own.topics.values() {
+            for partition in 0..topic.partitions {
+                published.partitions.insert(TopicPartition { topic: topic.id, partition }, Default::default());
+            }
+        }
+        let mut ledger = Ledger { own, producers: Producers::from_parts(snapshot.producers), ..Ledger::default() };
+        for StoredPartition { partition, end, log_start, damaged } in snapshot.partitions {
+            ledger.ends.insert(partition, end);
+            if let Some(view) = published.partitions.get_mut(&partition) {
+                view.log_start = log_start;
+                view.damaged = damaged;
+            }
+        }
+        Self {
+            ledger,
+            published,
+            replay_from: snapshot.position,
+            next_sequence: snapshot.next_sequence,
+            last_commit_time_us: snapshot.last_commit_time_us,
+            limits,
+            runs: Vec::new(),
+        }
+    }
+
+    /// A segment that is not the last one; the next one begins at `next`.
+    fn sealed(&mut self, options: &RecoveryOptions, base: u64, next: u64) -> Result<()> {
+        let segment = Arc::new(open_segment(options, base, Access::Read)?.0);
+        self.published.segments.insert(base, Arc::clone(&segment));
+        let footer = segment.read_footer()?.filter(|footer| footer.end == next);
+        match footer {
+            Some(footer) if next <= self.replay_from => {
+                segment.set_extent(Extent { end: next, commit_times_us: footer.commit_times_us, sealed: true });
+                for (partition, run) in footer.runs {
+                    self.index(partition, run, &segment);
+                }
+            }
+            _ => {
+                self.walk(&segment, next, true)?;
+                segment.set_extent(Extent { end: next, sealed: true, ..segment.extent() });
+            }
+        }
+        Ok(())
+    }
+
+    /// The last segment: it may end in a torn write, or not have been made whole at all.
+    fn last(&mut self, options: &RecoveryOptions, base: u64, appender: &mut Appender) -> Result<()> {
+        let (segment, header_whole) = open_segment(options, base, Access::Write)?;
+        let place = segment.path.display().to_string();
+        let length = segment.file.bytes_len().map_err(Error::io(format!("measure {place}")))?;
+        if let Some(footer) = segment.read_footer()? {
+            // Sealed, but the process ended before it made the next one.
+            self.walk(&segment, footer.end, true)?;
+            segment.set_extent(Extent { end: footer.end, sealed: true, ..segment.extent() });
+            appender.end = footer.end;
+        } else {
+            let limit = base + length.saturating_sub(SEGMENT_HEADER_BYTES);
+            self.walk(&segment, limit, false)?;
+            let end = segment.extent().end;
+            if end == base && !header_whole {
+                // The process ended while it was made; nothing was ever written to it.
+                options.disk.remove(&segment.path).map_err(Error::io(format!("remove {place}")))?;
+                appender.end = base;
+                return Ok(());
+            }
+            let at = segment.file_offset(end);
+            let room = at.max(options.segment_bytes);
+            let kept = segment.file.truncate(at).and_then(|()| segment.file.allocate(room));
+            kept.and_then(|()| segment.file.sync()).map_err(Error::io(format!("sync the tail of {place}")))?;
+            appender.end = end;
+            appender.allocated = room;
+            appender.runs = std::mem::take(&mut self.runs);
+        }
+        let segment = Arc::new(segment);
+        self.published.segments.insert(base, Arc::clone(&segment));
+        appender.segment = Some(segment);
+        Ok(())
+    }
+
+    fn walk(&mut self, segment: &Segment, limit: u64, durable: bool) -> Result<()> {
+        self.runs.clear();
+        let mut extent = Extent { end: segment.base, ..Extent::default() };
+        let walked = walk(segment, limit, durable, |frame| {
+            let end = frame.header.position + frame.header.frame_bytes();
+            extent.grow(end, frame.header.commit_time_us);
+            self.frame(segment, &frame)
+        })?;
+        extent.end = walked.end;
+        segment.set_extent(extent);
+        for (start, end) in walked.damaged {
+            let place = segment.place(start, end - start);
+            tracing::error!(place, "damaged range in the log; everything else is served");
+            self.published.damaged.push(place);
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, segment: &Segment, frame: &FoundFrame<'_>) -> Result<()> {
+        let header = &frame.header;
+        let replay = header.position >= self.replay_from;
+        if replay {
+            self.next_sequence = self.next_sequence.max(header.sequence + 1);
+            self.last_commit_time_us = self.last_commit_time_us.max(header.commit_time_us);
+            for entry in &frame.entries {
+                if let Some(own) = OwnTopic::ALL.into_iter().find(|own| TopicId::own(*own) == entry.partition.topic) {
+                    self.own_records(segment, frame, entry, own)?;
+                }
+            }
+        }
+        for entry in &frame.entries {
+            let plausible = entry.last_offset >= entry.base_offset && entry.base_offset >= 0;
+            if !frame.whole && !(plausible && self.follows(entry, replay)) {
+                continue;
+            }
+            if replay {
+                self.note_producers(frame, entry);
+            }
+            self.index(entry.partition, Run::of_entry(entry, header.position, header.commit_time_us), segment);
+        }
+        Ok(())
+    }
+
+    /// Whether an entry of a damaged frame is where it should be: then it is believed.
+    fn follows(&self, entry: &DirectoryEntry, replay: bool) -> bool {
+        let Some(view) = self.published.partitions.get(&entry.partition) else { return false };
+        let expected = if replay { self.ledger.end_of(entry.partition) } else { view.high_watermark };
+        entry.base_offset == expected
+    }
+
+    /// Replays the records of one of our own topics. Those of a damaged batch are lost, and said so.
+    fn own_records(
+        &mut self,
+        segment: &Segment,
+        frame: &FoundFrame<'_>,
+        entry: &DirectoryEntry,
+        own: OwnTopic,
+    ) -> Result<()> {
+        let place = segment.place(frame.header.position + entry.frame_offset, u64::from(entry.bytes));
+        for batch in batches_of(frame, entry) {
+            let Ok(batch) = batch else {
+                self.published.damaged.push(format!("{place}: records of {}", own.name()));
+                continue;
+            };
+            let records = batch.records(self.limits)?;
+            for record in records.iter() {
+                let record = record?;
+                let change = Change::from_record(record.key.unwrap_or_default(), record.value, &place)?;
+                self.ledger.own.apply(&change);
+                if let Change::Topic { id, value: None } = &change {
+                    self.ledger.ends.retain(|partition, _| partition.topic != *id);
+                }
+                self.published.apply(&change);
+            }
+        }
+        Ok(())
+    }
+
+    fn note_producers(&mut self, frame: &FoundFrame<'_>, entry: &DirectoryEntry) {
+        if !self.published.partitions.contains_key(&entry.partition) {
+            return;
+        }
+        let commit_time_us = frame.header.commit_time_us;
+        for header in headers_of(frame, entry).filter(|header| header.producer_id >= 0) {
+            self.ledger.producers.note(entry.partition, &header, header.base_offset, commit_time_us);
+        }
+    }
+
+    /// Takes a run into the index. Offsets skipped before it are damaged: offsets of the log are dense.
+    fn index(&mut self, partition: TopicPartition, run: Run, segment: &Segment) {
+        self.runs.push((partition, run));
+        let replay = run.position >= self.replay_from;
+        let known_end = self.ledger.end_of(partition);
+        let Some(view) = self.published.partitions.get_mut(&partition) else { return };
+        let place = || segment.place(segment.base, run.position - segment.base);
+        let mut expected = view.high_watermark;
+        if replay && known_end > expected {
+            note_lost_end(view, known_end, place);
+            expected = known_end;
+        }
+        // What lies before the first run of all may have been forgotten after tiering.
+        let forgotten = !replay && view.runs.first_offset().is_none();
+        if run.base_offset > expected && !forgotten && view.damage_at(expected).is_none() {
+            view.damaged.push(DamagedOffsets { start: expected, end: run.base_offset, place: place() });
+        }
+        view.push(run);
+        if replay {
+            self.ledger.ends.insert(partition, run.last_offset + 1);
+        }
+    }
+
+    /// Partitions that have not grown since the snapshot have the end it names.
+    fn finish(&mut self) {
+        for (partition, view) in &mut self.published.partitions {
+            let end = self.ledger.end_of(*partition);
+            if end > view.high_watermark {
+                note_lost_end(view, end, || format!("partition {} of topic {}", partition.partition, partition.topic));
+                view.high_watermark = end;
+            }
+            if OwnTopic::ALL.into_iter().any(|own| TopicId::own(own) == partition.topic) {
+                view.log_start = view.hot_start();
+            }
+        }
+    }
+}
+
+/// A partition's runs end below what the snapshot says: what is missing is damaged, unless no run is left at all, which
+/// is what forgetting after tiering leaves behind.
+fn note_lost_end(view: &mut PartitionView, end: i64, place: impl FnOnce() -> String) {
+    let start = view.high_watermark;
+    if view.runs.first_offset().is_some() && view.damage_at(start).is_none() {
+        view.damaged.push(DamagedOffsets { start, end, place: place() });
+    }
+}
+
+/// Opens a segment's file; says whether its header is whole.
+fn open_segment(options: &RecoveryOptions, base: u64, access: Access) -> Result<(Segment, bool)> {
+    let path = segment_path(&options.dir, base);
+    let place = path.display().to_string();
+    let file = options.disk.open(&path, access).map_err(Error::io(format!("open {place}")))?;
+    let mut header = [0; SEGMENT_HEADER_BYTES as usize];
+    let read = file.read_at(&mut header, 0).map_err(Error::io(format!("read {place}")))?;
+    let origin = decode_header(&header[..read], base, options.origin.cluster_id, &place)?;
+    let extent = Extent { end: base, ..Extent::default() };
+    Ok((Segment::new(path, base, file, extent), origin.is_some()))
+}
+
+/// The bytes of an entry's run.
+fn run_bytes<'a>(frame: &FoundFrame<'a>, entry: &DirectoryEntry) -> &'a [u8] {
+    let start = usize::try_from(entry.frame_offset).unwrap_or(usize::MAX);
+    frame.bytes.get(start..start.saturating_add(entry.bytes as usize)).unwrap_or_default()
+}
+
+/// The batches of a run, each checked.
+fn batches_of(frame: &FoundFrame<'_>, entry: &DirectoryEntry) -> Vec<Result<CheckedBatch>> {
+    let mut rest = run_bytes(frame, entry);
+    let mut batches = Vec::new();
+    while !rest.is_empty() {
+        let length = match BatchHeader::parse(rest) {
+            Ok(header) if header.total_bytes() <= rest.len() => header.total_bytes(),
+            Ok(_) => {
+                batches.push(Err(Error::CorruptBatch { reason: "a batch does not fit its run".to_owned() }));
+                break;
+            }
+            Err(error) => {
+                batches.push(Err(error));
+                break;
+            }
+        };
+        let (batch, behind) = rest.split_at(length);
+        batches.push(CheckedBatch::parse_stored(Bytes::copy_from_slice(batch)));
+        rest = behind;
+    }
+    batches
+}
+
+/// The headers of a run's batches. The frame's checksum covers them; of a damaged frame only whole batches count.
+fn headers_of<'a>(frame: &FoundFrame<'a>, entry: &DirectoryEntry) -> impl Iterator<Item = BatchHeader> + 'a {
+    let mut rest = run_bytes(frame, entry);
+    let whole = frame.whole;
+    std::iter::from_fn(move || {
+        loop {
+            let header = BatchHeader::parse(rest).ok().filter(|header| header.total_bytes() <= rest.len())?;
+            let (batch, behind) = rest.split_at(header.total_bytes());
+            rest = behind;
+            if whole || CheckedBatch::parse_stored(Bytes::copy_from_slice(batch)).is_ok() {
+                return Some(header);
+            }
+        }
+    })
+}

@@ -1,0 +1,79 @@
+//! Forgetting: which segments may go, and their removal.
+//!
+//! Segments go from the front only, so that the log stays one contiguous range of positions and a gap in a partition's
+//! offsets always means damage. A sealed segment may go when nothing in it is needed any more: each of its runs belongs
+//! to a topic that is gone, or is tiered and its topic's local retention has passed, or is one of our own topics' and a
+//! durable snapshot covers it.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crate::error::{Error, Result};
+use crate::ids::{OwnTopic, TopicId};
+use crate::log::published::Published;
+use crate::log::segment::Segment;
+use crate::log::shared::Shared;
+
+/// What the rule needs to know besides.
+#[derive(Clone, Copy, Debug)]
+struct Rule {
+    now_us: i64,
+    default_local_retention_ms: i64,
+    snapshot_position: u64,
+}
+
+/// Removes the segments that may go.
+///
+/// # Errors
+/// [`Error::Io`]; what was removed before stays removed.
+pub(crate) fn forget(shared: &Shared) -> Result<()> {
+    let rule = Rule {
+        now_us: shared.clock.now_us(),
+        default_local_retention_ms: shared.settings.topic_local_retention_ms,
+        snapshot_position: shared.snapshot_position.load(Ordering::Acquire),
+    };
+    loop {
+        let mut published = shared.published.write();
+        let Some(next) = front(&published).filter(|segment| may_go(&published, segment, rule)) else { return Ok(()) };
+        let end = next.extent().end;
+        published.segments.remove(&next.base);
+        for (partition, view) in &mut published.partitions {
+            view.runs.forget_below(end);
+            if is_own(partition.topic) {
+                view.log_start = view.hot_start();
+            }
+        }
+        drop(published);
+        shared.first_position.store(end, Ordering::Release);
+        tracing::info!(path = %next.path.display(), "segment forgotten");
+        shared.disk.remove(&next.path).map_err(Error::io(format!("remove {}", next.path.display())))?;
+    }
+}
+
+/// The first segment, if it is sealed and another one follows.
+fn front(published: &Published) -> Option<Arc<Segment>> {
+    let mut segments = published.segments.values();
+    let first = segments.next()?;
+    (first.extent().sealed && segments.next().is_some()).then(|| Arc::clone(first))
+}
+
+fn may_go(published: &Published, segment: &Segment, rule: Rule) -> bool {
+    let extent = segment.extent();
+    if extent.end > rule.snapshot_position {
+        return false;
+    }
+    let last_commit_us = extent.commit_times_us.map_or(0, |(_, last)| last);
+    published.partitions.iter().filter(|(partition, _)| !is_own(partition.topic)).all(|(partition, view)| {
+        let Some(last_offset) = view.runs.last_below(extent.end) else { return true };
+        let config = published.own.topics.get(&partition.topic).map(|topic| &topic.config);
+        let retention_ms =
+            config.and_then(|config| config.local_retention_ms).unwrap_or(rule.default_local_retention_ms);
+        // Negative: for ever, as everywhere in Kafka's settings.
+        let kept_us = if retention_ms < 0 { i64::MAX } else { retention_ms.saturating_mul(1000) };
+        last_offset < view.tiered_end && rule.now_us.saturating_sub(last_commit_us) > kept_us
+    })
+}
+
+fn is_own(topic: TopicId) -> bool {
+    OwnTopic::ALL.into_iter().any(|own| TopicId::own(own) == topic)
+}

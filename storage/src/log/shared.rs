@@ -1,0 +1,138 @@
+//! What the node, its writer and its syncer share.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use parking_lot::{Mutex, RwLock};
+
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::ids::{TopicPartition, WriterEpoch};
+use crate::log::disk::{Access, Disk};
+use crate::log::own::Change;
+use crate::log::pipe::{Group, Pending, Pipe};
+use crate::log::published::Published;
+use crate::log::tail::Tail;
+use crate::settings::StorageSettings;
+
+/// Shared by the node and its two threads.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) settings: StorageSettings,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) disk: Arc<dyn Disk>,
+    /// The folder of the log.
+    pub(crate) dir: PathBuf,
+    pub(crate) epoch: WriterEpoch,
+    pub(crate) published: RwLock<Published>,
+    pub(crate) tail: Tail,
+    pub(crate) pipe: Pipe,
+    /// Everything below this position is on stable storage.
+    pub(crate) durable_end: AtomicU64,
+    /// Position of the first frame that is kept.
+    pub(crate) first_position: AtomicU64,
+    /// What the newest durable snapshot covers.
+    pub(crate) snapshot_position: AtomicU64,
+    /// Why nothing is written any more; set once.
+    pub(crate) read_only: OnceLock<String>,
+    /// Whether the file that keeps room for our own topics is there. Only the writer asks.
+    pub(crate) reserved: Mutex<bool>,
+}
+
+impl Shared {
+    /// Why nothing is written any more, if so.
+    pub(crate) fn read_only(&self) -> Option<String> {
+        self.read_only.get().cloned()
+    }
+
+    /// Ends all writing; the first reason stands.
+    pub(crate) fn set_read_only(&self, reason: &str) -> Error {
+        if self.read_only.set(reason.to_owned()).is_ok() {
+            tracing::error!(reason, "the node is read-only until it is started again");
+        }
+        Error::ReadOnly { reason: self.read_only().unwrap_or_default() }
+    }
+
+    /// Whether the log may grow to `end`. Records of clients stop `wal.reserve_bytes` before our own topics do.
+    ///
+    /// # Errors
+    /// [`Error::Full`].
+    pub(crate) fn check_room(&self, end: u64, has_records: bool) -> Result<()> {
+        let bytes = end.saturating_sub(self.first_position.load(Ordering::Acquire));
+        let limit = self.settings.wal_bytes_max;
+        let limit = if has_records { limit } else { limit.saturating_add(self.settings.wal_reserve_bytes) };
+        if bytes > limit {
+            let reason = format!(
+                "the log would have {bytes} bytes, wal.bytes_max is {limit}; \
+                 check that the object store takes data, delete topics, or raise wal.bytes_max"
+            );
+            return Err(Error::Full { reason });
+        }
+        if has_records && !self.keep_reserve() {
+            let reason = "the disk has no room beyond wal.reserve_bytes; free disk space or delete topics".to_owned();
+            return Err(Error::Full { reason });
+        }
+        Ok(())
+    }
+
+    fn reserve_path(&self) -> PathBuf {
+        self.dir.join("reserve")
+    }
+
+    /// Makes the file that keeps room for our own topics, if it is not there; says whether it is now.
+    pub(crate) fn keep_reserve(&self) -> bool {
+        let mut reserved = self.reserved.lock();
+        if *reserved || self.settings.wal_reserve_bytes == 0 {
+            return true;
+        }
+        let path = self.reserve_path();
+        let file = self.disk.open(&path, Access::Create);
+        let kept = file.and_then(|file| file.allocate(self.settings.wal_reserve_bytes));
+        if kept.is_err() {
+            // Half a reserve would only be in the way.
+            let _ = self.disk.remove(&path);
+        }
+        *reserved = kept.is_ok();
+        *reserved
+    }
+
+    /// Gives the reserve up; says whether there was one.
+    pub(crate) fn release_reserve(&self) -> Result<bool> {
+        let mut reserved = self.reserved.lock();
+        if !std::mem::replace(&mut *reserved, false) {
+            return Ok(false);
+        }
+        let path = self.reserve_path();
+        self.disk.remove(&path).map_err(Error::io(format!("remove {}", path.display())))?;
+        Ok(true)
+    }
+
+    /// Shows readers what is durable now, in one act, and wakes those who wait for it. Gives the answers due.
+    pub(crate) fn publish(&self, groups: Vec<Group>) -> Vec<Pending> {
+        let mut answers = Vec::new();
+        let mut grown: Vec<(TopicPartition, i64)> = Vec::new();
+        let mut gone = Vec::new();
+        let mut published = self.published.write();
+        for group in groups {
+            for change in &group.changes {
+                published.apply(change);
+                if let Change::Topic { id, value: None } = change {
+                    gone.push(*id);
+                }
+            }
+            for (partition, run) in group.runs {
+                published.push(partition, run);
+                grown.push((partition, run.last_offset + 1));
+            }
+            answers.extend(group.pending);
+        }
+        for pending in &mut answers {
+            published.complete(&mut pending.outcome);
+        }
+        drop(published);
+        self.tail.grown(grown.into_iter());
+        gone.into_iter().for_each(|topic| self.tail.gone(topic));
+        answers
+    }
+}

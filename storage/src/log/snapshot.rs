@@ -1,0 +1,159 @@
+//! Snapshots of what the log's records have made of our own topics, of producers and of partitions' ends, as of a
+//! position: `log/<position>.snap`.
+//!
+//! One is written whenever a segment is made, as of that segment's first position, after everything before is synced.
+//! Start-up takes the newest whole one and the frames since. Two are kept, so that a damaged one costs time, not data.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::ids::{TopicId, TopicPartition};
+use crate::log::disk::{Disk, read_file, replace_file};
+use crate::log::envelope::{self, Kind};
+use crate::log::index::DamagedOffsets;
+use crate::log::ledger::stored_topics;
+use crate::log::own::{Change, OwnState};
+use crate::log::producer::Sequences;
+use crate::log::segment::position_in_name;
+use crate::view::{Definition, GroupOffset, Topic};
+
+const SNAPSHOT: Kind = Kind { magic: *b"AQSNAPSH", version: 1, name: "log snapshot" };
+/// A larger file is no snapshot of ours.
+const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
+/// How many are kept.
+pub(crate) const SNAPSHOTS_KEPT: usize = 2;
+
+/// What is stored.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct LogSnapshot {
+    /// Frames below this are in it.
+    pub(crate) position: u64,
+    /// Sequence of the frame at `position`.
+    pub(crate) next_sequence: u64,
+    /// Largest commit time given out, us.
+    pub(crate) last_commit_time_us: i64,
+    pub(crate) own: StoredOwn,
+    pub(crate) partitions: Vec<StoredPartition>,
+    pub(crate) producers: Vec<(TopicPartition, i64, Sequences)>,
+    /// Damaged ranges, in words.
+    pub(crate) damaged: Vec<String>,
+}
+
+/// The state of our own topics.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct StoredOwn {
+    topics: Vec<Topic>,
+    definitions: Vec<StoredDefinition>,
+    group_offsets: Vec<(String, TopicPartition, GroupOffset)>,
+    positions: Vec<(String, Vec<u8>)>,
+    next_producer_id: i64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct StoredDefinition {
+    kind: String,
+    name: String,
+    value: Vec<u8>,
+    holds: Vec<TopicId>,
+}
+
+/// A partition's ends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredPartition {
+    pub(crate) partition: TopicPartition,
+    pub(crate) end: i64,
+    pub(crate) log_start: i64,
+    pub(crate) damaged: Vec<DamagedOffsets>,
+}
+
+impl StoredOwn {
+    pub(crate) fn new(own: &OwnState) -> Self {
+        let definitions = own.definitions.values().map(|definition| StoredDefinition {
+            kind: definition.kind.clone(),
+            name: definition.name.clone(),
+            value: definition.value.to_vec(),
+            holds: definition.holds.clone(),
+        });
+        let offsets = own.group_offsets.iter();
+        Self {
+            topics: stored_topics(own),
+            definitions: definitions.collect(),
+            group_offsets: offsets.map(|((group, at), offset)| (group.clone(), *at, offset.clone())).collect(),
+            positions: own.positions.iter().map(|(query, value)| (query.clone(), value.to_vec())).collect(),
+            next_producer_id: own.next_producer_id,
+        }
+    }
+
+    pub(crate) fn into_state(self) -> OwnState {
+        let mut own = OwnState::default();
+        for topic in self.topics {
+            own.apply(&Change::Topic { id: topic.id, value: Some(Arc::new(topic)) });
+        }
+        for StoredDefinition { kind, name, value, holds } in self.definitions {
+            let definition = Definition { kind: kind.clone(), name: name.clone(), value: value.into(), holds };
+            own.apply(&Change::Definition { kind, name, value: Some(Arc::new(definition)) });
+        }
+        for (group, partition, offset) in self.group_offsets {
+            own.apply(&Change::GroupOffset { group, partition, value: Some(offset) });
+        }
+        for (query, value) in self.positions {
+            own.apply(&Change::Position { query, value: Some(value.into()) });
+        }
+        own.next_producer_id = self.next_producer_id;
+        own
+    }
+}
+
+fn snapshot_path(dir: &Path, position: u64) -> PathBuf {
+    dir.join(format!("{position:020}.snap"))
+}
+
+impl LogSnapshot {
+    /// Puts it in place durably.
+    pub(crate) fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+        let path = snapshot_path(dir, self.position);
+        let bytes = envelope::seal(SNAPSHOT, self)?;
+        replace_file(disk, &path, &bytes)
+            .map_err(|error| crate::log::segment::full_or_io(error, format!("write snapshot {}", path.display())))
+    }
+
+    /// The newest whole one among the files of the folder; what was passed over is told in words.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a newer version.
+    pub(crate) fn newest(disk: &dyn Disk, dir: &Path, names: &[String]) -> Result<(Option<Self>, Vec<String>)> {
+        let mut passed_over = Vec::new();
+        for position in positions(names) {
+            let path = snapshot_path(dir, position);
+            let place = path.display().to_string();
+            let read = read_file(disk, &path, SNAPSHOT_BYTES_MAX).map_err(Error::io(format!("read {place}")));
+            match read.and_then(|bytes| envelope::open::<Self>(SNAPSHOT, &bytes, &place)) {
+                Ok(snapshot) if snapshot.position == position => return Ok((Some(snapshot), passed_over)),
+                Ok(_) => passed_over.push(format!("{place}: its name says another position")),
+                Err(error @ Error::Config { .. }) => return Err(error),
+                Err(error) => passed_over.push(error.to_string()),
+            }
+        }
+        Ok((None, passed_over))
+    }
+
+    /// Removes all but the newest [`SNAPSHOTS_KEPT`].
+    pub(crate) fn sweep(disk: &dyn Disk, dir: &Path) -> Result<()> {
+        let names = disk.list(dir).map_err(Error::io(format!("list {}", dir.display())))?;
+        for position in positions(&names).into_iter().skip(SNAPSHOTS_KEPT) {
+            let path = snapshot_path(dir, position);
+            disk.remove(&path).map_err(Error::io(format!("remove {}", path.display())))?;
+        }
+        Ok(())
+    }
+}
+
+/// Positions of the snapshots among these names, newest first.
+pub(crate) fn positions(names: &[String]) -> Vec<u64> {
+    let mut positions: Vec<_> = names.iter().filter_map(|name| position_in_name(name, ".snap")).collect();
+    positions.sort_unstable_by(|a, b| b.cmp(a));
+    positions
+}

@@ -1,0 +1,317 @@
+//! The two threads of the log. The writer judges what waits, gives it offsets and writes it as one frame; the syncer
+//! makes what is written durable, publishes it and answers.
+//!
+//! Invariants:
+//! - Nothing is published, and nobody but `acks=1` is answered, before the sync of the group that carries it, and of
+//!   all groups before it. An answer that only saw something (a duplicate, a conflict) waits for the same sync.
+//! - A group whose write fails is taken back whole. After a failed sync nobody knows what is on the disk: the node is
+//!   read-only until it is started again.
+//! - The next group is written while the last one is synced. That is safe, since a failed sync ends all writing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use crate::commit::{Durability, Receipt};
+use crate::error::{Error, Result};
+use crate::ids::OwnTopic;
+use crate::log::append::{AppendFailure, Appender, PlacedRuns};
+use crate::log::frame::{EncodedFrame, FrameNumbers, PlacedBatch};
+use crate::log::ledger::{Judged, Ledger, Undo};
+use crate::log::own::{Change, OwnRecord, own_partition};
+use crate::log::pipe::{Done, Group, IDLE_BEFORE_COVER, Job, Next, Pending};
+use crate::log::shared::Shared;
+use crate::log::snapshot::{LogSnapshot, StoredOwn, StoredPartition};
+use crate::record::batch::{BatchBuilder, Compression, TimestampType};
+
+/// What the writer thread owns.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) ledger: Ledger,
+    pub(crate) appender: Appender,
+    /// No frame says yet that the last commit is durable.
+    pub(crate) uncovered: bool,
+}
+
+/// What the jobs of one group have come to.
+#[derive(Debug, Default)]
+struct Gathered {
+    pending: Vec<Pending>,
+    durabilities: Vec<Durability>,
+    changes: Vec<Change>,
+    records: Vec<OwnRecord>,
+    batches: Vec<PlacedBatch>,
+}
+
+impl Writer {
+    /// Writes until the pipe is closed.
+    pub(crate) fn run(&mut self) {
+        let group_bytes_max = self.shared.settings.wal_commit_bytes_max;
+        loop {
+            let idle_after = self.uncovered.then_some(IDLE_BEFORE_COVER);
+            match self.shared.pipe.next(group_bytes_max, idle_after) {
+                Next::Commit(jobs) => self.commit(jobs),
+                Next::Idle => self.cover(),
+                Next::Close => {
+                    self.shared.pipe.drained();
+                    self.cover();
+                    self.shared.pipe.drained();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// Writes an empty frame whose `durable_end` proves the last commit durable, once it is.
+    fn cover(&mut self) {
+        let durable = self.shared.durable_end.load(Ordering::Acquire) == self.appender.end;
+        if !self.uncovered || !durable || self.shared.read_only().is_some() || self.appender.open_segment().is_none() {
+            return;
+        }
+        let now_us = self.appender.commit_time_us(self.shared.clock.now_us());
+        let Ok(_) = self.write_frame(now_us, Vec::new()) else { return };
+        self.uncovered = false;
+        self.hand_over(Vec::new(), Vec::new(), Vec::new(), true);
+    }
+
+    fn commit(&mut self, jobs: Vec<Job>) {
+        if let Some(reason) = self.shared.read_only() {
+            for job in jobs {
+                let _ = job.answer.send(Err(Error::ReadOnly { reason: reason.clone() }));
+            }
+            return;
+        }
+        let bytes = jobs.iter().map(|job| job.bytes).sum();
+        if self.appender.is_full(bytes) {
+            let own_only = jobs.iter().all(|job| job.request.commit.appends.is_empty());
+            if let Err(error) = self.roll(own_only) {
+                self.refuse_or_retry(jobs, &error, own_only);
+                return;
+            }
+        }
+        let now_us = self.appender.commit_time_us(self.shared.clock.now_us());
+        let mut undo = Vec::new();
+        let mut gathered = self.gather(jobs, now_us, &mut undo);
+        match self.write_gathered(now_us, &mut gathered, &mut undo) {
+            Ok(runs) => {
+                let urgent = answer_unsynced(&self.shared, &mut gathered);
+                self.hand_over(gathered.changes, runs, gathered.pending, urgent);
+            }
+            Err(failure) => {
+                self.ledger.take_back(&mut undo, 0);
+                let error = match failure {
+                    AppendFailure::Undone(error) => error,
+                    AppendFailure::Broken(error) => self.shared.set_read_only(&error.to_string()),
+                };
+                for pending in gathered.pending {
+                    let _ = pending.answer.send(Err(error.clone()));
+                }
+            }
+        }
+    }
+
+    /// No segment could be made. What holds no records of clients may still find room in the reserve.
+    fn refuse_or_retry(&mut self, jobs: Vec<Job>, error: &Error, own_only: bool) {
+        let retry = !own_only && matches!(error, Error::Full { .. });
+        let (own, refused): (Vec<_>, Vec<_>) =
+            jobs.into_iter().partition(|job| retry && job.request.commit.appends.is_empty());
+        for job in refused {
+            let _ = job.answer.send(Err(error.clone()));
+        }
+        if !own.is_empty() {
+            self.commit(own);
+        }
+    }
+
+    /// Judges the jobs in their order.
+    fn gather(&mut self, jobs: Vec<Job>, now_us: i64, undo: &mut Vec<Undo>) -> Gathered {
+        let mut gathered = Gathered::default();
+        let commit_bytes_max = self.shared.settings.wal_commit_bytes_max;
+        for Job { request, answer, permit, bytes } in jobs {
+            let commit = &request.commit;
+            gathered.durabilities.push(commit.durability);
+            let partitions = commit
+                .appends
+                .iter()
+                .map(|append| crate::ids::TopicPartition { topic: append.topic, partition: append.partition })
+                .collect();
+            let room = self.shared.check_room(self.appender.end + bytes, !commit.appends.is_empty());
+            let judged = room.and_then(|()| self.ledger.judge(request, now_us, commit_bytes_max, undo));
+            let outcome = judged.map(|judged| {
+                let Judged { changes, records, batches, appended, first_producer_id } = judged;
+                gathered.changes.extend(changes);
+                gathered.records.extend(records);
+                gathered.batches.extend(batches);
+                let receipt = Receipt { appended, commit_time_us: now_us };
+                Done { receipt, partitions, first_producer_id }
+            });
+            gathered.pending.push(Pending { answer, outcome, permit });
+        }
+        gathered
+    }
+
+    /// Writes what was gathered, if there is anything, as one frame.
+    fn write_gathered(
+        &mut self,
+        now_us: i64,
+        gathered: &mut Gathered,
+        undo: &mut Vec<Undo>,
+    ) -> Result<PlacedRuns, AppendFailure> {
+        let mut batches = std::mem::take(&mut gathered.batches);
+        for (topic, records) in by_topic(std::mem::take(&mut gathered.records)) {
+            let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+            for record in &records {
+                builder.push(now_us.div_euclid(1000), Some(&record.key), record.value.as_deref(), &[]);
+            }
+            let Some(batch) = builder.build(Compression::None) else { continue };
+            let partition = own_partition(topic);
+            let base_offset = self.ledger.place(partition, batch.header().last_offset_delta, undo);
+            batches.push(PlacedBatch { partition, base_offset, batch });
+        }
+        if batches.is_empty() {
+            return Ok(Vec::new());
+        }
+        let runs = self.write_frame(now_us, batches)?;
+        self.uncovered = true;
+        Ok(runs)
+    }
+
+    fn write_frame(&mut self, now_us: i64, batches: Vec<PlacedBatch>) -> Result<PlacedRuns, AppendFailure> {
+        let numbers = FrameNumbers {
+            writer_epoch: self.shared.epoch.0,
+            sequence: self.appender.next_sequence,
+            commit_time_us: now_us,
+            durable_end: self.shared.durable_end.load(Ordering::Acquire),
+            position: self.appender.end,
+        };
+        let frame = EncodedFrame::new(numbers, batches).ok_or_else(|| {
+            AppendFailure::Undone(Error::TooLarge {
+                what: "commit",
+                bytes: u64::from(u32::MAX),
+                setting: "wal.commit_bytes_max",
+                limit_bytes: self.shared.settings.wal_commit_bytes_max,
+            })
+        })?;
+        self.appender.write(&frame)
+    }
+
+    fn hand_over(&mut self, changes: Vec<Change>, runs: PlacedRuns, pending: Vec<Pending>, urgent: bool) {
+        let Some(segment) = self.appender.segment.clone() else { return };
+        let end = self.appender.end;
+        let written_at = Instant::now();
+        self.shared.pipe.written(Group { end, segment, changes, runs, pending, written_at, urgent });
+    }
+
+    /// Seals the segment, writes a snapshot, makes the next segment. On a full disk the reserve is given up for
+    /// commits that hold no records of clients.
+    fn roll(&mut self, own_only: bool) -> Result<()> {
+        let poisoned = |error: Error| match error {
+            Error::Full { .. } => error,
+            error => self.shared.set_read_only(&error.to_string()),
+        };
+        self.appender.seal().map_err(poisoned)?;
+        self.snapshot()?;
+        let whole = self.appender.segment_bytes;
+        let segment = match self.appender.start_segment(whole) {
+            Err(Error::Full { .. }) if own_only && self.shared.release_reserve()? => {
+                // A smaller one: it holds catalog changes only.
+                self.appender.start_segment(whole.min(self.shared.settings.wal_reserve_bytes / 2))?
+            }
+            made => made?,
+        };
+        self.shared.published.write().segments.insert(segment.base, segment);
+        self.shared.keep_reserve();
+        Ok(())
+    }
+
+    fn snapshot(&mut self) -> Result<()> {
+        let own = &self.ledger.own;
+        let now_us = self.appender.last_commit_time_us;
+        let producers = self.ledger.producers.expire(now_us, |partition| own.topics.contains_key(&partition.topic));
+        let published = self.shared.published.read();
+        let ends = &self.ledger.ends;
+        let partitions = ends.iter().map(|(partition, end)| {
+            let view = published.partitions.get(partition);
+            StoredPartition {
+                partition: *partition,
+                end: *end,
+                log_start: view.map_or(0, |view| view.log_start),
+                damaged: view.map(|view| view.damaged.clone()).unwrap_or_default(),
+            }
+        });
+        let snapshot = LogSnapshot {
+            position: self.appender.end,
+            next_sequence: self.appender.next_sequence,
+            last_commit_time_us: self.appender.last_commit_time_us,
+            own: StoredOwn::new(own),
+            partitions: partitions.collect(),
+            producers,
+            damaged: published.damaged.clone(),
+        };
+        drop(published);
+        snapshot.write(self.appender.disk.as_ref(), &self.appender.dir)?;
+        self.shared.snapshot_position.store(snapshot.position, Ordering::Release);
+        LogSnapshot::sweep(self.appender.disk.as_ref(), &self.appender.dir)
+    }
+}
+
+/// Answers those who do not wait for the sync; says whether anybody else is there.
+fn answer_unsynced(shared: &Shared, gathered: &mut Gathered) -> bool {
+    let mut waiting = Vec::new();
+    for (mut pending, durability) in gathered.pending.drain(..).zip(gathered.durabilities.drain(..)) {
+        let unsynced = durability == Durability::Written
+            && matches!(&pending.outcome, Ok(done) if done.receipt.appended.iter().all(|one| !one.duplicate));
+        if unsynced {
+            shared.published.read().complete(&mut pending.outcome);
+            let _ = pending.answer.send(pending.outcome);
+        } else {
+            waiting.push(pending);
+        }
+    }
+    gathered.pending = waiting;
+    !gathered.pending.is_empty()
+}
+
+fn by_topic(records: Vec<OwnRecord>) -> BTreeMap<OwnTopic, Vec<OwnRecord>> {
+    let mut sorted: BTreeMap<OwnTopic, Vec<OwnRecord>> = BTreeMap::new();
+    for record in records {
+        sorted.entry(record.topic).or_default().push(record);
+    }
+    sorted
+}
+
+/// Syncs, publishes and answers until the writer is gone.
+pub(crate) fn run_syncer(shared: &Shared) {
+    let interval = Duration::from_millis(shared.settings.wal_sync_interval_max_ms);
+    while let Some(groups) = shared.pipe.to_sync(interval) {
+        sync(shared, groups);
+        shared.pipe.synced();
+    }
+}
+
+fn sync(shared: &Shared, groups: Vec<Group>) {
+    let Some(last) = groups.last() else { return };
+    let end = last.end;
+    // A segment is sealed and synced before the next one is made: the last one's sync covers all.
+    let synced = if end > shared.durable_end.load(Ordering::Acquire) { last.segment.file.sync() } else { Ok(()) };
+    let failure = match (synced, shared.read_only()) {
+        (Ok(()), None) => None,
+        (Ok(()), Some(reason)) => Some(Error::ReadOnly { reason }),
+        (Err(error), _) => Some(shared.set_read_only(&format!("sync {}: {error}", last.segment.path.display()))),
+    };
+    if let Some(error) = failure {
+        for pending in groups.into_iter().flat_map(|group| group.pending) {
+            let _ = pending.answer.send(Err(error.clone()));
+        }
+        return;
+    }
+    shared.durable_end.store(end, Ordering::Release);
+    let answers = shared.publish(groups);
+    for Pending { answer, outcome, permit } in answers {
+        // Whoever has gone away did not want to know.
+        let _ = answer.send(outcome);
+        drop(permit);
+    }
+}

@@ -1,0 +1,6 @@
+//! The storage through its door: what is acknowledged is there, once, at its offset, whatever happens to the process
+//! and the disk.
+
+mod commits;
+mod restarts;
+mod support;
