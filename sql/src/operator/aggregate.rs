@@ -242,12 +242,14 @@ impl AggregateState {
     pub(crate) fn apply(&mut self, operator: &Aggregate, delta: AggregateDelta) {
         self.started = true;
         for (key, tick) in delta.groups {
-            self.bytes += tick.bytes(&key);
             let Some(group) = self.groups.get_mut(&key) else {
-                self.groups.insert(key, tick);
+                if tick.rows != 0 || operator.is_global() {
+                    self.bytes += tick.bytes(&key);
+                    self.groups.insert(key, tick);
+                }
                 continue;
             };
-            self.bytes = self.bytes.saturating_sub(group.bytes(&key) + tick.bytes(&key));
+            self.bytes = self.bytes.saturating_sub(group.bytes(&key));
             group.rows += tick.rows;
             group.timestamp_ms = group.timestamp_ms.max(tick.timestamp_ms);
             for (cell, more) in group.cells.iter_mut().zip(tick.cells) {
@@ -302,5 +304,80 @@ fn canonical(array: ArrayRef) -> ArrayRef {
             None => array,
         },
         _ => array,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{AsArray, StringArray};
+    use arrow::datatypes::{Field, Int64Type, Schema};
+    use datafusion::physical_expr::expressions::Column;
+
+    use super::super::cell::Kind;
+    use super::*;
+
+    fn aggregate(keys: usize) -> Aggregate {
+        let column = |name: &str, index: usize| Arc::new(Column::new(name, index)) as Arc<dyn PhysicalExpr>;
+        let accumulator = |kind| Accumulator::new(kind, DataType::Int64, DataType::Int64).unwrap().unwrap();
+        let calls = vec![
+            Call { accumulator: accumulator(Kind::Count), argument: None, filter: None },
+            Call { accumulator: accumulator(Kind::Sum), argument: Some(column("x", 1)), filter: None },
+        ];
+        let group_by = (0..keys).map(|_| column("k", 0)).collect();
+        let mut fields: Vec<Field> = (0..keys).map(|_| Field::new("k", DataType::Utf8, true)).collect();
+        fields.extend(["count", "sum"].map(|name| Field::new(name, DataType::Int64, true)));
+        Aggregate::new(group_by, calls, None, Arc::new(Schema::new(fields))).unwrap()
+    }
+
+    fn input(rows: &[(Option<&str>, i64, i64)]) -> Changes {
+        let schema = Schema::new(vec![Field::new("k", DataType::Utf8, true), Field::new("x", DataType::Int64, true)]);
+        let keys: StringArray = rows.iter().map(|row| row.0).collect();
+        let values: Int64Array = rows.iter().map(|row| Some(row.1)).collect();
+        let rows_batch = RecordBatch::try_new(Arc::new(schema), vec![Arc::new(keys), Arc::new(values)]).unwrap();
+        Changes {
+            rows: rows_batch,
+            weights: rows.iter().map(|row| row.2).collect::<Vec<_>>().into(),
+            timestamps_ms: (0..rows.len()).map(|row| row as i64).collect::<Vec<_>>().into(),
+            origin: None,
+        }
+    }
+
+    /// (weight, last two columns) of each change, after applying it.
+    fn run(operator: &Aggregate, state: &mut AggregateState, rows: &[(Option<&str>, i64, i64)]) -> Vec<(i64, i64, i64)> {
+        let (changes, delta) = operator.step(state, &[input(rows)], -7).unwrap();
+        let (again, _) = operator.step(state, &[input(rows)], -7).unwrap();
+        assert_eq!(changes.rows, again.rows, "a step leaves the state as it is");
+        state.apply(operator, delta);
+        let columns = changes.rows.num_columns();
+        let value = |column: usize, row: usize| changes.rows.column(column).as_primitive::<Int64Type>().value(row);
+        let row = |row: usize| (changes.weights.value(row), value(columns - 2, row), value(columns - 1, row));
+        (0..changes.len()).map(row).collect()
+    }
+
+    #[test]
+    fn only_touched_groups_change_and_the_old_row_goes_before_the_new_one() {
+        let (operator, mut state) = (aggregate(1), AggregateState::default());
+        assert_eq!(run(&operator, &mut state, &[(Some("a"), 1, 1), (None, 2, 1)]), [(1, 1, 1), (1, 1, 2)]);
+        assert_eq!(run(&operator, &mut state, &[(None, 5, 1)]), [(-1, 1, 2), (1, 2, 7)]);
+        assert_eq!(run(&operator, &mut state, &[(Some("a"), 1, -1)]), [(-1, 1, 1)]);
+        assert_eq!(state.len(), 1);
+    }
+
+    #[test]
+    fn a_group_that_comes_and_goes_within_a_tick_was_never_there() {
+        let (operator, mut state) = (aggregate(1), AggregateState::default());
+        assert_eq!(run(&operator, &mut state, &[(Some("a"), 1, 1), (Some("a"), 1, -1)]), []);
+        assert_eq!((state.len(), state.bytes()), (0, 0));
+    }
+
+    #[test]
+    fn without_group_by_there_is_a_row_before_any_input() {
+        let (operator, mut state) = (aggregate(0), AggregateState::default());
+        let (changes, delta) = operator.step(&state, &[], -7).unwrap();
+        assert_eq!((changes.len(), changes.timestamps_ms.value(0)), (1, -7));
+        state.apply(&operator, delta);
+        assert_eq!(run(&operator, &mut state, &[]), []);
+        assert_eq!(run(&operator, &mut state, &[(None, 5, 1)]), [(-1, 0, 0), (1, 1, 5)]);
+        assert_eq!(run(&operator, &mut state, &[(None, 5, -1)]), [(-1, 1, 5), (1, 0, 0)]);
     }
 }

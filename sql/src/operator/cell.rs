@@ -405,3 +405,83 @@ fn is_ordered(kind: &DataType) -> bool {
                 | DataType::Decimal128(..)
         )
 }
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::{StringArray, new_null_array};
+
+    use super::*;
+
+    fn shown(accumulator: &Accumulator, batches: &[(ArrayRef, Vec<i64>)]) -> Datum {
+        let mut whole = accumulator.empty();
+        for (array, weights) in batches {
+            let argument = accumulator.argument(Some(Arc::clone(array))).unwrap();
+            let mut tick = accumulator.empty();
+            for (row, weight) in weights.iter().enumerate() {
+                tick.add(&argument, row, *weight);
+            }
+            let before = accumulator.show(Some(&whole), Some(&tick)).unwrap();
+            whole.merge(tick);
+            assert_eq!(accumulator.show(Some(&whole), None).unwrap(), before, "looking ahead equals merging");
+        }
+        accumulator.show(Some(&whole), None).unwrap()
+    }
+
+    fn of(kind: Kind, input: DataType, output: DataType) -> Accumulator {
+        Accumulator::new(kind, input, output).unwrap().unwrap()
+    }
+
+    fn ints(values: &[Option<i64>]) -> ArrayRef {
+        Arc::new(Int64Array::from(values.to_vec()))
+    }
+
+    #[test]
+    fn integer_sums_wrap_and_are_null_over_nothing() {
+        let sum = of(Kind::Sum, DataType::Int64, DataType::Int64);
+        assert_eq!(shown(&sum, &[(ints(&[None]), vec![1])]), Datum::Null);
+        assert_eq!(shown(&sum, &[(ints(&[Some(i64::MAX), Some(1)]), vec![1, 1])]), Datum::Int(i64::MIN));
+        assert_eq!(shown(&sum, &[(ints(&[Some(5)]), vec![1]), (ints(&[Some(5)]), vec![-1])]), Datum::Null);
+    }
+
+    #[test]
+    fn a_retracted_extreme_gives_way_to_the_next() {
+        let min = of(Kind::Min { retracts: true }, DataType::Int64, DataType::Int64);
+        let max = of(Kind::Max { retracts: true }, DataType::Int64, DataType::Int64);
+        let values = ints(&[Some(3), Some(9), None, Some(3)]);
+        let ticks = [(values, vec![1, 1, 1, 1]), (ints(&[Some(9), Some(3)]), vec![-1, -1])];
+        let data = |accumulator: &Accumulator| accumulator.column(vec![shown(accumulator, &ticks)]).unwrap();
+        assert_eq!(&data(&min), &ints(&[Some(3)]));
+        assert_eq!(&data(&max), &ints(&[Some(3)]));
+        let all_gone = [(ints(&[Some(3)]), vec![1]), (ints(&[Some(3)]), vec![-1])];
+        assert_eq!(shown(&min, &all_gone), Datum::Null);
+    }
+
+    #[test]
+    fn distinct_values_count_once_while_they_stand() {
+        let count = of(Kind::CountDistinct, DataType::Utf8, DataType::Int64);
+        let texts = |values: &[&str]| -> ArrayRef { Arc::new(StringArray::from(values.to_vec())) };
+        let ticks = [(texts(&["a", "b", "a"]), vec![1, 1, 1]), (texts(&["a", "b", "c"]), vec![-1, -1, 1])];
+        assert_eq!(shown(&count, &ticks), Datum::Int(2));
+    }
+
+    #[test]
+    fn an_average_of_decimals_is_cut_towards_zero_at_four_more_digits() {
+        let average = of(Kind::Avg, DataType::Decimal128(10, 2), DataType::Decimal128(14, 6));
+        let values = Decimal128Array::from(vec![-100, -100, 0]).with_precision_and_scale(10, 2).unwrap();
+        assert_eq!(shown(&average, &[(Arc::new(values), vec![1, 1, 1])]), Datum::Decimal(-666_666));
+    }
+
+    #[test]
+    fn what_is_not_known_to_equal_a_batch_is_refused() {
+        let list = DataType::new_list(DataType::Int64, true);
+        assert!(Accumulator::new(Kind::Max { retracts: false }, list.clone(), list).unwrap().is_none());
+        assert!(Accumulator::new(Kind::Sum, DataType::Int32, DataType::Int32).unwrap().is_none());
+    }
+
+    #[test]
+    fn an_extreme_of_nothing_is_null() {
+        let max = of(Kind::Max { retracts: false }, DataType::Utf8, DataType::Utf8);
+        let column = max.column(vec![Datum::Null]).unwrap();
+        assert_eq!(column.to_data(), new_null_array(&DataType::Utf8, 1).to_data());
+    }
+}

@@ -16,7 +16,7 @@ use crate::record::columns::RecordColumn;
 
 use super::column::Column;
 use super::json::{FieldTable, Slot};
-use super::{ColumnRole, DecodeError, Decoded, Format, RecordFormat};
+use super::{ColumnRole, DecodeError, Decoded, Format, NULL_KEY, RecordFormat};
 
 /// Name of the column that tells deletions from rows.
 pub const TOMBSTONE_COLUMN: &str = "_tombstone";
@@ -34,6 +34,7 @@ pub struct Decoder {
     /// Columns that take all headers.
     headers: Vec<usize>,
     tombstones: bool,
+    has_null_key: bool,
 }
 
 /// Where the raw columns stand.
@@ -96,7 +97,8 @@ impl Decoder {
     /// only if wanted.
     ///
     /// With `format.tombstones` a null value gives a row of its key columns and null value columns, and the last
-    /// column of the schema is `_tombstone` (Boolean): true there, false elsewhere. A null key is an error then.
+    /// column of the schema is `_tombstone` (Boolean): true there, false elsewhere. A null key is an error then; a key
+    /// column that is NULL is written as bytes of its own.
     ///
     /// # Errors
     /// [`crate::Error::Config`] for a format that makes no sense.
@@ -143,6 +145,7 @@ impl Decoder {
             value: Part::new(format, ColumnRole::Value, format.value_format),
             headers,
             tombstones: format.tombstones,
+            has_null_key: format.has_null_key(),
         })
     }
 
@@ -202,6 +205,7 @@ impl Decoder {
         let key = records.key.is_valid(row).then(|| records.key.value(row));
         let value = records.value.is_valid(row).then(|| records.value.value(row));
         match key {
+            Some(NULL_KEY) if self.has_null_key => self.key.append_null(&mut self.columns),
             Some(key) => self.key.append(key, "key", &mut self.columns, slots)?,
             None if self.tombstones => return Err((None, "key is null".to_owned())),
             None => self.key.append_null(&mut self.columns),

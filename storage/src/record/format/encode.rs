@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 
 use super::cells::{Cells, field_prefix, write_object};
-use super::{ColumnRole, ColumnType, EncodedRecord, Format, RecordFormat};
+use super::{ColumnRole, ColumnType, EncodedRecord, Format, NULL_KEY, RecordFormat};
 
 /// Encodes rows of declared columns (all of them, in declared order, headers columns excepted) into keys and values.
 #[derive(Debug)]
@@ -19,6 +19,7 @@ pub struct Encoder {
     key_format: Format,
     value_format: Format,
     tombstones: bool,
+    has_null_key: bool,
 }
 
 /// A column that is written.
@@ -57,6 +58,7 @@ impl Encoder {
             key_format: format.key_format,
             value_format: format.value_format,
             tombstones: format.tombstones,
+            has_null_key: format.has_null_key(),
         })
     }
 
@@ -124,7 +126,11 @@ impl Encoder {
             Format::None => return Ok(None),
             Format::Kafka => {
                 let Some((column, cells)) = columns().next().filter(|(_, cells)| !cells.is_null(row)) else {
-                    return Ok(None);
+                    if role != ColumnRole::Key || !self.has_null_key {
+                        return Ok(None);
+                    }
+                    bytes.extend_from_slice(NULL_KEY);
+                    return Ok(Some(start..bytes.len()));
                 };
                 cells.write_primitive(row, bytes).map_err(|error| about(row, column, &error))?;
             }

@@ -238,7 +238,18 @@ pub struct RecordFormat {
     pub tombstones: bool,
 }
 
+/// NULL as a table's only key in Kafka's format: one byte, which no text (it is not UTF-8) and no number is. A null key
+/// would be no row of a table at all; without this the group NULL of `GROUP BY k` would have none.
+const NULL_KEY: &[u8] = &[0xff];
+
 impl RecordFormat {
+    /// Whether the key may be [`NULL_KEY`]. Any bytes are a BYTES key, so that one cannot.
+    fn has_null_key(&self) -> bool {
+        let mut keys = self.of_role(ColumnRole::Key).map(|index| &self.columns[index]);
+        let nullable = keys.next().is_some_and(|column| !column.not_null && column.kind != ColumnType::Bytes);
+        self.tombstones && self.key_format == Format::Kafka && nullable
+    }
+
     /// Indexes of the columns of one role.
     fn of_role(&self, role: ColumnRole) -> impl Iterator<Item = usize> {
         (0..).zip(&self.columns).filter(move |(_, column)| column.role == role).map(|(index, _)| index)
@@ -269,7 +280,9 @@ impl RecordFormat {
                 return Some(format!("column {name}: headers are ARRAY<STRUCT<key STRING, value BYTES>>, not {kind}"));
             }
         }
-        if self.tombstones && (self.key_format == Format::None || self.of_role(ColumnRole::Key).next().is_none()) {
+        // A table of one row, the result of an aggregate without GROUP BY, has the key `{}`.
+        let keyless = self.key_format != Format::Json && self.of_role(ColumnRole::Key).next().is_none();
+        if self.tombstones && (self.key_format == Format::None || keyless) {
             return Some("a table needs a key column and a key_format".to_owned());
         }
         self.part_inconsistency(ColumnRole::Key, self.key_format, "key")

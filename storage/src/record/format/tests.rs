@@ -280,6 +280,39 @@ fn a_table_reads_a_null_value_as_a_deletion_and_refuses_a_null_key() {
 }
 
 #[test]
+fn a_table_whose_only_key_is_null_writes_a_byte_that_no_text_and_no_number_is() {
+    for kind in [ColumnType::Text, ColumnType::Int, ColumnType::Double] {
+        let key = column("k", kind, ColumnRole::Key);
+        let table = RecordFormat { tombstones: true, ..stream(vec![key]) };
+        let decoded = decode(&table, &raw(&[(Some(&[0xff]), Some(b"{}"))]));
+        assert_eq!((decoded.errors, decoded.rows.column(0).null_count()), (vec![], 1));
+        let rows = decoded.rows.project(&[0]).unwrap();
+        let written = Encoder::new(&table).unwrap().encode(&rows, None).unwrap();
+        assert_eq!(written[0].key.as_deref(), Some(&[0xff][..]));
+    }
+    let bytes = stream(vec![column("k", ColumnType::Bytes, ColumnRole::Key)]);
+    let decoded = decode(&RecordFormat { tombstones: true, ..bytes }, &raw(&[(Some(&[0xff]), Some(b"{}"))]));
+    assert_eq!(decoded.rows.column(0).null_count(), 0);
+}
+
+#[test]
+fn a_table_of_one_row_has_the_empty_object_as_its_key() {
+    let columns = vec![column("n", ColumnType::Int, ColumnRole::Value)];
+    let table = RecordFormat { key_format: Format::Json, tombstones: true, ..stream(columns) };
+    let written = rewritten_table(&table, &[(Some(b"{}"), Some(br#"{"n":1}"#))]);
+    assert_eq!(written, [(Some("{}".to_owned()), Some(r#"{"n":1}"#.to_owned()))]);
+}
+
+/// Like [`rewritten`], without the column that tells deletions.
+fn rewritten_table(format: &RecordFormat, rows: &[Row<'_>]) -> Vec<(Option<String>, Option<String>)> {
+    let decoded = decode(format, &raw(rows)).rows;
+    let declared = decoded.project(&all(format)).unwrap();
+    let text = |bytes: Option<Bytes>| bytes.map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
+    let records = Encoder::new(format).unwrap().encode(&declared, None).unwrap();
+    records.into_iter().map(|record| (text(record.key), text(record.value))).collect()
+}
+
+#[test]
 fn keys_are_big_endian_primitives_or_json_objects() {
     let key_of = |kind: ColumnType, key: &[u8]| {
         let format = stream(vec![column("k", kind, ColumnRole::Key)]);
@@ -415,7 +448,7 @@ fn what_cannot_be_written_is_refused_with_row_and_column() {
     strict.columns[0].not_null = true;
     let gap = Arc::new(StringArray::from(vec![Some("a"), None]));
     assert!(refusal(&strict, gap.clone()).contains("row 1: column x is null but declared NOT NULL"));
-    let mut table = stream(vec![column("x", ColumnType::Text, ColumnRole::Key)]);
+    let mut table = stream(vec![column("x", ColumnType::Bytes, ColumnRole::Key)]);
     table.tombstones = true;
     assert!(refusal(&table, gap).contains("row 1: the key of a table is null"));
     let rows = RecordBatch::new_empty(Arc::new(arrow::datatypes::Schema::empty()));

@@ -1,0 +1,240 @@
+//! What `CREATE STREAM | TABLE … AS SELECT` stores: the query's definition, and the relation its result is.
+//!
+//! A definition of kind `query` holds it as JSON and holds the topics it reads and writes, so that neither is deleted
+//! under it. Fields are added with `#[serde(default)]`, never renamed: clusters keep these for ever.
+
+use aquifer_storage::record::format::{ColumnRole, ColumnType, DeclaredColumn, Format, RecordFormat};
+use aquifer_storage::{Definition, TopicId};
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::Relation;
+use crate::error::{Error, Result, SqlState};
+use crate::plan::continuous::{ContinuousPlan, Lineage, OutputColumn};
+use crate::statement::{Name, Property, RelationKind};
+use crate::types::column_type_of;
+
+/// A continuous query as stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct QueryDefinition {
+    /// Under which its position is stored; unlike the name never given again.
+    pub(crate) id: String,
+    /// The relation it writes, and its own name.
+    pub(crate) name: String,
+    /// The relation it reads.
+    pub(crate) source: String,
+    /// The topic it reads.
+    pub(crate) source_topic: TopicId,
+    /// The topic it writes.
+    pub(crate) sink_topic: TopicId,
+    /// The statement, as written.
+    pub(crate) statement: String,
+    /// When it was made.
+    pub(crate) created_at_us: i64,
+}
+
+impl QueryDefinition {
+    /// Reads a definition's bytes.
+    ///
+    /// # Errors
+    /// XX001.
+    pub(crate) fn from_definition(definition: &Definition) -> Result<Self> {
+        serde_json::from_slice(&definition.value).map_err(|source| {
+            Error::new(SqlState::DataCorrupted, format!("definition of query \"{}\" does not parse", definition.name))
+                .with_hint("a newer version may have written it; open the data directory with that version")
+                .with_source(source)
+        })
+    }
+
+    /// Its definition's bytes.
+    pub(crate) fn to_bytes(&self) -> Result<bytes::Bytes> {
+        serde_json::to_vec(self).map(bytes::Bytes::from).map_err(|source| {
+            Error::new(SqlState::InternalError, format!("query \"{}\" cannot be written", self.name)).with_source(source)
+        })
+    }
+}
+
+/// What WITH may say of a result.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct ResultOptions {
+    /// The topic's name; `None`: the relation's.
+    pub(crate) topic_name: Option<String>,
+    /// The topic's partitions; `None`: those of the source.
+    pub(crate) partitions: Option<i32>,
+    /// The key's bytes; `None`: as the key is.
+    pub(crate) key_format: Option<Format>,
+    /// The column that rowtime comes from.
+    pub(crate) timestamp_column: Option<String>,
+}
+
+/// Reads WITH.
+///
+/// # Errors
+/// 22023 for a value, 0A000 for a name that a result does not take.
+pub(crate) fn result_options(with: &[Property]) -> Result<ResultOptions> {
+    let mut options = ResultOptions::default();
+    for property in with {
+        let invalid = |allowed: &str| {
+            let message = format!("{} = '{}' is not allowed", property.name, property.value);
+            Error::new(SqlState::InvalidParameterValue, message).with_position(property.position).with_hint(allowed)
+        };
+        match property.name.as_str() {
+            "kafka_topic" => options.topic_name = Some(property.value.clone()),
+            "partitions" => {
+                let count = property.value.parse().ok().filter(|count| *count > 0);
+                options.partitions = Some(count.ok_or_else(|| invalid("a number from 1 on"))?);
+            }
+            "value_format" if property.value.eq_ignore_ascii_case("json") => {}
+            "value_format" => return Err(invalid("the value of a result is written as 'json'")),
+            "key_format" => {
+                options.key_format = Some(match property.value.to_lowercase().as_str() {
+                    "json" => Format::Json,
+                    "kafka" => Format::Kafka,
+                    _ => return Err(invalid("'json' or 'kafka'")),
+                });
+            }
+            "timestamp" => options.timestamp_column = Some(property.value.to_lowercase()),
+            name => {
+                return Err(Error::unsupported(format!("{name} in WITH of CREATE … AS SELECT"))
+                    .with_position(property.position)
+                    .with_hint("kafka_topic, partitions, value_format, key_format and timestamp are there"));
+            }
+        }
+    }
+    Ok(options)
+}
+
+/// The columns and bytes of a result: its names are `names`, one per column of the plan. `declared` gives the source's
+/// declared column behind an index of the scan.
+///
+/// # Errors
+/// What a result cannot be, with what to write instead.
+pub(crate) fn result_format(
+    (kind, name): (RelationKind, &Name),
+    plan: &ContinuousPlan,
+    names: &[String],
+    source: &Relation,
+    key_format: Option<Format>,
+    declared: impl Fn(usize) -> Option<usize>,
+) -> Result<RecordFormat> {
+    check_kind(kind, name, plan.group_keys.is_some())?;
+    check_names(names)?;
+    let mut columns = Vec::with_capacity(plan.output.len());
+    let mut keys: Vec<Lineage> = Vec::new();
+    for (output, column_name) in plan.output.iter().zip(names) {
+        let from = match output.lineage {
+            Lineage::Source(index) => declared(index).and_then(|index| source.format.columns.get(index)),
+            _ => None,
+        };
+        let is_key = match output.lineage {
+            Lineage::Group(_) => plan.group_keys.is_some(),
+            Lineage::Source(_) => plan.group_keys.is_none() && from.is_some_and(|from| from.role == ColumnRole::Key),
+            Lineage::Computed => false,
+        };
+        let is_key = is_key && !keys.contains(&output.lineage);
+        let field = if is_key { from.map(|from| from.field.clone()) } else { None };
+        if is_key {
+            keys.push(output.lineage);
+        }
+        columns.push(DeclaredColumn {
+            name: column_name.clone(),
+            field: field.unwrap_or_else(|| column_name.clone()),
+            kind: column_type(output, column_name, from)?,
+            role: if is_key { ColumnRole::Key } else { ColumnRole::Value },
+            not_null: false,
+        });
+    }
+    let format = match plan.group_keys {
+        Some(count) => table_key_format(&columns, (count, keys.len()), plan, key_format)?,
+        None => stream_key_format(keys.is_empty(), source, key_format)?,
+    };
+    Ok(RecordFormat {
+        columns,
+        key_format: format,
+        value_format: Format::Json,
+        tombstones: plan.group_keys.is_some(),
+    })
+}
+
+fn check_kind(kind: RelationKind, name: &Name, grouped: bool) -> Result<()> {
+    let (message, hint) = match (kind, grouped) {
+        (RelationKind::Stream, false) | (RelationKind::Table, true) => return Ok(()),
+        (RelationKind::Stream, true) => {
+            ("a SELECT with GROUP BY or an aggregate is a table", "use CREATE TABLE … AS SELECT")
+        }
+        (RelationKind::Table, false) => {
+            ("a SELECT without GROUP BY or an aggregate is a stream", "use CREATE STREAM … AS SELECT, or add GROUP BY")
+        }
+    };
+    let message = format!("{message}, \"{}\" is declared as a {}", name.value, kind.word());
+    Err(Error::new(SqlState::InvalidColumnDefinition, message).with_position(name.position).with_hint(hint))
+}
+
+fn check_names(names: &[String]) -> Result<()> {
+    for (index, name) in names.iter().enumerate() {
+        let refused = |what: &str, hint: &str| {
+            Err(Error::new(SqlState::InvalidColumnDefinition, format!("column \"{name}\" {what}")).with_hint(hint))
+        };
+        if names[..index].contains(name) {
+            return refused("is there twice", "give each column its own name: SELECT sum(x) AS total");
+        }
+        if name.starts_with('_') || name.starts_with('?') || matches!(name.as_str(), "rowtime" | "rowpartition" | "rowoffset")
+        {
+            return refused("cannot be a result's", "give it another name: SELECT … AS name");
+        }
+    }
+    Ok(())
+}
+
+fn column_type(output: &OutputColumn, name: &str, from: Option<&DeclaredColumn>) -> Result<ColumnType> {
+    if let Some(from) = from {
+        return Ok(from.kind.clone());
+    }
+    column_type_of(&output.field).ok_or_else(|| {
+        Error::unsupported(format!("column \"{name}\" of type {} in a result", output.field.data_type()))
+            .with_hint("cast it: SELECT CAST(x AS TEXT) AS x")
+    })
+}
+
+/// The key of an aggregate's table is its group, all of it.
+fn table_key_format(
+    columns: &[DeclaredColumn],
+    (wanted, found): (usize, usize),
+    plan: &ContinuousPlan,
+    asked: Option<Format>,
+) -> Result<Format> {
+    if found < wanted {
+        return Err(Error::new(SqlState::GroupingError, "a column of GROUP BY is not in the SELECT list")
+            .with_hint("a continuous table's key is its GROUP BY: select each of its columns as it is"));
+    }
+    let mut keys = columns.iter().filter(|column| column.role == ColumnRole::Key);
+    let primitive = |kind: &ColumnType| {
+        matches!(
+            kind,
+            ColumnType::Text | ColumnType::Int | ColumnType::BigInt | ColumnType::Double | ColumnType::Bytes
+        )
+    };
+    let fits_kafka = match (keys.next(), keys.next()) {
+        (Some(only), None) => plan.chain.window.is_none() && primitive(&only.kind),
+        _ => false,
+    };
+    match asked {
+        Some(Format::Kafka) if !fits_kafka => Err(Error::new(
+            SqlState::InvalidParameterValue,
+            "key_format = 'kafka' takes one key of type text, integer, bigint, double precision or bytea",
+        )
+        .with_hint("use key_format = 'json'")),
+        Some(format) => Ok(format),
+        None if fits_kafka => Ok(Format::Kafka),
+        None => Ok(Format::Json),
+    }
+}
+
+/// A filter keeps the key's bytes, so also how they are read.
+fn stream_key_format(keyless: bool, source: &Relation, asked: Option<Format>) -> Result<Format> {
+    let kept = if keyless { Format::None } else { source.format.key_format };
+    match asked {
+        Some(format) if format != kept => Err(Error::unsupported("another key_format than the source's")
+            .with_hint("a stream made by filters and projections keeps its records' keys")),
+        _ => Ok(kept),
+    }
+}

@@ -1,0 +1,151 @@
+//! Push queries: `SELECT … EMIT CHANGES` over filters and projections of a stream; each record's row leaves as soon as
+//! the record is durable. It ends when its stream is dropped, or after LIMIT rows.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aquifer_storage::{Storage, TopicPartition};
+use arrow::array::{Int64Array, RecordBatch};
+use arrow::compute::cast;
+use arrow::datatypes::SchemaRef;
+use datafusion::error::DataFusionError;
+use datafusion::execution::session_state::SessionState;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::stream;
+
+use super::position::Position;
+use super::prepare::{PreparedQuery, prepare, shown_schema};
+use super::source::Source;
+use super::tick::Tick;
+use crate::catalog::Catalog;
+use crate::error::{Error, Result};
+use crate::operator::chain::{Chain, ChainState};
+use crate::operator::change::Changes;
+use crate::plan::continuous::Purpose;
+use crate::session::Rows;
+use crate::statement::WindowedQuery;
+use crate::table::reader::ScanReader;
+use crate::types::{result_column, wire_type};
+
+/// Pause when a wait ended but nothing can be read yet: the records are behind an open transaction.
+const UNSTABLE_PAUSE: Duration = Duration::from_millis(10);
+
+/// A running push query.
+struct Push {
+    source: Source,
+    reader: ScanReader,
+    chain: Chain,
+    state: ChainState,
+    schema: SchemaRef,
+    ready: VecDeque<RecordBatch>,
+    left: Option<usize>,
+}
+
+/// Starts `SELECT … EMIT CHANGES`; `from_start` reads history first (`auto_offset_reset = 'earliest'`).
+///
+/// # Errors
+/// What planning says.
+pub(crate) async fn push(
+    session: &SessionState,
+    catalog: &Arc<Catalog>,
+    query: &WindowedQuery,
+    from_start: bool,
+) -> Result<Rows> {
+    let prepared = prepare(session, catalog, query, Purpose::Push).await?;
+    let shown = shown_schema(&prepared);
+    let columns = shown.fields().iter().map(|field| result_column(field.name().clone(), field)).collect();
+    let fields = shown.fields().iter().map(|field| {
+        let kind = wire_type(field.data_type());
+        field.as_ref().clone().with_data_type(kind)
+    });
+    let schema = SchemaRef::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()));
+    let push = start(catalog, prepared, SchemaRef::clone(&schema), from_start)?;
+    let rows = stream::try_unfold(push, |mut push| async move {
+        let batch = push.next().await.map_err(DataFusionError::from)?;
+        Ok(batch.map(|batch| (batch, push)))
+    });
+    Ok(Rows { columns, stream: Box::pin(RecordBatchStreamAdapter::new(schema, rows)), live: true, tag: "SELECT" })
+}
+
+fn start(catalog: &Arc<Catalog>, prepared: PreparedQuery, schema: SchemaRef, from_start: bool) -> Result<Push> {
+    let storage = catalog.storage();
+    let reader = ScanReader::new(catalog, &prepared.source, &prepared.columns).map_err(Error::from)?;
+    let position = if from_start { Position::start(prepared.source.topic.partitions) } else { now(storage, &prepared)? };
+    let topic = prepared.source.topic.id;
+    let source = Source::new(storage.clone(), topic, reader.raw_columns().to_vec(), position, None);
+    let plan = prepared.plan;
+    let state = plan.chain.start();
+    Ok(Push { source, reader, chain: plan.chain, state, schema, ready: VecDeque::new(), left: plan.limit })
+}
+
+/// The end of what every reader may see now.
+fn now(storage: &Storage, prepared: &PreparedQuery) -> Result<Position> {
+    let topic = &prepared.source.topic;
+    let ends = (0..topic.partitions).map(|partition| {
+        let ends = storage.watermarks(TopicPartition { topic: topic.id, partition })?;
+        Ok(ends.last_stable_offset)
+    });
+    Ok(Position { ticks: 0, offsets: ends.collect::<Result<Vec<_>>>()? })
+}
+
+impl Push {
+    /// The next rows; waits for them. `None` after LIMIT rows.
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let mut waited = false;
+        loop {
+            if self.left == Some(0) {
+                return Ok(None);
+            }
+            if let Some(batch) = self.ready.pop_front() {
+                return Ok(Some(self.limited(batch)));
+            }
+            match self.source.next().await? {
+                Some(tick) => {
+                    waited = false;
+                    self.compute(&tick)?;
+                }
+                None => {
+                    if waited {
+                        tokio::time::sleep(UNSTABLE_PAUSE).await;
+                    }
+                    self.source.wait().await;
+                    waited = true;
+                }
+            }
+        }
+    }
+
+    fn compute(&mut self, tick: &Tick) -> Result<()> {
+        let mut input = Vec::new();
+        for run in &tick.runs {
+            for batch in &run.batches {
+                let rows = self.reader.read(batch).map_err(Error::from)?;
+                let times = Int64Array::from_value(0, rows.num_rows());
+                input.push((run.partition, Changes::inserts(rows, times, None)));
+            }
+        }
+        let (changes, delta) = self.chain.step(&self.state, input, 0).map_err(Error::from)?;
+        self.state.apply(&self.chain, delta);
+        for batch in changes {
+            self.ready.push_back(self.shown(&batch.rows)?);
+        }
+        Ok(())
+    }
+
+    /// Rows in the types results travel in.
+    fn shown(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let columns = rows.columns().iter().zip(self.schema.fields());
+        let columns = columns.map(|(column, field)| cast(column, field.data_type()));
+        let columns = columns.collect::<std::result::Result<Vec<_>, _>>().map_err(DataFusionError::from)?;
+        let rows = RecordBatch::try_new(SchemaRef::clone(&self.schema), columns).map_err(DataFusionError::from)?;
+        Ok(rows)
+    }
+
+    fn limited(&mut self, batch: RecordBatch) -> RecordBatch {
+        let Some(left) = self.left.as_mut() else { return batch };
+        let taken = batch.num_rows().min(*left);
+        *left -= taken;
+        batch.slice(0, taken)
+    }
+}

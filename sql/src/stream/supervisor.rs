@@ -1,0 +1,362 @@
+//! `Supervisor`: runs the continuous queries of one engine, one task each, from its start to its close.
+//!
+//! A query is made by one commit (topic, relation, query, position at the beginning) and runs from the moment that is
+//! durable. Its definition is all that is needed to start it again: the statement is planned anew at every start.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aquifer_storage::{
+    Commit, DefinitionChange, Expect, PositionChange, Storage, TopicChange, TopicConfig, TopicPartition,
+};
+use aquifer_storage::record::format::{ColumnType, RecordFormat};
+use bytes::Bytes;
+use datafusion::execution::session_state::SessionState;
+use parking_lot::Mutex;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use super::QueryStatus;
+use super::define::{QueryDefinition, ResultOptions, result_format, result_options};
+use super::job::{Job, Progress};
+use super::position::Position;
+use super::prepare::{PreparedQuery, prepare};
+use super::reader::Reader;
+use super::sink::Sink;
+use crate::catalog::{Catalog, QUERY_KIND, RELATION_KIND, Relation};
+use crate::error::{Error, Result, SqlState};
+use crate::plan::continuous::Purpose;
+use crate::statement::parse::parse;
+use crate::statement::{CreateAsSelect, Name, RelationKind, Sentence};
+
+/// How long a stopping query may take to finish the commit it is in.
+const STOP_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// See the head of this file.
+#[derive(Debug)]
+pub(crate) struct Supervisor {
+    catalog: Arc<Catalog>,
+    /// By name. Held only to look or to change an entry, never across a wait.
+    queries: Mutex<BTreeMap<String, Running>>,
+}
+
+/// One query and its task.
+#[derive(Debug)]
+struct Running {
+    definition: QueryDefinition,
+    progress: Arc<Progress>,
+    started_at_us: i64,
+    /// `None` if it could not start.
+    task: Option<(CancellationToken, DropGuard, JoinHandle<()>)>,
+}
+
+impl Supervisor {
+    /// Of that catalog; nothing runs yet.
+    pub(crate) fn new(catalog: Arc<Catalog>) -> Self {
+        Self { catalog, queries: Mutex::new(BTreeMap::new()) }
+    }
+
+    /// Starts every query there is a definition of. `session` is a state with all functions, for planning.
+    ///
+    /// # Errors
+    /// Only what makes all of them impossible; a query that cannot start is in state `error` in [`Supervisor::status`].
+    pub(crate) async fn start_all(&self, session: &SessionState) -> Result<()> {
+        for definition in self.storage().definitions(QUERY_KIND) {
+            match QueryDefinition::from_definition(&definition) {
+                Ok(query) => self.start(session, query).await,
+                Err(error) => tracing::error!(query = definition.name, %error, "query is left out"),
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes topic, relation and query in one commit and starts the query; answers the command tag.
+    ///
+    /// # Errors
+    /// What planning says; 42P07 if a relation of that name is there.
+    pub(crate) async fn create(&self, session: &SessionState, create: &CreateAsSelect) -> Result<String> {
+        let tag = format!("CREATE {}", create.kind.word().to_uppercase());
+        let defining = self.catalog.defining.lock().await;
+        let name = &create.name.value;
+        if self.catalog.relations().by_name.contains_key(name) {
+            if create.if_not_exists {
+                return Ok(tag);
+            }
+            return Err(Error::new(SqlState::DuplicateTable, format!("relation \"{name}\" already exists"))
+                .with_position(create.name.position)
+                .with_hint("choose another name, or DROP it first"));
+        }
+        let options = result_options(&create.with)?;
+        let prepared = prepare(session, &self.catalog, &create.query, purpose(create.kind)).await?;
+        let source = source_relation(&prepared)?;
+        let (commit, definition) = self.creation(create, &options, &prepared, &source)?;
+        self.catalog.commit(commit).await?;
+        drop(defining);
+        self.start_prepared(definition, prepared, &source);
+        Ok(tag)
+    }
+
+    /// Ends a query for good and removes its definition; its relation and what it has written stay.
+    ///
+    /// # Errors
+    /// 42704 if there is none.
+    pub(crate) async fn terminate(&self, name: &str) -> Result<()> {
+        let defining = self.catalog.defining.lock().await;
+        let running = self.queries.lock().remove(name);
+        let Some(running) = running else {
+            return Err(Error::new(SqlState::UndefinedObject, format!("query \"{name}\" does not exist"))
+                .with_hint("SHOW QUERIES lists what runs"));
+        };
+        let definition = running.definition.clone();
+        running.stop().await;
+        let mut definitions = vec![change(QUERY_KIND, name, None, Expect::Present)];
+        if let Some(relation) = self.catalog.relations().by_name.get(name) {
+            let free = Relation { query: None, ..relation.as_ref().clone() };
+            definitions.push(change(RELATION_KIND, name, Some(free.to_bytes()?), Expect::Present));
+        }
+        let position = PositionChange { query: definition.id, value: None, expect: Expect::Anything };
+        let commit = Commit { definitions, positions: vec![position], ..Commit::default() };
+        let committed = self.catalog.commit(commit).await;
+        drop(defining);
+        committed.map(|_| ())
+    }
+
+    /// All queries, by name.
+    pub(crate) fn status(&self) -> Vec<QueryStatus> {
+        self.queries.lock().values().map(|running| running.status(self.storage())).collect()
+    }
+
+    /// Stops all of them; definitions and positions stay.
+    pub(crate) async fn close(&self) {
+        let queries = std::mem::take(&mut *self.queries.lock());
+        queries.values().for_each(Running::cancel);
+        for running in queries.into_values() {
+            running.stop().await;
+        }
+    }
+
+    fn storage(&self) -> &Storage {
+        self.catalog.storage()
+    }
+
+    /// The one commit that makes a query.
+    fn creation(
+        &self,
+        create: &CreateAsSelect,
+        options: &ResultOptions,
+        prepared: &PreparedQuery,
+        source: &Relation,
+    ) -> Result<(Commit, QueryDefinition)> {
+        let storage = self.storage();
+        let (name, now_us) = (&create.name.value, storage.clock().now_us());
+        let target = (create.kind, &create.name);
+        let declared = |index| prepared.declared(index);
+        let format = result_format(target, &prepared.plan, &prepared.names, source, options.key_format, declared)?;
+        check_timestamp(options, &format)?;
+        let topic_name = options.topic_name.clone().unwrap_or_else(|| name.clone());
+        if storage.topic(&topic_name).is_some() {
+            return Err(Error::new(SqlState::DuplicateObject, format!("topic \"{topic_name}\" already exists"))
+                .with_hint("a result needs a topic of its own: WITH (kafka_topic = 'another name')"));
+        }
+        let definition = QueryDefinition {
+            id: storage.random().uuid().to_string(),
+            name: name.clone(),
+            source: source.name.clone(),
+            source_topic: source.topic,
+            sink_topic: storage.new_topic_id(),
+            statement: create.text.clone(),
+            created_at_us: now_us,
+        };
+        let (oid, oid_change) = self.catalog.next_oid();
+        let relation = Relation {
+            name: name.clone(),
+            kind: create.kind,
+            format,
+            topic: definition.sink_topic,
+            topic_name: topic_name.clone(),
+            timestamp_column: options.timestamp_column.clone(),
+            window: prepared.window.clone().filter(|_| create.kind == RelationKind::Table),
+            query: Some(name.clone()),
+            statement: create.text.clone(),
+            oid,
+            created_at_us: now_us,
+        };
+        let mut query_change = change(QUERY_KIND, name, Some(definition.to_bytes()?), Expect::Absent);
+        query_change.holds = vec![definition.source_topic, definition.sink_topic];
+        let relation_change = change(RELATION_KIND, name, Some(relation.to_bytes()?), Expect::Absent);
+        let compacted = TopicConfig { cleanup_policy: "compact".to_owned(), ..TopicConfig::default() };
+        let topic = TopicChange::Create {
+            id: definition.sink_topic,
+            name: topic_name,
+            partitions: options.partitions.unwrap_or(prepared.source.topic.partitions),
+            config: if create.kind == RelationKind::Table { compacted } else { TopicConfig::default() },
+        };
+        let position = PositionChange {
+            query: definition.id.clone(),
+            value: Some(Position::start(prepared.source.topic.partitions).to_bytes()?),
+            expect: Expect::Absent,
+        };
+        let commit = Commit {
+            topics: vec![topic],
+            definitions: vec![oid_change, relation_change, query_change],
+            positions: vec![position],
+            ..Commit::default()
+        };
+        Ok((commit, definition))
+    }
+
+    /// Plans a stored query anew and starts it; what goes wrong is shown in its state.
+    async fn start(&self, session: &SessionState, definition: QueryDefinition) {
+        match planned(session, &self.catalog, &definition).await {
+            Ok((prepared, source)) => self.start_prepared(definition, prepared, &source),
+            Err(error) => self.failed(definition, error),
+        }
+    }
+
+    fn start_prepared(&self, definition: QueryDefinition, prepared: PreparedQuery, source: &Relation) {
+        let progress = Arc::new(Progress::default());
+        let mut job = match self.job(&definition, prepared, source, Arc::clone(&progress)) {
+            Ok(job) => job,
+            Err(error) => return self.failed(definition, error),
+        };
+        let stop = CancellationToken::new();
+        let (stopped, shown, name) = (stop.clone(), Arc::clone(&progress), definition.name.clone());
+        let task = tokio::spawn(async move {
+            if let Err(error) = job.run(&stopped).await {
+                tracing::error!(query = name, %error, "query ended");
+                shown.fail(error);
+            }
+        });
+        let started_at_us = self.storage().clock().now_us();
+        let task = Some((stop.clone(), stop.drop_guard(), task));
+        self.queries.lock().insert(definition.name.clone(), Running { definition, progress, started_at_us, task });
+    }
+
+    fn job(
+        &self,
+        definition: &QueryDefinition,
+        prepared: PreparedQuery,
+        source: &Relation,
+        progress: Arc<Progress>,
+    ) -> Result<Job> {
+        let relation = self.catalog.relation(&nameless(&definition.name))?;
+        let sink_topic = self.catalog.topic_of(&relation)?;
+        let keeps_origin = prepared.plan.group_keys.is_none();
+        let (partitions, errors) = (prepared.source.topic.partitions, Arc::clone(&self.catalog.decode_errors));
+        Ok(Job {
+            storage: self.storage().clone(),
+            query_id: definition.id.clone(),
+            reader: Reader::new(source, partitions, prepared.input_schema(), keeps_origin, errors)?,
+            chain: prepared.plan.chain,
+            sink: Sink::new(sink_topic.id, sink_topic.partitions, relation.format.clone())?,
+            start_ms: definition.created_at_us.div_euclid(1000),
+            progress,
+        })
+    }
+
+    fn failed(&self, definition: QueryDefinition, error: Error) {
+        tracing::error!(query = definition.name, %error, "query cannot start");
+        let progress = Arc::new(Progress::default());
+        progress.fail(error);
+        let started_at_us = self.storage().clock().now_us();
+        let name = definition.name.clone();
+        self.queries.lock().insert(name, Running { definition, progress, started_at_us, task: None });
+    }
+}
+
+impl Running {
+    fn cancel(&self) {
+        if let Some((stop, ..)) = &self.task {
+            stop.cancel();
+        }
+    }
+
+    /// Stops the task and waits for the commit it is in.
+    async fn stop(self) {
+        self.cancel();
+        if let Some((_, guard, mut task)) = self.task {
+            if tokio::time::timeout(STOP_WAIT_MAX, &mut task).await.is_err() {
+                tracing::warn!(query = self.definition.name, "query did not stop in time and is cut off");
+                task.abort();
+            }
+            drop(guard);
+        }
+    }
+
+    fn status(&self, storage: &Storage) -> QueryStatus {
+        let stored = || storage.position(&self.definition.id).and_then(|bytes| Position::from_bytes(&bytes).ok());
+        let position = self.progress.position().or_else(stored);
+        let error = self.progress.error();
+        QueryStatus {
+            name: self.definition.name.clone(),
+            statement: self.definition.statement.clone(),
+            state: if error.is_some() { "error" } else { "running" }.to_owned(),
+            error: error.map(|error| error.to_string()),
+            position: position.as_ref().map(ToString::to_string).unwrap_or_default(),
+            lag_records: position.map_or(0, |position| self.lag(storage, &position)),
+            started_at_us: self.started_at_us,
+        }
+    }
+
+    /// Offsets between the position and what could be read now.
+    fn lag(&self, storage: &Storage, position: &Position) -> i64 {
+        let behind = (0_i32..).zip(&position.offsets).map(|(partition, offset)| {
+            let place = TopicPartition { topic: self.definition.source_topic, partition };
+            storage.watermarks(place).map_or(0, |ends| {
+                let start = ends.log_start_offset.max(*offset);
+                ends.last_stable_offset.saturating_sub(start).max(0)
+            })
+        });
+        behind.sum()
+    }
+}
+
+/// Parses and plans a stored statement.
+async fn planned(
+    session: &SessionState,
+    catalog: &Arc<Catalog>,
+    definition: &QueryDefinition,
+) -> Result<(PreparedQuery, Arc<Relation>)> {
+    let sentence = parse(&definition.statement)?.into_iter().next().map(|parsed| parsed.sentence);
+    let Some(Sentence::CreateAsSelect(create)) = sentence else {
+        return Err(Error::new(SqlState::DataCorrupted, "the stored statement is not CREATE … AS SELECT"));
+    };
+    let prepared = prepare(session, catalog, &create.query, purpose(create.kind)).await?;
+    let source = source_relation(&prepared)?;
+    Ok((prepared, source))
+}
+
+fn purpose(kind: RelationKind) -> Purpose {
+    match kind {
+        RelationKind::Stream => Purpose::Stream,
+        RelationKind::Table => Purpose::Table,
+    }
+}
+
+fn source_relation(prepared: &PreparedQuery) -> Result<Arc<Relation>> {
+    prepared.source.relation.clone().ok_or_else(|| {
+        Error::unsupported(format!("topics.\"{}\" as the source of a continuous query", prepared.source.topic.name))
+            .with_hint("declare its columns with CREATE STREAM … WITH (kafka_topic = …) and read that")
+    })
+}
+
+fn check_timestamp(options: &ResultOptions, format: &RecordFormat) -> Result<()> {
+    let Some(name) = &options.timestamp_column else { return Ok(()) };
+    let column = format.columns.iter().find(|column| column.name == *name);
+    match column.map(|column| &column.kind) {
+        Some(ColumnType::Timestamp | ColumnType::TimestampTz | ColumnType::BigInt) => Ok(()),
+        Some(_) => Err(Error::new(SqlState::InvalidParameterValue, format!("timestamp = '{name}' is no time"))
+            .with_hint("name a column of type timestamp, timestamptz or bigint (ms)")),
+        None => Err(Error::new(SqlState::UndefinedColumn, format!("column \"{name}\" does not exist"))
+            .with_hint("timestamp names a column of the SELECT list")),
+    }
+}
+
+fn nameless(name: &str) -> Name {
+    Name { value: name.to_owned(), position: 1 }
+}
+
+fn change(kind: &str, name: &str, value: Option<Bytes>, expect: Expect) -> DefinitionChange {
+    DefinitionChange { kind: kind.to_owned(), name: name.to_owned(), value, holds: Vec::new(), expect }
+}
