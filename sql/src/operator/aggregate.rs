@@ -343,7 +343,11 @@ mod tests {
     }
 
     /// (weight, last two columns) of each change, after applying it.
-    fn run(operator: &Aggregate, state: &mut AggregateState, rows: &[(Option<&str>, i64, i64)]) -> Vec<(i64, i64, i64)> {
+    fn run(
+        operator: &Aggregate,
+        state: &mut AggregateState,
+        rows: &[(Option<&str>, i64, i64)],
+    ) -> Vec<(i64, i64, i64)> {
         let (changes, delta) = operator.step(state, &[input(rows)], -7).unwrap();
         let (again, _) = operator.step(state, &[input(rows)], -7).unwrap();
         assert_eq!(changes.rows, again.rows, "a step leaves the state as it is");
