@@ -1,2 +1,79 @@
-//! Benchmarks.
-fn main() {}
+//! Measures a release binary the way its users meet it: over the wires, from a fresh directory, with the disk beside it.
+//!
+//! Every workload starts a node of its own, so that none runs in the shadow of another. The result of a run is one JSON
+//! line with machine, commit and settings; numbers without them cannot be compared.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::bench::Bench;
+use crate::failure::Result;
+use crate::report::Report;
+use crate::workload::Workload;
+
+mod bench;
+mod disk;
+mod failure;
+mod load;
+mod machine;
+mod node;
+mod report;
+mod sql;
+mod statistics;
+mod workload;
+
+/// Measures an aquifer binary.
+#[derive(Debug, Parser)]
+#[command(name = "aquifer-benchmarks", version)]
+struct Args {
+    /// The binary to measure [default: `aquifer` beside this one]
+    #[arg(long, value_name = "FILE")]
+    binary: Option<PathBuf>,
+    /// Where nodes keep their data, on the disk to be measured; emptied afterwards [default: beside the binary]
+    #[arg(long, value_name = "DIR")]
+    directory: Option<PathBuf>,
+    /// The file that gets one line per run
+    #[arg(long, value_name = "FILE", default_value = "benchmarks/results/runs.jsonl")]
+    results: PathBuf,
+    /// Only these workloads
+    #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_enum)]
+    only: Vec<Workload>,
+    /// Data to produce, consume, scan and start with
+    #[arg(long, value_name = "MIB", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    mib: u32,
+    /// Records per kind of freshness
+    #[arg(long, value_name = "N", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    probes: u32,
+    /// Partitions of the topics
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=1000))]
+    partitions: i32,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Args::parse()).await {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(failure) => {
+            report::say(&format!("benchmarks failed: {failure}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Runs the workloads asked for; says whether all of them ran to their end.
+async fn run(args: Args) -> Result<bool> {
+    let bench = Bench::new(args.binary, args.directory, args.mib, args.probes, args.partitions)?;
+    let disk = disk::measure(bench.directory())?;
+    report::say(&format!("disk: fdatasync median {:.2} ms, p99 {:.2} ms", disk.sync_p50_ms, disk.sync_p99_ms));
+    let mut report = Report::new(&bench, disk)?;
+    for workload in Workload::ALL {
+        if args.only.is_empty() || args.only.contains(&workload) {
+            report.add(workload, Box::pin(workload.run(&bench, &disk)).await);
+        }
+    }
+    report.append_to(&args.results)?;
+    Ok(report.is_whole())
+}

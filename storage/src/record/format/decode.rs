@@ -166,7 +166,7 @@ impl Decoder {
         let mut deleted = Vec::with_capacity(raw.num_rows());
         // The slots borrow from the batch and serve all its records.
         let mut slots = Vec::new();
-        for row in 0..raw.num_rows() {
+        for (row, kept) in kept.iter_mut().enumerate() {
             let rows = deleted.len();
             match self.append(&records, row, &mut slots) {
                 Ok(tombstone) => {
@@ -180,7 +180,7 @@ impl Decoder {
                     for target in &mut self.columns {
                         target.column.truncate(if target.wanted { rows } else { 0 });
                     }
-                    kept[row] = false;
+                    *kept = false;
                     errors.push(DecodeError {
                         partition: records.partition.value(row),
                         offset: records.offset.value(row),

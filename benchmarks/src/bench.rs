@@ -1,0 +1,71 @@
+//! `Bench`: what all workloads of a run share, namely which binary, which directory and how much.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::failure::Result;
+use crate::node::Node;
+
+/// Bytes of one record's key and value together.
+pub(crate) const RECORD_BYTES: u64 = 1024;
+
+/// One run of the benchmarks.
+pub(crate) struct Bench {
+    binary: PathBuf,
+    directory: TempDir,
+    /// Records that a loaded node holds.
+    pub(crate) records: u64,
+    /// Records per kind of freshness.
+    pub(crate) probes: u32,
+    /// Partitions of the topics.
+    pub(crate) partitions: i32,
+}
+
+impl Bench {
+    pub(crate) fn new(
+        binary: Option<PathBuf>,
+        directory: Option<PathBuf>,
+        mib: u32,
+        probes: u32,
+        partitions: i32,
+    ) -> Result<Self> {
+        // A debug build stands beside a debug build, whose numbers nobody wants by accident.
+        if binary.is_none() && cfg!(debug_assertions) {
+            return Err("this is a debug build: run `make bench`, or name a --binary".into());
+        }
+        let beside = std::env::current_exe()?.with_file_name("aquifer");
+        let binary = binary.unwrap_or(beside).canonicalize()?;
+        let directory = match (directory, binary.parent()) {
+            (Some(directory), _) => directory,
+            (None, Some(beside)) => beside.to_owned(),
+            (None, None) => PathBuf::from("."),
+        };
+        let directory = TempDir::with_prefix_in("aquifer-bench-", directory)?;
+        let records = u64::from(mib) * (1 << 20) / RECORD_BYTES;
+        Ok(Self { binary, directory, records, probes, partitions })
+    }
+
+    /// Where nodes keep their data.
+    pub(crate) fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Bytes of keys and values that a loaded node holds.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.records * RECORD_BYTES
+    }
+
+    /// A node in a directory of its own, with these settings beside the defaults.
+    pub(crate) fn start_node(&self, environment: &[(&'static str, &'static str)]) -> Result<Node> {
+        let directory = TempDir::with_prefix_in("node-", self.directory())?;
+        Node::start(self.binary.clone(), directory, environment)
+    }
+
+    /// Version and commit as the binary tells them.
+    pub(crate) fn version(&self) -> Result<String> {
+        let output = Command::new(&self.binary).arg("--version").output()?;
+        Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+    }
+}

@@ -1,0 +1,71 @@
+//! What is measured, one file per workload. Each starts a node of its own and stops it when it returns.
+
+use clap::ValueEnum;
+
+use crate::bench::Bench;
+use crate::disk::Disk;
+use crate::failure::Result;
+use crate::report::Measurement;
+
+mod cold;
+mod consume;
+mod freshness;
+mod idle;
+mod produce;
+mod scan;
+mod start;
+
+/// A workload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Workload {
+    Idle,
+    Produce,
+    ConsumeHot,
+    ConsumeCold,
+    ScanHot,
+    ScanCold,
+    Start,
+    Freshness,
+}
+
+impl Workload {
+    /// All, in the order they run.
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Idle,
+        Self::Produce,
+        Self::ConsumeHot,
+        Self::ConsumeCold,
+        Self::ScanHot,
+        Self::ScanCold,
+        Self::Start,
+        Self::Freshness,
+    ];
+
+    /// As typed after `--only`.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Produce => "produce",
+            Self::ConsumeHot => "consume-hot",
+            Self::ConsumeCold => "consume-cold",
+            Self::ScanHot => "scan-hot",
+            Self::ScanCold => "scan-cold",
+            Self::Start => "start",
+            Self::Freshness => "freshness",
+        }
+    }
+
+    /// Measures it.
+    pub(crate) async fn run(self, bench: &Bench, disk: &Disk) -> Result<Vec<Measurement>> {
+        match self {
+            Self::Idle => idle::run(bench).await,
+            Self::Produce => produce::run(bench, disk).await,
+            Self::ConsumeHot => consume::run_hot(bench).await,
+            Self::ConsumeCold => consume::run_cold(bench).await,
+            Self::ScanHot => scan::run_hot(bench).await,
+            Self::ScanCold => scan::run_cold(bench).await,
+            Self::Start => start::run(bench).await,
+            Self::Freshness => freshness::run(bench, disk).await,
+        }
+    }
+}
