@@ -62,7 +62,6 @@ pub(crate) const PG_STATIO_ALL_TABLES: &str = "relid oid, schemaname name, relna
 pub(crate) const PG_LOCKS: &str = "locktype text, database oid, relation oid, pid int4, mode text, granted bool";
 pub(crate) const PG_CURSORS: &str = "name text, statement text, is_holdable bool, is_binary bool, \
     is_scrollable bool, creation_time timestamptz";
-pub(crate) const PG_PREPARED_XACTS: &str =
-    "transaction oid, gid text, prepared timestamptz, owner name, database name";
+pub(crate) const PG_PREPARED_XACTS: &str = "transaction oid, gid text, prepared timestamptz, owner name, database name";
 pub(crate) const PG_AVAILABLE_EXTENSIONS: &str =
     "name name, default_version text, installed_version text, comment text";

@@ -13,7 +13,6 @@ use datafusion::logical_expr::{
 };
 
 use super::kind::{Kind, Value, array_of};
-use crate::error::{Error, SqlState};
 
 /// What computes one row.
 pub(crate) type Call = Arc<dyn Fn(&[ScalarValue]) -> Value + Send + Sync>;
@@ -21,7 +20,6 @@ pub(crate) type Call = Arc<dyn Fn(&[ScalarValue]) -> Value + Send + Sync>;
 /// A function by name.
 pub(crate) struct SystemFunction {
     name: &'static str,
-    arity: RangeInclusive<usize>,
     returns: Kind,
     /// Any argument that is NULL makes the result NULL.
     strict: bool,
@@ -64,7 +62,6 @@ pub(crate) fn function(
     }
     ScalarUDF::from(SystemFunction {
         name,
-        arity,
         returns,
         strict,
         signature: Signature::one_of(signatures, Volatility::Stable),
@@ -86,10 +83,6 @@ impl ScalarUDFImpl for SystemFunction {
     }
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> Result<ColumnarValue> {
-        if !self.arity.contains(&args.args.len()) {
-            let message = format!("function {} does not take {} arguments", self.name, args.args.len());
-            return Err(Error::new(SqlState::UndefinedFunction, message).into());
-        }
         let scalar = args.args.iter().all(|arg| matches!(arg, ColumnarValue::Scalar(_)));
         let rows = if scalar { 1 } else { args.number_rows };
         let mut results = Vec::with_capacity(rows);

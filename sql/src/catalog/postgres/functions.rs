@@ -27,7 +27,8 @@ pub(crate) fn all(directory: &Arc<Directory>) -> Vec<ScalarUDF> {
 
 fn session(directory: &Arc<Directory>) -> Vec<ScalarUDF> {
     let view = &directory.view;
-    let constant = |name: &'static str, value: String| function(name, 0..=0, TEXT, false, move |_| value.as_str().into());
+    let constant =
+        |name: &'static str, value: String| function(name, 0..=0, TEXT, false, move |_| value.as_str().into());
     let schema = view.search_path.first().cloned();
     let schemas = view.search_path.clone();
     let pid = view.backend_pid;
@@ -88,8 +89,13 @@ fn visibility(directory: &Arc<Directory>) -> Vec<ScalarUDF> {
 }
 
 fn definitions(directory: &Arc<Directory>) -> Vec<ScalarUDF> {
-    let (indexes, constraints, views, objects, columns) =
-        (Arc::clone(directory), Arc::clone(directory), Arc::clone(directory), Arc::clone(directory), Arc::clone(directory));
+    let (indexes, constraints, views, objects, columns) = (
+        Arc::clone(directory),
+        Arc::clone(directory),
+        Arc::clone(directory),
+        Arc::clone(directory),
+        Arc::clone(directory),
+    );
     let none = |name: &'static str, arity| function(name, arity, TEXT, true, |_| Value::Null);
     vec![
         function("format_type", 2..=2, TEXT, false, |args| {
@@ -204,8 +210,12 @@ fn names(directory: &Arc<Directory>) -> Vec<ScalarUDF> {
             oid(args.first()).or_else(|| Some(namespace_oid(&text(args.first())?))).into()
         }),
         function("pg_regnamespace_out", 1..=1, TEXT, true, |args| {
-            let name = |oid: u32| NAMESPACES.iter().find(|(known, _)| *known == oid).map(|(_, name)| (*name).to_owned());
-            oid(args.first()).map(|oid| name(oid).unwrap_or_else(|| oid.to_string())).or_else(|| text(args.first())).into()
+            let name =
+                |oid: u32| NAMESPACES.iter().find(|(known, _)| *known == oid).map(|(_, name)| (*name).to_owned());
+            oid(args.first())
+                .map(|oid| name(oid).unwrap_or_else(|| oid.to_string()))
+                .or_else(|| text(args.first()))
+                .into()
         }),
         function("pg_regrole_in", 1..=1, Kind::Oid, true, |args| oid(args.first()).or(Some(OWNER)).into()),
         function("pg_regrole_out", 1..=1, TEXT, true, move |args| match oid(args.first()) {
@@ -290,7 +300,8 @@ fn plain() -> Vec<ScalarUDF> {
             _ => "".into(),
         }),
         function("pg_char_to_encoding", 1..=1, Kind::Int4, true, |args| {
-            let utf8 = text(args.first()).is_some_and(|name| matches!(name.to_ascii_uppercase().as_str(), "UTF8" | "UTF-8"));
+            let utf8 =
+                text(args.first()).is_some_and(|name| matches!(name.to_ascii_uppercase().as_str(), "UTF8" | "UTF-8"));
             if utf8 { 6.into() } else { (-1).into() }
         }),
         bound("array_upper", |length| length),
@@ -304,7 +315,8 @@ mod tests {
 
     #[test]
     fn sizes_are_rounded_as_in_postgres() {
-        let wanted = [(0, "0 bytes"), (10_239, "10239 bytes"), (10_240, "10 kB"), (123_456_789, "118 MB"), (-20_480, "-20 kB")];
+        let wanted =
+            [(0, "0 bytes"), (10_239, "10239 bytes"), (10_240, "10 kB"), (123_456_789, "118 MB"), (-20_480, "-20 kB")];
         for (bytes, text) in wanted {
             assert_eq!(size_pretty(bytes), text);
         }

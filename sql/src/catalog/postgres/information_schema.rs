@@ -60,8 +60,18 @@ pub(crate) fn tables(directory: &Directory) -> Vec<Row> {
             _ => return None,
         };
         Some(row![
-            directory.view.database.clone(), class.schema(), class.name(), table_type, NONE, NONE, NONE, NONE, NONE,
-            insertable, "NO", NONE,
+            directory.view.database.clone(),
+            class.schema(),
+            class.name(),
+            table_type,
+            NONE,
+            NONE,
+            NONE,
+            NONE,
+            NONE,
+            insertable,
+            "NO",
+            NONE,
         ])
     });
     rows.collect()
@@ -74,7 +84,9 @@ pub(crate) fn columns(directory: &Directory) -> Vec<Row> {
         if let Class::Relation(relation) = class
             && relation.kind != RelationKind::Materialized
         {
-            rows.extend((1..).zip(&relation.columns).map(|(number, column)| column_row(directory, relation, number, column)));
+            rows.extend(
+                (1..).zip(&relation.columns).map(|(number, column)| column_row(directory, relation, number, column)),
+            );
         }
     }
     rows
@@ -94,10 +106,50 @@ fn column_row(directory: &Directory, relation: &CatalogRelation, number: i64, co
     let updatable = if relation.kind == RelationKind::Table { "YES" } else { "NO" };
     let octets = (types::collation_of(column.oid) != 0).then_some(1 << 30);
     row![
-        database.clone(), relation.schema.clone(), relation.name.clone(), column.name.clone(), number, NONE, nullable,
-        data_type, Value::Null, octets, precision, radix, scale, datetime, NONE, Value::Null, NONE, NONE, NONE, NONE,
-        NONE, NONE, NONE, NONE, NONE, database, "pg_catalog", udt, NONE, NONE, NONE, Value::Null, number.to_string(),
-        "NO", "NO", NONE, NONE, NONE, NONE, NONE, "NO", "NEVER", NONE, updatable,
+        database.clone(),
+        relation.schema.clone(),
+        relation.name.clone(),
+        column.name.clone(),
+        number,
+        NONE,
+        nullable,
+        data_type,
+        Value::Null,
+        octets,
+        precision,
+        radix,
+        scale,
+        datetime,
+        NONE,
+        Value::Null,
+        NONE,
+        NONE,
+        NONE,
+        NONE,
+        NONE,
+        NONE,
+        NONE,
+        NONE,
+        NONE,
+        database,
+        "pg_catalog",
+        udt,
+        NONE,
+        NONE,
+        NONE,
+        Value::Null,
+        number.to_string(),
+        "NO",
+        "NO",
+        NONE,
+        NONE,
+        NONE,
+        NONE,
+        NONE,
+        "NO",
+        "NEVER",
+        NONE,
+        updatable,
     ]
 }
 
@@ -122,7 +174,9 @@ fn numeric(column: &CatalogColumn) -> (Option<i32>, Option<i32>, Option<i32>) {
 pub(crate) fn schemata(directory: &Directory) -> Vec<Row> {
     NAMESPACES
         .iter()
-        .map(|(_, name)| row![directory.view.database.clone(), *name, directory.view.user.clone(), NONE, NONE, NONE, NONE])
+        .map(|(_, name)| {
+            row![directory.view.database.clone(), *name, directory.view.user.clone(), NONE, NONE, NONE, NONE]
+        })
         .collect()
 }
 
@@ -132,8 +186,16 @@ pub(crate) fn views(directory: &Directory) -> Vec<Row> {
     views
         .map(|relation| {
             row![
-                directory.view.database.clone(), relation.schema.clone(), relation.name.clone(),
-                relation.definition.clone(), "NONE", "NO", "NO", "NO", "NO", "NO",
+                directory.view.database.clone(),
+                relation.schema.clone(),
+                relation.name.clone(),
+                relation.definition.clone(),
+                "NONE",
+                "NO",
+                "NO",
+                "NO",
+                "NO",
+                "NO",
             ]
         })
         .collect()
@@ -146,8 +208,17 @@ pub(crate) fn table_constraints(directory: &Directory) -> Vec<Row> {
         .keyed()
         .map(|relation| {
             row![
-                database.clone(), relation.schema.clone(), index_name(relation), database.clone(),
-                relation.schema.clone(), relation.name.clone(), "PRIMARY KEY", "NO", "NO", "YES", NONE,
+                database.clone(),
+                relation.schema.clone(),
+                index_name(relation),
+                database.clone(),
+                relation.schema.clone(),
+                relation.name.clone(),
+                "PRIMARY KEY",
+                "NO",
+                "NO",
+                "YES",
+                NONE,
             ]
         })
         .collect()
@@ -158,13 +229,22 @@ pub(crate) fn key_column_usage(directory: &Directory) -> Vec<Row> {
     let database = &directory.view.database;
     let row = |relation: &CatalogRelation, number: i64, column: &CatalogColumn| {
         row![
-            database.clone(), relation.schema.clone(), index_name(relation), database.clone(), relation.schema.clone(),
-            relation.name.clone(), column.name.clone(), number, Value::Null,
+            database.clone(),
+            relation.schema.clone(),
+            index_name(relation),
+            database.clone(),
+            relation.schema.clone(),
+            relation.name.clone(),
+            column.name.clone(),
+            number,
+            Value::Null,
         ]
     };
     directory
         .keyed()
-        .flat_map(|relation| (1..).zip(key_columns(relation)).map(|(number, column)| row(relation, number, column)).collect::<Vec<_>>())
+        .flat_map(|relation| {
+            (1..).zip(key_columns(relation)).map(|(number, column)| row(relation, number, column)).collect::<Vec<_>>()
+        })
         .collect()
 }
 
@@ -173,8 +253,13 @@ pub(crate) fn constraint_column_usage(directory: &Directory) -> Vec<Row> {
     let database = &directory.view.database;
     let row = |relation: &CatalogRelation, column: &CatalogColumn| {
         row![
-            database.clone(), relation.schema.clone(), relation.name.clone(), column.name.clone(), database.clone(),
-            relation.schema.clone(), index_name(relation),
+            database.clone(),
+            relation.schema.clone(),
+            relation.name.clone(),
+            column.name.clone(),
+            database.clone(),
+            relation.schema.clone(),
+            index_name(relation),
         ]
     };
     directory

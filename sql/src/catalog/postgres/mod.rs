@@ -73,3 +73,87 @@ impl SchemaProvider for SystemSchema {
         tables::find(self.name, name).is_some()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use arrow::datatypes::DataType;
+    use arrow::util::pretty::pretty_format_batches;
+    use datafusion::prelude::SessionConfig;
+    use datafusion::sql::parser::Statement as DfStatement;
+    use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+    use datafusion::sql::sqlparser::parser::Parser;
+
+    use super::*;
+
+    fn view() -> Arc<CatalogView> {
+        let column = |name: &str, arrow, oid, not_null| CatalogColumn {
+            name: name.into(),
+            arrow,
+            oid,
+            type_modifier: -1,
+            not_null,
+            description: None,
+        };
+        let relation = |oid, name: &str, kind, columns, primary_key| CatalogRelation {
+            oid,
+            schema: "public".into(),
+            name: name.into(),
+            kind,
+            columns,
+            primary_key,
+            definition: None,
+            description: None,
+        };
+        let users = vec![column("user_id", DataType::Utf8, 25, true), column("region", DataType::Utf8, 25, false)];
+        let views = vec![column("viewtime", DataType::Int64, 20, false), column("tags", DataType::Utf8, 1009, false)];
+        Arc::new(CatalogView {
+            relations: vec![
+                relation(16_390, "page_views", RelationKind::Table, views.clone(), vec![]),
+                relation(16_395, "users", RelationKind::Table, users, vec![0]),
+                relation(16_407, "per_minute", RelationKind::Materialized, views, vec![]),
+            ],
+            settings: vec![],
+            user: "bi".into(),
+            database: "aquifer".into(),
+            search_path: vec!["public".into()],
+            version: "0.1.0".into(),
+            backend_pid: 7,
+        })
+    }
+
+    async fn shown(sql: &str) -> datafusion::error::Result<String> {
+        let config = SessionConfig::new().with_default_catalog_and_schema("aquifer", "public");
+        let context = SessionContext::new_with_config(config);
+        register(&context, &view()).unwrap();
+        let mut statement = Parser::parse_sql(&PostgreSqlDialect {}, sql)?.remove(0);
+        rewrite(&mut statement);
+        let plan = context.state().statement_to_plan(DfStatement::Statement(Box::new(statement))).await?;
+        let batches = context.execute_logical_plan(plan).await?.collect().await?;
+        Ok(pretty_format_batches(&batches)?.to_string())
+    }
+
+    #[tokio::test]
+    async fn the_corpus() {
+        let Ok(path) = std::env::var("PG_CORPUS") else { return };
+        let text = std::fs::read_to_string(path).unwrap();
+        let mut seen: HashMap<String, usize> = HashMap::new();
+        for block in text.split("\n-- [").skip(1) {
+            let Some((head, rest)) = block.split_once('\n') else { continue };
+            let sql: String = rest.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
+            if !(sql.to_lowercase().starts_with("select") || sql.to_lowercase().starts_with("with")) {
+                continue;
+            }
+            if let Err(error) = shown(&sql).await {
+                let error = error.to_string().chars().take(300).collect::<String>();
+                let count = seen.entry(error.clone()).or_default();
+                *count += 1;
+                if *count == 1 {
+                    println!("=== {head}\n{}\n--> {error}", sql.chars().take(1500).collect::<String>());
+                }
+            }
+        }
+        println!("{seen:#?}");
+    }
+}

@@ -45,24 +45,47 @@ pub(crate) fn namespaces() -> Vec<Row> {
 /// Rows of `pg_database`.
 pub(crate) fn databases(directory: &Directory) -> Vec<Row> {
     vec![row![
-        DATABASE, directory.view.database.clone(), OWNER, UTF8, "c", false, true, -1, "0", "0", DEFAULT_TABLESPACE,
-        "C.UTF-8", "C.UTF-8", None::<&str>, None::<&str>, Value::Null,
+        DATABASE,
+        directory.view.database.clone(),
+        OWNER,
+        UTF8,
+        "c",
+        false,
+        true,
+        -1,
+        "0",
+        "0",
+        DEFAULT_TABLESPACE,
+        "C.UTF-8",
+        "C.UTF-8",
+        None::<&str>,
+        None::<&str>,
+        Value::Null,
     ]]
 }
 
 /// Rows of `pg_roles`: the session's user is the one there is.
 pub(crate) fn roles(directory: &Directory) -> Vec<Row> {
     vec![row![
-        directory.view.user.clone(), true, true, true, true, true, false, -1, None::<&str>, Value::Null, true,
-        Value::Null, OWNER,
+        directory.view.user.clone(),
+        true,
+        true,
+        true,
+        true,
+        true,
+        false,
+        -1,
+        None::<&str>,
+        Value::Null,
+        true,
+        Value::Null,
+        OWNER,
     ]]
 }
 
 /// Rows of `pg_user`.
 pub(crate) fn users(directory: &Directory) -> Vec<Row> {
-    vec![row![
-        directory.view.user.clone(), OWNER, true, true, false, true, None::<&str>, Value::Null, Value::Null,
-    ]]
+    vec![row![directory.view.user.clone(), OWNER, true, true, false, true, None::<&str>, Value::Null, Value::Null,]]
 }
 
 /// Rows of `pg_am`.
@@ -101,9 +124,23 @@ pub(crate) fn settings(directory: &Directory) -> Vec<Row> {
             // A dotted name outside ours is the node's, and cannot be set by a session.
             let context = if setting.name.contains('.') { "postmaster" } else { "user" };
             row![
-                setting.name.clone(), setting.value.clone(), unit, "Aquifer", setting.description.clone(), None::<&str>,
-                context, "string", "session", None::<&str>, None::<&str>, Value::Null, setting.value.clone(),
-                setting.value.clone(), None::<&str>, Value::Null, false,
+                setting.name.clone(),
+                setting.value.clone(),
+                unit,
+                "Aquifer",
+                setting.description.clone(),
+                None::<&str>,
+                context,
+                "string",
+                "session",
+                None::<&str>,
+                None::<&str>,
+                Value::Null,
+                setting.value.clone(),
+                setting.value.clone(),
+                None::<&str>,
+                Value::Null,
+                false,
             ]
         })
         .collect()
@@ -134,9 +171,36 @@ pub(crate) fn procedures() -> Vec<Row> {
         .map(|(oid, name, result, arguments)| {
             let count = i64::try_from(arguments.len()).unwrap_or(i64::MAX);
             row![
-                *oid, *name, PG_CATALOG, OWNER, INTERNAL_LANGUAGE, 1.0, 0.0, 0_u32, "-", "f", false, false, true, false,
-                "s", "s", count, 0, *result, arguments.to_vec(), Value::Null, Value::Null, Value::Null, Value::Null,
-                Value::Null, *name, None::<&str>, Value::Null, Value::Null, Value::Null,
+                *oid,
+                *name,
+                PG_CATALOG,
+                OWNER,
+                INTERNAL_LANGUAGE,
+                1.0,
+                0.0,
+                0_u32,
+                "-",
+                "f",
+                false,
+                false,
+                true,
+                false,
+                "s",
+                "s",
+                count,
+                0,
+                *result,
+                arguments.to_vec(),
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                Value::Null,
+                *name,
+                None::<&str>,
+                Value::Null,
+                Value::Null,
+                Value::Null,
             ]
         })
         .collect()

@@ -1,8 +1,6 @@
 //! System tables about relations: `pg_class`, `pg_attribute`, `pg_index` and what else follows from them.
 
-use super::directory::{
-    Class, Directory, OWNER, constraint_oid, index_name, index_oid, namespace_oid, quote_ident,
-};
+use super::directory::{Class, Directory, OWNER, constraint_oid, index_name, index_oid, namespace_oid, quote_ident};
 use super::kind::{Row, Value, columns, row};
 use super::types;
 use super::view::{CatalogRelation, RelationKind};
@@ -37,8 +35,7 @@ pub(crate) const PG_TABLES: &str = "schemaname name, tablename name, tableowner 
 pub(crate) const PG_VIEWS: &str = "schemaname name, viewname name, viewowner name, definition text";
 pub(crate) const PG_MATVIEWS: &str = "schemaname name, matviewname name, matviewowner name, tablespace name, \
     hasindexes bool, ispopulated bool, definition text";
-pub(crate) const PG_INDEXES: &str =
-    "schemaname name, tablename name, indexname name, tablespace name, indexdef text";
+pub(crate) const PG_INDEXES: &str = "schemaname name, tablename name, indexname name, tablespace name, indexdef text";
 
 /// Rows of `pg_class`.
 pub(crate) fn classes(directory: &Directory) -> Vec<Row> {
@@ -55,9 +52,39 @@ fn class_row(class: &Class<'_>) -> Row {
     let width = i64::try_from(width).unwrap_or(i64::MAX);
     let identity = if matches!(class, Class::Relation(_)) { "d" } else { "n" };
     row![
-        class.oid(), class.name(), namespace_oid(class.schema()), 0_u32, 0_u32, OWNER, method, class.oid(), 0_u32, 0,
-        -1.0, 0, 0_u32, has_index, false, "p", class.relkind(), width, 0, class.relkind() == "v", false, false, false,
-        false, true, identity, false, 0_u32, "0", "0", None::<&str>, None::<&str>, None::<&str>,
+        class.oid(),
+        class.name(),
+        namespace_oid(class.schema()),
+        0_u32,
+        0_u32,
+        OWNER,
+        method,
+        class.oid(),
+        0_u32,
+        0,
+        -1.0,
+        0,
+        0_u32,
+        has_index,
+        false,
+        "p",
+        class.relkind(),
+        width,
+        0,
+        class.relkind() == "v",
+        false,
+        false,
+        false,
+        false,
+        true,
+        identity,
+        false,
+        0_u32,
+        "0",
+        "0",
+        None::<&str>,
+        None::<&str>,
+        None::<&str>,
     ]
 }
 
@@ -68,7 +95,14 @@ pub(crate) fn attributes(directory: &Directory) -> Vec<Row> {
         match class {
             Class::Relation(relation) => {
                 for (number, column) in (1..).zip(&relation.columns) {
-                    rows.push(attribute(class.oid(), &column.name, column.oid, number, column.type_modifier, column.not_null));
+                    rows.push(attribute(
+                        class.oid(),
+                        &column.name,
+                        column.oid,
+                        number,
+                        column.type_modifier,
+                        column.not_null,
+                    ));
                 }
             }
             Class::Index(relation) => {
@@ -91,8 +125,31 @@ fn attribute(relation: u32, name: &str, type_oid: u32, number: i64, modifier: i3
     let (length, by_value, align, storage) = types::layout_of(type_oid);
     let dimensions = i32::from(types::by_oid(type_oid).is_some_and(|(_, array)| array));
     row![
-        relation, name, type_oid, -1, length, number, dimensions, -1, modifier, by_value, align, storage, "", not_null,
-        false, false, "", "", false, true, 0, types::collation_of(type_oid), None::<&str>, None::<&str>, None::<&str>,
+        relation,
+        name,
+        type_oid,
+        -1,
+        length,
+        number,
+        dimensions,
+        -1,
+        modifier,
+        by_value,
+        align,
+        storage,
+        "",
+        not_null,
+        false,
+        false,
+        "",
+        "",
+        false,
+        true,
+        0,
+        types::collation_of(type_oid),
+        None::<&str>,
+        None::<&str>,
+        None::<&str>,
         None::<&str>,
     ]
 }
@@ -113,11 +170,29 @@ pub(crate) fn indexes(directory: &Directory) -> Vec<Row> {
         let numbers = key_numbers(relation);
         let width = i64::try_from(numbers.len()).unwrap_or(i64::MAX);
         let zeros = vec![0_i64; numbers.len()];
-        let collations: Vec<i64> =
-            key_columns(relation).map(|column| types::collation_of(column.oid).into()).collect();
+        let collations: Vec<i64> = key_columns(relation).map(|column| types::collation_of(column.oid).into()).collect();
         row![
-            index_oid(relation), relation.oid, width, width, true, false, true, false, true, false, true, false, true,
-            true, false, numbers, collations, zeros.clone(), zeros, None::<&str>, None::<&str>,
+            index_oid(relation),
+            relation.oid,
+            width,
+            width,
+            true,
+            false,
+            true,
+            false,
+            true,
+            false,
+            true,
+            false,
+            true,
+            true,
+            false,
+            numbers,
+            collations,
+            zeros.clone(),
+            zeros,
+            None::<&str>,
+            None::<&str>,
         ]
     });
     rows.collect()
@@ -127,9 +202,31 @@ pub(crate) fn indexes(directory: &Directory) -> Vec<Row> {
 pub(crate) fn constraints(directory: &Directory) -> Vec<Row> {
     let rows = directory.keyed().map(|relation| {
         row![
-            constraint_oid(relation), index_name(relation), namespace_oid(&relation.schema), "p", false, false, true,
-            relation.oid, 0_u32, index_oid(relation), 0_u32, 0_u32, " ", " ", " ", true, 0, true,
-            key_numbers(relation), Value::Null, Value::Null, Value::Null, Value::Null, Value::Null, Value::Null,
+            constraint_oid(relation),
+            index_name(relation),
+            namespace_oid(&relation.schema),
+            "p",
+            false,
+            false,
+            true,
+            relation.oid,
+            0_u32,
+            index_oid(relation),
+            0_u32,
+            0_u32,
+            " ",
+            " ",
+            " ",
+            true,
+            0,
+            true,
+            key_numbers(relation),
+            Value::Null,
+            Value::Null,
+            Value::Null,
+            Value::Null,
+            Value::Null,
+            Value::Null,
             Value::Null,
         ]
     });
@@ -168,8 +265,14 @@ pub(crate) fn tables(directory: &Directory) -> Vec<Row> {
     let own = of_kind(directory, RelationKind::Table).map(|relation| {
         let keyed = !relation.primary_key.is_empty();
         row![
-            relation.schema.clone(), relation.name.clone(), directory.view.user.clone(), None::<&str>, keyed, false,
-            false, false,
+            relation.schema.clone(),
+            relation.name.clone(),
+            directory.view.user.clone(),
+            None::<&str>,
+            keyed,
+            false,
+            false,
+            false,
         ]
     });
     let system = super::tables::SYSTEM_TABLES.iter().filter(|table| !table.is_view()).map(|table| {
@@ -183,7 +286,10 @@ pub(crate) fn views(directory: &Directory) -> Vec<Row> {
     of_kind(directory, RelationKind::View)
         .map(|relation| {
             row![
-                relation.schema.clone(), relation.name.clone(), directory.view.user.clone(), relation.definition.clone(),
+                relation.schema.clone(),
+                relation.name.clone(),
+                directory.view.user.clone(),
+                relation.definition.clone(),
             ]
         })
         .collect()
@@ -194,8 +300,13 @@ pub(crate) fn matviews(directory: &Directory) -> Vec<Row> {
     of_kind(directory, RelationKind::Materialized)
         .map(|relation| {
             row![
-                relation.schema.clone(), relation.name.clone(), directory.view.user.clone(), None::<&str>,
-                !relation.primary_key.is_empty(), true, relation.definition.clone(),
+                relation.schema.clone(),
+                relation.name.clone(),
+                directory.view.user.clone(),
+                None::<&str>,
+                !relation.primary_key.is_empty(),
+                true,
+                relation.definition.clone(),
             ]
         })
         .collect()
@@ -207,7 +318,10 @@ pub(crate) fn indexes_by_name(directory: &Directory) -> Vec<Row> {
         .keyed()
         .map(|relation| {
             row![
-                relation.schema.clone(), relation.name.clone(), index_name(relation), None::<&str>,
+                relation.schema.clone(),
+                relation.name.clone(),
+                index_name(relation),
+                None::<&str>,
                 index_definition(relation),
             ]
         })

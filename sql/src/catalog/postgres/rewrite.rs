@@ -79,7 +79,9 @@ impl VisitorMut for Rewriter {
                     *op = known;
                 }
             }
-            Expr::Identifier(name) if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("current_schema") => {
+            Expr::Identifier(name)
+                if name.quote_style.is_none() && name.value.eq_ignore_ascii_case("current_schema") =>
+            {
                 *expr = call("current_schema", Vec::new());
             }
             _ => {}
@@ -311,8 +313,18 @@ fn system_table(factor: &TableFactor) -> Option<&'static tables::SystemTable> {
 
 fn is_aggregated(select: &Select) -> bool {
     const AGGREGATES: [&str; 12] = [
-        "count", "sum", "min", "max", "avg", "array_agg", "string_agg", "bool_and", "bool_or", "first_value",
-        "json_agg", "last_value",
+        "count",
+        "sum",
+        "min",
+        "max",
+        "avg",
+        "array_agg",
+        "string_agg",
+        "bool_and",
+        "bool_or",
+        "first_value",
+        "json_agg",
+        "last_value",
     ];
     let mut found = false;
     for item in &select.projection {
@@ -334,9 +346,10 @@ fn never_computed(select: &mut Select) {
     let always_empty = |factor: &TableFactor| system_table(factor).is_some_and(|table| table.rows.is_none());
     let no_rows = select.from.iter().any(|table| {
         let inner = |join: &Join| matches!(join, Join::Join(_) | Join::Inner(_) | Join::CrossJoin(_));
-        let keeps_left = table.joins.iter().all(|join| {
-            inner(&join.join_operator) || matches!(join.join_operator, Join::Left(_) | Join::LeftOuter(_))
-        });
+        let keeps_left = table
+            .joins
+            .iter()
+            .all(|join| inner(&join.join_operator) || matches!(join.join_operator, Join::Left(_) | Join::LeftOuter(_)));
         let empty_joined = table.joins.iter().any(|join| inner(&join.join_operator) && always_empty(&join.relation));
         keeps_left && (always_empty(&table.relation) || empty_joined)
     });

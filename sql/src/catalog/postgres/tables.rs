@@ -188,7 +188,11 @@ mod tests {
             let width = columns(table.columns).count();
             let rows = table.rows.map(|rows| rows(&directory)).unwrap_or_default();
             assert!(table.rows.is_none() || !rows.is_empty(), "{table:?} is empty");
-            assert!(rows.iter().all(|row| row.len() == width), "{table:?} has {width} columns, a row {}", rows[0].len());
+            assert!(
+                rows.iter().all(|row| row.len() == width),
+                "{table:?} has {width} columns, a row {}",
+                rows[0].len()
+            );
         }
     }
 }

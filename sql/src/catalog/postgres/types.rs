@@ -26,7 +26,16 @@ const fn base(
     category: &'static str,
     align: &'static str,
 ) -> Type {
-    Type { oid, name, sql_name, array_oid, length, category, align, preferred: matches!(oid, 16 | 25 | 26 | 701 | 1184 | 1186) }
+    Type {
+        oid,
+        name,
+        sql_name,
+        array_oid,
+        length,
+        category,
+        align,
+        preferred: matches!(oid, 16 | 25 | 26 | 701 | 1184 | 1186),
+    }
 }
 
 /// All of them.
@@ -171,14 +180,18 @@ pub(crate) fn format_type(oid: u32, modifier: Option<i32>) -> String {
 
 /// `pg_type`'s rows: each type, then its array.
 pub(crate) fn rows() -> Vec<Row> {
-    TYPES.iter().flat_map(|base| [Some(type_row(base)), (base.array_oid != 0).then(|| array_row(base))]).flatten().collect()
+    TYPES
+        .iter()
+        .flat_map(|base| [Some(type_row(base)), (base.array_oid != 0).then(|| array_row(base))])
+        .flatten()
+        .collect()
 }
 
 fn procedures(base: &Type) -> [String; 4] {
     // Older types run the words together, newer ones have an underscore.
     let underscore = match base.name {
-        "json" | "jsonb" | "uuid" | "numeric" | "interval" | "timestamp" | "timestamptz" | "date" | "time" | "timetz"
-        | "xml" | "cidr" | "inet" | "macaddr" | "bit" | "varbit" | "pg_node_tree" | "void" | "record" => "_",
+        "json" | "jsonb" | "uuid" | "numeric" | "interval" | "timestamp" | "timestamptz" | "date" | "time"
+        | "timetz" | "xml" | "cidr" | "inet" | "macaddr" | "bit" | "varbit" | "pg_node_tree" | "void" | "record" => "_",
         _ => "",
     };
     ["in", "out", "recv", "send"].map(|suffix| format!("{}{underscore}{suffix}", base.name))
@@ -194,20 +207,76 @@ fn type_row(base: &Type) -> Row {
         _ => (0, "-"),
     };
     row![
-        base.oid, base.name, super::directory::PG_CATALOG, super::directory::OWNER, base.length, by_value(base), kind,
-        base.category, base.preferred, true, ",", 0_u32, subscript, element, base.array_oid, input, output, receive,
-        send, "-", "-", "-", base.align, storage(base), false, 0_u32, -1, 0, collation_of(base.oid), None::<&str>,
-        None::<&str>, None::<&str>,
+        base.oid,
+        base.name,
+        super::directory::PG_CATALOG,
+        super::directory::OWNER,
+        base.length,
+        by_value(base),
+        kind,
+        base.category,
+        base.preferred,
+        true,
+        ",",
+        0_u32,
+        subscript,
+        element,
+        base.array_oid,
+        input,
+        output,
+        receive,
+        send,
+        "-",
+        "-",
+        "-",
+        base.align,
+        storage(base),
+        false,
+        0_u32,
+        -1,
+        0,
+        collation_of(base.oid),
+        None::<&str>,
+        None::<&str>,
+        None::<&str>,
     ]
 }
 
 fn array_row(base: &Type) -> Row {
     let align = if base.align == "d" { "d" } else { "i" };
     row![
-        base.array_oid, format!("_{}", base.name), super::directory::PG_CATALOG, super::directory::OWNER, -1, false, "b",
-        "A", false, true, ",", 0_u32, "array_subscript_handler", base.oid, 0_u32, "array_in", "array_out", "array_recv",
-        "array_send", "-", "-", "array_typanalyze", align, "x", false, 0_u32, -1, 0, collation_of(base.oid),
-        None::<&str>, None::<&str>, None::<&str>,
+        base.array_oid,
+        format!("_{}", base.name),
+        super::directory::PG_CATALOG,
+        super::directory::OWNER,
+        -1,
+        false,
+        "b",
+        "A",
+        false,
+        true,
+        ",",
+        0_u32,
+        "array_subscript_handler",
+        base.oid,
+        0_u32,
+        "array_in",
+        "array_out",
+        "array_recv",
+        "array_send",
+        "-",
+        "-",
+        "array_typanalyze",
+        align,
+        "x",
+        false,
+        0_u32,
+        -1,
+        0,
+        collation_of(base.oid),
+        None::<&str>,
+        None::<&str>,
+        None::<&str>,
     ]
 }
 
