@@ -64,7 +64,21 @@ impl Storage {
     /// [`Error::Corrupt`] if what is needed to start is damaged.
     pub async fn open(options: OpenOptions) -> Result<Self> {
         let node = Node::open(&options).await?;
-        match Tier::open(Arc::clone(&node), &options).await {
+        Self::with_node(node, &options).await
+    }
+
+    /// As [`Storage::open`], with the log on a disk that fails on demand.
+    ///
+    /// # Errors
+    /// As [`Storage::open`].
+    #[cfg(any(test, feature = "testing"))]
+    pub async fn open_on(options: OpenOptions, disk: &crate::testing::FaultDisk) -> Result<Self> {
+        let node = Node::open_on(&options, Arc::new(disk.clone())).await?;
+        Self::with_node(node, &options).await
+    }
+
+    async fn with_node(node: Arc<Node>, options: &OpenOptions) -> Result<Self> {
+        match Tier::open(Arc::clone(&node), options).await {
             Ok(tier) => Ok(Self { node, tier }),
             Err(error) => {
                 // The tier's error is the one to tell; the log closes whole or is recovered at the next start.
@@ -232,8 +246,10 @@ impl Storage {
                 let FetchRequest { partition, offset, bytes_max } = request;
                 let batches = scan::cold_fetch(&self.tier, partition, offset, hot_start, bytes_max).await?;
                 if batches.is_empty() {
-                    // Offsets up to the seam are a gap: the next record is the first hot one.
-                    let at_seam = FetchRequest { offset: hot_start, ..request };
+                    // Offsets up to the seam are a gap: the next record is the first hot one. If the objects end
+                    // before the log begins, something is missing, and the log says so.
+                    let seam = hot_start.min(watermarks.tiered_end_offset);
+                    let at_seam = FetchRequest { offset: seam, ..request };
                     return match self.node.fetch_hot(at_seam).await? {
                         Reach::Hot(fetched) => Ok(fetched),
                         Reach::Below { watermarks, .. } => Ok(Fetched { batches, watermarks }),

@@ -238,6 +238,4 @@ impl Walk {
 }
 
 #[cfg(test)]
-pub(crate) mod generate;
-#[cfg(test)]
 mod tests;

@@ -56,6 +56,8 @@ pub(crate) trait DiskFile: Send + Sync + Debug {
     fn truncate(&self, bytes: u64) -> io::Result<()>;
     /// Returns when what was written before is on stable storage.
     fn sync(&self) -> io::Result<()>;
+    /// The next offset at or after this one that is not in a hole; `None` if only a hole is left.
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>>;
     /// Its length.
     fn bytes_len(&self) -> io::Result<u64>;
 }
@@ -182,6 +184,16 @@ impl DiskFile for SystemFile {
 
     fn sync(&self) -> io::Result<()> {
         Ok(rustix::fs::fdatasync(&self.0)?)
+    }
+
+    fn next_data(&self, offset: u64) -> io::Result<Option<u64>> {
+        // The descriptor's own position moves, which nobody here uses.
+        match rustix::fs::seek(&self.0, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(data) => Ok(Some(data.max(offset))),
+            Err(rustix::io::Errno::NXIO) => Ok(None),
+            Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) => Ok(Some(offset)),
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn bytes_len(&self) -> io::Result<u64> {

@@ -37,7 +37,8 @@ pub(crate) const FRAME_VERSION: u16 = 1;
 /// A run that has reached this many bytes is followed by a new one.
 pub(crate) const RUN_BYTES: usize = 64 << 10;
 
-const MAGIC: [u8; 4] = *b"AQFR";
+/// The first bytes of every frame.
+pub(crate) const FRAME_MAGIC: [u8; 4] = *b"AQFR";
 const ENTRY_BYTES: usize = 56;
 /// Base offset, length and leader epoch: what of a batch is patched.
 const PREFIX_BYTES: usize = 16;
@@ -63,7 +64,7 @@ impl FrameHeader {
 
     fn encode(&self) -> [u8; FRAME_HEADER_BYTES] {
         let mut bytes = [0; FRAME_HEADER_BYTES];
-        bytes[..4].copy_from_slice(&MAGIC);
+        bytes[..4].copy_from_slice(&FRAME_MAGIC);
         bytes[4..6].copy_from_slice(&FRAME_VERSION.to_le_bytes());
         bytes[8..12].copy_from_slice(&self.body_bytes.to_le_bytes());
         bytes[12..16].copy_from_slice(&self.directory_bytes.to_le_bytes());
@@ -81,7 +82,7 @@ impl FrameHeader {
     /// Reads a header expected at `position`.
     pub(crate) fn decode(bytes: &[u8], position: u64) -> Result<Self, FrameDefect> {
         let Some(bytes) = bytes.get(..FRAME_HEADER_BYTES) else { return Err(FrameDefect::Damaged) };
-        if bytes[..4] != MAGIC || crc_fast::crc32_iscsi(&bytes[..60]) != u32_at(bytes, 60) {
+        if bytes[..4] != FRAME_MAGIC || crc_fast::crc32_iscsi(&bytes[..60]) != u32_at(bytes, 60) {
             return Err(FrameDefect::Damaged);
         }
         let version = u16::from_le_bytes([bytes[4], bytes[5]]);

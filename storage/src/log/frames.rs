@@ -8,7 +8,8 @@
 use crate::error::{Error, Result};
 use crate::log::envelope::newer;
 use crate::log::frame::{
-    DirectoryEntry, FRAME_ALIGN, FRAME_HEADER_BYTES, FrameDefect, FrameHeader, decode_directory, read_directory,
+    DirectoryEntry, FRAME_ALIGN, FRAME_HEADER_BYTES, FRAME_MAGIC, FrameDefect, FrameHeader, decode_directory,
+    read_directory,
 };
 use crate::log::segment::Segment;
 
@@ -94,11 +95,32 @@ impl<'a> Window<'a> {
     /// The first valid frame at or after a position.
     fn next_valid(&mut self, from: u64) -> Result<Option<(u64, FrameHeader)>> {
         let mut position = from;
-        while position < self.limit {
-            if let Some(header) = self.valid(position)? {
-                return Ok(Some((position, header)));
+        while let Some(candidate) = self.next_magic(position)? {
+            if let Some(header) = self.valid(candidate)? {
+                return Ok(Some((candidate, header)));
             }
-            position += FRAME_ALIGN;
+            position = candidate + FRAME_ALIGN;
+        }
+        Ok(None)
+    }
+
+    /// The next place where a frame might begin. What is reserved and never written is skipped without reading.
+    fn next_magic(&mut self, from: u64) -> Result<Option<u64>> {
+        let mut position = from;
+        while position < self.limit {
+            let action = || format!("seek in {}", self.segment.path.display());
+            let data = self.segment.file.next_data(self.segment.file_offset(position));
+            let Some(data) = data.map_err(|error| Error::io(action())(error))? else { return Ok(None) };
+            let skipped = data - self.segment.file_offset(position);
+            position += skipped - skipped % FRAME_ALIGN;
+            let left = self.limit.saturating_sub(position);
+            let length = usize::try_from(left).unwrap_or(usize::MAX).min(WINDOW_BYTES);
+            let Some(bytes) = self.get(position, length)? else { return Ok(None) };
+            let stride = FRAME_ALIGN as usize;
+            if let Some(index) = bytes.chunks(stride).position(|bytes| bytes.starts_with(&FRAME_MAGIC)) {
+                return Ok(Some(position + (index * stride) as u64));
+            }
+            position += length.next_multiple_of(stride) as u64;
         }
         Ok(None)
     }

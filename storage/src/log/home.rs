@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -30,8 +31,8 @@ pub(crate) struct Home {
     pub(crate) origin: Origin,
     /// The folder of the log.
     pub(crate) log_dir: PathBuf,
-    /// Held as long as the node lives.
-    pub(crate) lock: Box<dyn Held>,
+    /// Held until the node is closed or dropped.
+    lock: Mutex<Option<Box<dyn Held>>>,
 }
 
 impl Home {
@@ -70,6 +71,15 @@ impl Home {
             Err(error) => return Err(Error::io(format!("read {place}"))(error)),
         };
         replace_file(disk, &path, &envelope::seal(META, &meta)?).map_err(Error::io(format!("write {place}")))?;
-        Ok(Self { origin: Origin { cluster_id: meta.cluster_id, epoch: meta.epoch }, log_dir, lock })
+        Ok(Self {
+            origin: Origin { cluster_id: meta.cluster_id, epoch: meta.epoch },
+            log_dir,
+            lock: Mutex::new(Some(lock)),
+        })
+    }
+
+    /// Lets another process have the directory.
+    pub(crate) fn release(&self) {
+        self.lock.lock().take();
     }
 }

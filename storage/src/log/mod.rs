@@ -12,7 +12,7 @@
 //! At start `recover` goes the way back: `snapshot`, footers, frames. `home` keeps other processes out.
 
 mod append;
-mod disk;
+pub(crate) mod disk;
 mod envelope;
 mod frame;
 mod frames;
@@ -48,7 +48,7 @@ use crate::clock::{Clock, Random};
 use crate::commit::{Commit, Receipt};
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition, WriterEpoch};
-pub(crate) use crate::log::disk::{Access, Disk, DiskFile, Held, SystemDisk};
+use crate::log::disk::{Disk, SystemDisk};
 use crate::log::home::Home;
 pub(crate) use crate::log::hot::{Backlog, HotRange, HotRun};
 use crate::log::ledger::Request;
@@ -166,6 +166,8 @@ impl Node {
         let threads = std::mem::take(&mut *self.threads.lock());
         let joined = tokio::task::spawn_blocking(move || join(threads)).await;
         joined.map_err(|_| Error::Closed)?;
+        // Nothing of this node touches the files any more; readers who still hold some read on.
+        self.home.release();
         match self.shared.read_only() {
             Some(reason) => Err(Error::ReadOnly { reason }),
             None => Ok(()),
@@ -364,7 +366,8 @@ impl Node {
     /// # Errors
     /// [`Error::Io`] if a file cannot be removed.
     pub(crate) fn forget(&self) -> Result<()> {
-        if self.forgets { retain::forget(&self.shared) } else { Ok(()) }
+        let open = !self.budget.is_closed();
+        if self.forgets && open { retain::forget(&self.shared) } else { Ok(()) }
     }
 }
 

@@ -120,7 +120,8 @@ impl Pipe {
     pub(crate) fn next(&self, group_bytes_max: u64, idle_after: Option<Duration>) -> Next {
         let mut ends = self.ends.lock();
         loop {
-            let sync_under_way = ends.syncing || !ends.written.is_empty();
+            // What nobody waits for does not hold anybody up.
+            let sync_under_way = ends.syncing || ends.written.iter().any(|group| group.urgent);
             let eager = ends.queued_unsynced || ends.queued_bytes >= EAGER_BYTES || ends.closing;
             if !ends.queue.is_empty() && (!sync_under_way || eager) {
                 return Next::Commit(ends.take_jobs(group_bytes_max));

@@ -36,7 +36,8 @@ pub(crate) async fn fetch(shared: &Arc<Shared>, request: FetchRequest) -> Result
         FetchPlan::Read { runs, watermarks } => (runs, watermarks),
     };
     let FetchRequest { offset, bytes_max, .. } = request;
-    let batches = blocking(bytes_of(&runs), move || read_batches(&runs, offset, bytes_max)).await?;
+    let batches = blocking(bytes_of(&runs), move || read_batches(&runs, offset, bytes_max)).await;
+    let batches = batches.inspect_err(|error| shared.note_damage(error))?;
     Ok(Reach::Hot(Fetched { batches, watermarks }))
 }
 

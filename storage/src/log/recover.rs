@@ -97,6 +97,11 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
     for (index, base) in bases.iter().enumerate() {
         match bases.get(index + 1) {
             Some(next) => recovery.sealed(options, *base, *next)?,
+            // A snapshot is made after the segment before it is sealed.
+            None if *base < snapshot_position => {
+                recovery.sealed(options, *base, snapshot_position)?;
+                appender.segment = recovery.published.segments.get(base).cloned();
+            }
             None => recovery.last(options, *base, &mut appender)?,
         }
     }

@@ -46,7 +46,9 @@ pub(crate) fn forget(shared: &Shared) -> Result<()> {
         drop(published);
         shared.first_position.store(end, Ordering::Release);
         tracing::info!(path = %next.path.display(), "segment forgotten");
-        shared.disk.remove(&next.path).map_err(Error::io(format!("remove {}", next.path.display())))?;
+        // One by one, so that a power cut never leaves a hole between segments.
+        let removed = shared.disk.remove(&next.path).and_then(|()| shared.disk.sync_dir(&shared.dir));
+        removed.map_err(Error::io(format!("remove {}", next.path.display())))?;
     }
 }
 

@@ -16,6 +16,9 @@ use crate::log::published::Published;
 use crate::log::tail::Tail;
 use crate::settings::StorageSettings;
 
+/// Damaged ranges the health names at the most.
+const DAMAGED_RANGES_MAX: usize = 100;
+
 /// Shared by the node and its two threads.
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -52,6 +55,16 @@ impl Shared {
             tracing::error!(reason, "the node is read-only until it is started again");
         }
         Error::ReadOnly { reason: self.read_only().unwrap_or_default() }
+    }
+
+    /// Remembers damage that a reader has come upon, for the health.
+    pub(crate) fn note_damage(&self, error: &Error) {
+        let Error::Corrupt { place, reason } = error else { return };
+        let mut published = self.published.write();
+        if published.damaged.len() < DAMAGED_RANGES_MAX && !published.damaged.contains(place) {
+            tracing::error!(place, reason, "damaged range in the log; everything else is served");
+            published.damaged.push(place.clone());
+        }
     }
 
     /// Whether the log may grow to `end`. Records of clients stop `wal.reserve_bytes` before our own topics do.

@@ -2,5 +2,6 @@
 //! and the disk.
 
 mod commits;
+mod faults;
 mod restarts;
 mod support;

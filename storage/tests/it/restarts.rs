@@ -41,8 +41,7 @@ async fn a_restart_keeps_everything_acknowledged() {
     };
     storage.commit(commit).await.unwrap();
     let (definitions, offsets) = (storage.definitions("relation"), storage.group_offsets(None));
-    storage.close().await.unwrap();
-    drop(storage);
+    stop(storage).await;
     let storage = open(dir.path()).await;
     assert_eq!(storage.health(), Health::Ready);
     assert_eq!(storage.cluster_id(), cluster);
@@ -75,7 +74,7 @@ async fn segments_roll_and_a_restart_reads_footers_and_the_snapshot() {
     assert!(before.len() > 3, "{before:?}");
     assert!(before.iter().rev().skip(1).all(|segment| segment.sealed));
     let written = values(&storage, at(&topic, 0)).await;
-    drop(storage);
+    stop(storage).await;
     let storage = Storage::open(small(dir.path())).await.unwrap();
     assert_eq!(storage.health(), Health::Ready);
     assert_eq!(values(&storage, at(&topic, 0)).await, written);
@@ -95,7 +94,7 @@ async fn commit_times_grow_strictly_over_restarts_even_if_the_clock_goes_back() 
     let storage = Storage::open(with_clock(dir.path())).await.unwrap();
     let topic = topic(&storage, "events", 1).await;
     let first = produce(&storage, at(&topic, 0), &["a"]).await.unwrap().commit_time_us;
-    drop(storage);
+    stop(storage).await;
     clock.advance_us(-500_000);
     let storage = Storage::open(with_clock(dir.path())).await.unwrap();
     assert!(produce(&storage, at(&topic, 0), &["b"]).await.unwrap().commit_time_us > first);
@@ -109,7 +108,6 @@ async fn a_second_opening_of_the_same_directory_is_refused_by_name() {
     assert!(matches!(refused, Error::Config { .. }));
     let text = refused.to_string();
     assert!(text.contains("in use by another process") && text.contains(&std::process::id().to_string()), "{text}");
-    storage.close().await.unwrap();
-    drop(storage);
+    stop(storage).await;
     open(dir.path()).await;
 }

@@ -28,6 +28,11 @@ pub(crate) async fn open(dir: &Path) -> Storage {
     Storage::open(options(dir)).await.unwrap()
 }
 
+/// Ends a storage so that its directory can be opened again. One whose disk has failed says so, which is no news.
+pub(crate) async fn stop(storage: Storage) {
+    let _ = storage.close().await;
+}
+
 pub(crate) async fn topic(storage: &Storage, name: &str, partitions: i32) -> Arc<Topic> {
     storage.create_topic(name, Some(partitions), TopicConfig::default()).await.unwrap()
 }

@@ -1,3 +1,0 @@
-//! The listeners as a client meets them: a real storage, real ports, bytes on the wire.
-
-mod kafka;

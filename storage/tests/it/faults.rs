@@ -1,0 +1,279 @@
+//! What is left when the power goes, the disk fails or is full, or bits flip.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use aquifer_storage::testing::FaultDisk;
+use aquifer_storage::{Append, Commit, Durability, Error, FetchRequest, Health, Storage, Topic, TopicConfig};
+use parking_lot::Mutex;
+
+use crate::support::*;
+
+/// A commit of the same value to both partitions.
+fn pair(topic: &Topic, value: &str) -> Commit {
+    let append = |partition| Append { topic: topic.id, partition, batch: batch(&[value]) };
+    Commit { appends: vec![append(0), append(1)], ..Commit::default() }
+}
+
+type Acknowledged = Arc<Mutex<BTreeMap<String, (i64, i64)>>>;
+
+/// Commits pairs until the disk dies; notes what was acknowledged as durable, with its offsets.
+async fn commit_until_dead(storage: Storage, topic: Arc<Topic>, writer: u64, acknowledged: Acknowledged) {
+    for number in 0.. {
+        let value = format!("{writer} {number} {}", "x".repeat((number as usize * 97) % 3000));
+        let durability = if number % 3 == 0 { Durability::Written } else { Durability::Synced };
+        match storage.commit(Commit { durability, ..pair(&topic, &value) }).await {
+            Ok(receipt) if durability == Durability::Synced => {
+                let offsets = (receipt.appended[0].base_offset, receipt.appended[1].base_offset);
+                acknowledged.lock().insert(value, offsets);
+            }
+            Ok(_) => {}
+            Err(_) => return,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_power_cut_takes_nothing_that_was_acknowledged_and_leaves_no_half_commit() {
+    for seed in 1..=24_u64 {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = options(dir.path());
+        options.settings.wal_segment_bytes = 1 << 16;
+        let disk = FaultDisk::new(seed);
+        let storage = Storage::open_on(options.clone(), &disk).await.unwrap();
+        let topic = topic(&storage, "events", 2).await;
+        let acknowledged = Acknowledged::default();
+        let writers: Vec<_> = (0..3)
+            .map(|writer| {
+                let (topic, acknowledged) = (Arc::clone(&topic), Arc::clone(&acknowledged));
+                tokio::spawn(commit_until_dead(storage.clone(), topic, writer, acknowledged))
+            })
+            .collect();
+        let enough = usize::try_from(seed).unwrap() * 5;
+        eventually("enough acknowledged", async || acknowledged.lock().len() >= enough).await;
+        disk.power_cut().unwrap();
+        for writer in writers {
+            writer.await.unwrap();
+        }
+        stop(storage).await;
+        let storage = Storage::open(options).await.unwrap_or_else(|error| panic!("seed {seed}: {error}"));
+        assert_eq!(storage.health(), Health::Ready, "seed {seed}");
+        let (left, right) = (values(&storage, at(&topic, 0)).await, values(&storage, at(&topic, 1)).await);
+        for (value, (in_left, in_right)) in acknowledged.lock().iter() {
+            assert_eq!(left.get(*in_left as usize), Some(value), "seed {seed}");
+            assert_eq!(right.get(*in_right as usize), Some(value), "seed {seed}");
+        }
+        assert_eq!(left, right, "seed {seed}: both or none");
+        produce(&storage, at(&topic, 0), &["after"]).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_failed_sync_makes_the_node_read_only_until_it_is_started_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultDisk::new(1);
+    let storage = Storage::open_on(options(dir.path()), &disk).await.unwrap();
+    let topic = topic(&storage, "events", 1).await;
+    produce(&storage, at(&topic, 0), &["a"]).await.unwrap();
+    disk.fail_syncs(true);
+    assert!(matches!(produce(&storage, at(&topic, 0), &["b"]).await, Err(Error::ReadOnly { .. })));
+    disk.fail_syncs(false);
+    assert!(matches!(produce(&storage, at(&topic, 0), &["c"]).await, Err(Error::ReadOnly { .. })));
+    assert!(matches!(storage.health(), Health::ReadOnly(_)));
+    assert_eq!(values(&storage, at(&topic, 0)).await, ["a"]);
+    stop(storage).await;
+    let storage = open(dir.path()).await;
+    assert_eq!(storage.health(), Health::Ready);
+    assert_eq!(values(&storage, at(&topic, 0)).await[0], "a");
+    produce(&storage, at(&topic, 0), &["d"]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_write_that_fails_half_way_is_undone_whole_and_the_next_one_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultDisk::new(1);
+    let storage = Storage::open_on(options(dir.path()), &disk).await.unwrap();
+    let topic = topic(&storage, "events", 2).await;
+    storage.commit(pair(&topic, "a")).await.unwrap();
+    let id = storage.new_producer_id().await.unwrap();
+    disk.fail_write_after(0);
+    let lost = sequenced(&batch(&["b"]), id, 0, 0);
+    assert!(matches!(storage.commit(appends(at(&topic, 0), lost.clone())).await, Err(Error::Full { .. })));
+    // The sequence was undone too: the retry is no duplicate.
+    let retried = storage.commit(appends(at(&topic, 0), lost)).await.unwrap().appended[0];
+    assert_eq!((retried.base_offset, retried.duplicate), (1, false));
+    disk.fail_write_after(0);
+    assert!(storage.create_topic("other", None, TopicConfig::default()).await.is_err());
+    assert!(storage.topic("other").is_none());
+    storage.create_topic("other", None, TopicConfig::default()).await.unwrap();
+    assert_eq!(values(&storage, at(&topic, 0)).await, ["a", "b"]);
+    stop(storage).await;
+    let storage = open(dir.path()).await;
+    assert_eq!(storage.health(), Health::Ready);
+    assert_eq!(values(&storage, at(&topic, 0)).await, ["a", "b"]);
+    assert_eq!(values(&storage, at(&topic, 1)).await, ["a"]);
+}
+
+#[tokio::test]
+async fn on_a_full_disk_records_are_refused_and_topics_can_still_be_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultDisk::new(1);
+    let mut options = options(dir.path());
+    options.settings.wal_segment_bytes = 1 << 16;
+    options.settings.wal_reserve_bytes = 1 << 16;
+    let storage = Storage::open_on(options, &disk).await.unwrap();
+    let topic = topic(&storage, "events", 1).await;
+    produce(&storage, at(&topic, 0), &["a"]).await.unwrap();
+    disk.leave_room(Some(0));
+    let long = "x".repeat(10_000);
+    let mut refused = None;
+    for _ in 0..20 {
+        refused = produce(&storage, at(&topic, 0), &[&long]).await.err();
+        if refused.is_some() {
+            break;
+        }
+    }
+    assert!(matches!(refused, Some(Error::Full { .. })), "{refused:?}");
+    assert!(!values(&storage, at(&topic, 0)).await.is_empty(), "reads go on");
+    // Room comes from the reserve; what the file takes of it is given back when the reserve is removed.
+    disk.leave_room(Some(1 << 16));
+    storage.delete_topic(topic.id).await.unwrap();
+    disk.leave_room(None);
+    let topic = self::topic(&storage, "events", 1).await;
+    produce(&storage, at(&topic, 0), &[&long]).await.unwrap();
+}
+
+fn segment_files(dir: &Path) -> Vec<PathBuf> {
+    let mut files: Vec<_> = std::fs::read_dir(dir.join("log"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "wal"))
+        .collect();
+    files.sort();
+    files
+}
+
+fn position_of(bytes: &[u8], text: &str) -> usize {
+    bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap()
+}
+
+/// Three records in frames of their own, a silence that covers them, and the directory.
+async fn three_records(dir: &Path, cover: bool) -> Arc<Topic> {
+    let storage = open(dir).await;
+    let topic = topic(&storage, "events", 1).await;
+    for value in ["first record", "second record", "third record"] {
+        produce(&storage, at(&topic, 0), &[value]).await.unwrap();
+    }
+    if cover {
+        let bytes = storage.segments()[0].bytes;
+        eventually("an empty frame", async || storage.segments()[0].bytes > bytes).await;
+    }
+    stop(storage).await;
+    topic
+}
+
+#[tokio::test]
+async fn a_flipped_bit_is_named_and_everything_else_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let topic = three_records(dir.path(), true).await;
+    let file = segment_files(dir.path()).pop().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at_bit = position_of(&bytes, "second record");
+    bytes[at_bit] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let storage = open(dir.path()).await;
+    assert!(matches!(storage.health(), Health::Damaged(ranges) if ranges[0].contains(".wal bytes")));
+    let first = storage.fetch(FetchRequest { partition: at(&topic, 0), offset: 0, bytes_max: 1 << 20 }).await.unwrap();
+    assert_eq!(first.batches.len(), 1);
+    assert!(matches!(read(&storage, at(&topic, 0), 1).await, Err(Error::Corrupt { .. })));
+    assert_eq!(read(&storage, at(&topic, 0), 2).await.unwrap(), [(2, "third record".to_owned())]);
+    assert_eq!(produce(&storage, at(&topic, 0), &["fourth"]).await.unwrap().appended[0].base_offset, 3);
+}
+
+#[tokio::test]
+async fn a_damaged_frame_header_hides_its_offsets_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let topic = three_records(dir.path(), true).await;
+    let file = segment_files(dir.path()).pop().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let payload = position_of(&bytes, "second record");
+    let header = (0..payload).rev().find(|at| bytes[*at..].starts_with(b"AQFR")).unwrap();
+    bytes[header + 20] ^= 1;
+    std::fs::write(&file, bytes).unwrap();
+    let storage = open(dir.path()).await;
+    assert!(matches!(storage.health(), Health::Damaged(_)));
+    assert!(matches!(read(&storage, at(&topic, 0), 1).await, Err(Error::Corrupt { .. })));
+    assert_eq!(read(&storage, at(&topic, 0), 2).await.unwrap(), [(2, "third record".to_owned())]);
+    produce(&storage, at(&topic, 0), &["fourth"]).await.unwrap();
+    stop(storage).await;
+    let storage = open(dir.path()).await;
+    assert!(matches!(storage.health(), Health::Damaged(_)), "it is still so after another start");
+}
+
+#[tokio::test]
+async fn a_torn_tail_is_cut_off_and_its_offsets_are_given_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultDisk::new(3);
+    let storage = Storage::open_on(options(dir.path()), &disk).await.unwrap();
+    let topic = topic(&storage, "events", 1).await;
+    produce(&storage, at(&topic, 0), &["durable"]).await.unwrap();
+    stop(storage).await;
+    // Half a frame behind the last one, as a process killed within a write leaves it.
+    let file = segment_files(dir.path()).pop().unwrap();
+    let mut bytes = std::fs::read(&file).unwrap();
+    let last = bytes.windows(4).rposition(|window| window == b"AQFR").unwrap();
+    let first = position_of(&bytes, "AQFR");
+    let torn = bytes[first..first + 100].to_vec();
+    bytes[last + 64..last + 164].copy_from_slice(&torn);
+    std::fs::write(&file, bytes).unwrap();
+    let storage = open(dir.path()).await;
+    assert_eq!(storage.health(), Health::Ready);
+    assert_eq!(produce(&storage, at(&topic, 0), &["next"]).await.unwrap().appended[0].base_offset, 1);
+    stop(storage).await;
+    let storage = open(dir.path()).await;
+    assert_eq!(values(&storage, at(&topic, 0)).await, ["durable", "next"]);
+}
+
+#[tokio::test]
+async fn a_damaged_snapshot_costs_time_and_no_data() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path());
+    options.settings.wal_segment_bytes = 1 << 16;
+    let storage = Storage::open(options.clone()).await.unwrap();
+    let topic = topic(&storage, "events", 1).await;
+    let long = "x".repeat(9000);
+    for _ in 0..30 {
+        produce(&storage, at(&topic, 0), &[&long]).await.unwrap();
+    }
+    stop(storage).await;
+    let mut snapshots: Vec<_> = std::fs::read_dir(dir.path().join("log"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "snap"))
+        .collect();
+    snapshots.sort();
+    assert_eq!(snapshots.len(), 2);
+    let mut bytes = std::fs::read(&snapshots[1]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&snapshots[1], bytes).unwrap();
+    let storage = Storage::open(options).await.unwrap();
+    assert_eq!(values(&storage, at(&topic, 0)).await.len(), 30);
+    assert_eq!(produce(&storage, at(&topic, 0), &["y"]).await.unwrap().appended[0].base_offset, 30);
+}
+
+#[tokio::test]
+async fn a_commit_goes_on_when_its_caller_has_gone_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = open(dir.path()).await;
+    let topic = topic(&storage, "events", 1).await;
+    {
+        let mut commit = Box::pin(produce(&storage, at(&topic, 0), &["orphan"]));
+        assert!(futures::poll!(&mut commit).is_pending());
+    }
+    let waited = tokio::time::timeout(Duration::from_secs(10), storage.wait_past(&[(at(&topic, 0), 0)])).await;
+    waited.unwrap();
+    assert_eq!(values(&storage, at(&topic, 0)).await, ["orphan"]);
+}
