@@ -1,1 +1,12 @@
-//! The bridge to DataFusion: relations and topics as tables it can scan.
+//! The bridge to DataFusion: relations and topics as tables it can scan, all of one statement through one snapshot.
+
+pub(crate) mod exec;
+pub(crate) mod latest;
+pub(crate) mod predicate;
+pub(crate) mod provider;
+pub(crate) mod rows;
+pub(crate) mod source;
+pub(crate) mod window;
+
+pub(crate) use provider::{Scope, SourceTable};
+pub(crate) use source::{Source, SourceColumn};
