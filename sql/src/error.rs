@@ -41,6 +41,8 @@ pub enum SqlState {
     NumericValueOutOfRange,
     DivisionByZero,
     InvalidParameterValue,
+    WrongObjectType,
+    CannotChangeParameter,
     NotNullViolation,
     ObjectInUse,
     ObjectNotInPrerequisiteState,
@@ -95,6 +97,8 @@ impl SqlState {
             Self::NumericValueOutOfRange => "22003",
             Self::DivisionByZero => "22012",
             Self::InvalidParameterValue => "22023",
+            Self::WrongObjectType => "42809",
+            Self::CannotChangeParameter => "55P02",
             Self::NotNullViolation => "23502",
             Self::ObjectInUse => "55006",
             Self::ObjectNotInPrerequisiteState => "55000",
@@ -216,5 +220,11 @@ impl From<aquifer_storage::Error> for Error {
         }
         mapped.hint = hint.map(str::to_owned);
         mapped.with_source(error)
+    }
+}
+
+impl From<Error> for datafusion::error::DataFusionError {
+    fn from(error: Error) -> Self {
+        Self::External(Box::new(error))
     }
 }

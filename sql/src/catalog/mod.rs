@@ -12,7 +12,9 @@ use crate::statement::Name;
 
 pub(crate) mod decode_errors;
 pub mod postgres;
+pub(crate) mod properties;
 pub(crate) mod relation;
+pub(crate) mod system;
 
 use decode_errors::DecodeErrors;
 pub(crate) use relation::{QUERY_KIND, RELATION_KIND, Relation};

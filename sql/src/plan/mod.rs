@@ -1,3 +1,7 @@
 //! From a statement to a DataFusion plan.
 
+pub(crate) mod bind;
 pub(crate) mod continuous;
+pub(crate) mod hidden;
+pub(crate) mod naming;
+pub(crate) mod parameters;

@@ -1,1 +1,6 @@
 //! Statements that end: rows and tags.
+
+pub(crate) mod define;
+pub(crate) mod insert;
+pub(crate) mod query;
+pub(crate) mod show;

@@ -1,5 +1,7 @@
 //! CREATE and DROP, from tokens: columns with their types and marks, WITH and its properties.
 
+use std::sync::Arc;
+
 use aquifer_storage::record::format::ColumnType;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
@@ -14,7 +16,7 @@ use crate::error::{Error, Result, SqlState};
 const TYPE_DEPTH_MAX: usize = 16;
 
 /// `CREATE …`, the first word taken.
-pub(crate) fn create(cursor: &mut Cursor<'_>, places: &Places, text: &str) -> Result<Sentence> {
+pub(crate) fn create(cursor: &mut Cursor<'_>, places: &Arc<Places>, text: &str) -> Result<Sentence> {
     let position = cursor.position();
     if cursor.at(&["or", "replace"]) {
         return Err(Error::unsupported("CREATE OR REPLACE")
@@ -65,7 +67,7 @@ pub(crate) fn create(cursor: &mut Cursor<'_>, places: &Places, text: &str) -> Re
 
 type Head = (RelationKind, Name, bool, Vec<Property>);
 
-fn create_as(cursor: &mut Cursor<'_>, places: &Places, text: &str, head: Head) -> Result<Sentence> {
+fn create_as(cursor: &mut Cursor<'_>, places: &Arc<Places>, text: &str, head: Head) -> Result<Sentence> {
     cursor.expect(&["as"])?;
     let query = query_of(cursor.rest(), places)?;
     let (kind, name, if_not_exists, with) = head;

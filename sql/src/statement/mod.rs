@@ -3,6 +3,8 @@
 //! A text is tokenised once. Our own statements are parsed from the tokens by hand; everything else is sqlparser's,
 //! whose tokens keep their places, so that an error can point at a character.
 
+use std::sync::Arc;
+
 use datafusion::sql::sqlparser::ast;
 use serde::{Deserialize, Serialize};
 
@@ -145,6 +147,8 @@ pub(crate) struct WindowedQuery {
     pub(crate) emit: Option<Emit>,
     /// As written.
     pub(crate) text: String,
+    /// Of the whole text, for errors.
+    pub(crate) places: Arc<cursor::Places>,
 }
 
 /// What kind of relation; stored in definitions.

@@ -1,5 +1,7 @@
 //! A query text becomes statements: tokenised once, split at semicolons, each read by its first words.
 
+use std::sync::Arc;
+
 use datafusion::sql::sqlparser::ast::{self, FromTable, Ident, SetExpr, Statement as Ast, TableFactor, TableObject};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
@@ -16,7 +18,7 @@ const STATEMENTS_MAX: usize = 10_000;
 /// Splits and parses; an empty text is one empty statement.
 pub(crate) fn parse(text: &str) -> Result<Vec<Parsed>> {
     let tokens = tokenize(text)?;
-    let places = Places::new(text);
+    let places = Arc::new(Places::new(text));
     let mut statements = Vec::new();
     for part in tokens.split(|token| token.token == Token::SemiColon) {
         let Some((first, last)) = part.first().zip(part.last()) else { continue };
@@ -34,7 +36,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Parsed>> {
     Ok(statements)
 }
 
-fn sentence(tokens: &[TokenWithSpan], places: &Places, text: &str) -> Result<Sentence> {
+fn sentence(tokens: &[TokenWithSpan], places: &Arc<Places>, text: &str) -> Result<Sentence> {
     let mut cursor = Cursor::new(tokens, places);
     if let Some(transaction) = settings::transaction(&mut cursor)? {
         return Ok(transaction);
@@ -103,7 +105,7 @@ fn refused(cursor: &Cursor<'_>) -> Error {
 }
 
 /// A query from its tokens.
-pub(crate) fn query_of(tokens: &[TokenWithSpan], places: &Places) -> Result<WindowedQuery> {
+pub(crate) fn query_of(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result<WindowedQuery> {
     let text = text_of(tokens, places);
     let cut = cut(tokens, places)?;
     let mut parser = Parser::new(&PostgreSqlDialect {}).with_tokens_with_locations(cut.tokens);
@@ -163,7 +165,7 @@ fn statement(tokens: &[TokenWithSpan], places: &Places) -> Result<Ast> {
     Ok(statement)
 }
 
-fn insert(tokens: &[TokenWithSpan], places: &Places) -> Result<Sentence> {
+fn insert(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result<Sentence> {
     let text = text_of(tokens, places);
     let cut = cut(tokens, places)?;
     if cut.emit.is_some() {
@@ -211,7 +213,7 @@ fn object_name(name: &ast::ObjectName, places: &Places) -> Result<Name> {
     }
 }
 
-fn delete(tokens: &[TokenWithSpan], places: &Places) -> Result<Sentence> {
+fn delete(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result<Sentence> {
     let Ast::Delete(delete) = statement(tokens, places)? else {
         return Err(Cursor::new(tokens, places).expected("DELETE FROM"));
     };
@@ -227,7 +229,7 @@ fn delete(tokens: &[TokenWithSpan], places: &Places) -> Result<Sentence> {
         return Err(Error::unsupported("DELETE from anything but a table").with_hint("DELETE FROM name WHERE …"));
     };
     let name = object_name(name, places)?;
-    let mut rows = query_of(&tokenize("SELECT * FROM t")?, &Places::new("SELECT * FROM t"))?;
+    let mut rows = query_of(&tokenize("SELECT * FROM t")?, places)?;
     if let SetExpr::Select(select) = rows.query.body.as_mut() {
         select.from = from.clone();
         select.selection = delete.selection;
@@ -237,7 +239,7 @@ fn delete(tokens: &[TokenWithSpan], places: &Places) -> Result<Sentence> {
 }
 
 /// `COPY name | (query) TO STDOUT`, the first word taken.
-fn copy(cursor: &mut Cursor<'_>, places: &Places) -> Result<Sentence> {
+fn copy(cursor: &mut Cursor<'_>, places: &Arc<Places>) -> Result<Sentence> {
     let query = if cursor.peek() == Some(&Token::LParen) {
         query_of(cursor.parenthesized()?, places)?
     } else {

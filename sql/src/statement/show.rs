@@ -1,5 +1,7 @@
 //! SHOW, DESCRIBE, EXPLAIN, TERMINATE and what else asks about the node, from tokens.
 
+use std::sync::Arc;
+
 use super::cursor::{Cursor, Places};
 use super::parse::query_of;
 use super::settings::setting_name;
@@ -53,7 +55,7 @@ pub(crate) fn describe(cursor: &mut Cursor<'_>) -> Result<Sentence> {
 }
 
 /// `EXPLAIN [ANALYZE] [VERBOSE] query`, the first word taken.
-pub(crate) fn explain(cursor: &mut Cursor<'_>, places: &Places) -> Result<Sentence> {
+pub(crate) fn explain(cursor: &mut Cursor<'_>, places: &Arc<Places>) -> Result<Sentence> {
     let (mut analyze, mut verbose) = (false, false);
     if cursor.peek() == Some(&datafusion::sql::sqlparser::tokenizer::Token::LParen) && !select_inside(cursor) {
         let mut options = Cursor::new(cursor.parenthesized()?, places);

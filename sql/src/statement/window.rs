@@ -5,6 +5,7 @@
 //! belongs to its SELECT however deep that stands, and the tree stays sqlparser's.
 
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 use datafusion::sql::sqlparser::ast::{
     self, Expr, GroupByExpr, Ident, ObjectName, ObjectNamePart, Select, SelectItem, TableAlias, TableFactor, VisitMut,
@@ -185,7 +186,7 @@ pub(crate) fn attach(
     mut query: Box<ast::Query>,
     windows: Vec<(WindowSpec, usize)>,
     emit: Option<Emit>,
-    places: &Places,
+    places: &Arc<Places>,
     text: String,
 ) -> Result<WindowedQuery> {
     let mut attach = Attach { windows, sources: Vec::new(), places };
@@ -194,7 +195,7 @@ pub(crate) fn attach(
     }
     let mut windows = attach.sources;
     windows.sort_by_key(|(index, _)| *index);
-    Ok(WindowedQuery { query, windows: windows.into_iter().map(|(_, source)| source).collect(), emit, text })
+    Ok(WindowedQuery { query, windows: windows.into_iter().map(|(_, source)| source).collect(), emit, text, places: Arc::clone(places) })
 }
 
 struct Attach<'a> {

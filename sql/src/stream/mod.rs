@@ -3,7 +3,6 @@
 mod job;
 mod position;
 mod reader;
-mod rows;
 mod sink;
 mod source;
 mod tick;

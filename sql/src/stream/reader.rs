@@ -9,7 +9,7 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use datafusion::error::DataFusionError;
 
-use super::rows::{ReadRows, RowReader};
+use crate::table::rows::{ReadRows, RowReader};
 use super::tick::Tick;
 use crate::catalog::Relation;
 use crate::catalog::decode_errors::DecodeErrors;

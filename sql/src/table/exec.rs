@@ -18,7 +18,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Par
 use futures::{StreamExt, TryStreamExt};
 
 use super::latest::latest;
-use super::rows::RowReader;
+use super::reader::ScanReader;
 use super::source::{Source, SourceColumn};
 use crate::catalog::Catalog;
 use crate::error::Error;
@@ -136,7 +136,7 @@ impl ExecutionPlan for ScanExec {
 }
 
 impl ScanExec {
-    /// Rows of the wanted columns, in offset order; see [`RowReader`].
+    /// Rows of the wanted columns, in offset order; see [`ScanReader`].
     pub(crate) fn rows(
         &self,
         partition: &Partition,
@@ -152,14 +152,14 @@ impl ScanExec {
         partition: &Partition,
         batch_rows: usize,
     ) -> DataFusionResult<(SchemaRef, impl futures::Stream<Item = DataFusionResult<RecordBatch>> + Send + use<>)> {
-        let mut reader = RowReader::new(&self.catalog, &self.source, columns)?;
+        let mut reader = ScanReader::new(&self.catalog, &self.source, columns)?;
         let schema = reader.schema();
         let request =
             ScanRequest { columns: reader.raw_columns().to_vec(), batch_rows, ..partition.request.clone() };
         let raw = self.snapshot.scan(partition.place, request).map_err(Error::from)?;
         let rows = raw.map(move |raw| {
             let raw = raw.map_err(Error::from).map_err(DataFusionError::from)?;
-            reader.read(&raw).map_err(DataFusionError::from)
+            reader.read(&raw)
         });
         Ok((schema, rows))
     }

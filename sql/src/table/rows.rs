@@ -1,236 +1,190 @@
-//! `RowReader`: raw records in, rows of a source's columns out. The one place where bytes become rows for SQL, so that
-//! a SELECT, a push query and a continuous query read alike.
+//! `RowReader`: raw record batches as the rows a scan of a relation has, declared columns and hidden ones, by name.
+//!
+//! | hidden column | what |
+//! |---|---|
+//! | `_partition`, `_offset`, `_timestamp`, `_timestamp_type`, `_committed_at`, `_key`, `_value` | the record's own |
+//! | `_headers` | jsonb: `[{"key": …, "value": …}, …]`; what is not UTF-8 as its hex text behind `\x` |
+//! | `rowtime` | BIGINT ms of the relation's timestamp column, else of `_timestamp` |
+//! | `rowpartition`, `rowoffset` | `_partition`, `_offset` under ksqlDB's names |
+//! | `_tombstone` | of a table with a primary key: whether the record deletes its key |
+//!
+//! A bounded scan and a continuous query read by the same code, so that they see the same rows.
 
+use std::fmt::Write;
 use std::sync::Arc;
 
 use aquifer_storage::record::columns::{RecordColumn, record_schema};
-use aquifer_storage::record::format::{Decoder, RecordFormat};
+use aquifer_storage::record::format::{ColumnRole, DecodeError, Decoder};
 use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Int64Array, ListArray, RecordBatch, RecordBatchOptions,
-    StringBuilder, TimestampMillisecondArray, TimestampMicrosecondArray,
+    Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, RecordBatchOptions, StringArray, StringBuilder,
 };
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use datafusion::error::{DataFusionError, Result};
 
-use super::source::{Source, SourceColumn};
-use crate::catalog::Catalog;
-use crate::error::{Error, Result, SqlState};
+use crate::catalog::Relation;
 
-/// Name of the last column a reader of a keyed table gives: whether the record deletes its key.
-pub(crate) const TOMBSTONE: &str = "_tombstone";
+/// Name of the event time column.
+pub(crate) const ROWTIME: &str = "rowtime";
 
-/// See the head of this file. Made once per scan of a partition.
+/// See the head of this file.
 #[derive(Debug)]
 pub(crate) struct RowReader {
-    catalog: Arc<Catalog>,
-    source: Source,
-    columns: Vec<SourceColumn>,
-    raw_columns: Vec<RecordColumn>,
-    decoder: Option<Decoder>,
-    /// Declared index of the column that rowtime comes from, if rowtime is wanted and one is declared.
-    time_column: Option<usize>,
+    decoder: Decoder,
+    raw: Vec<RecordColumn>,
+    raw_schema: SchemaRef,
     schema: SchemaRef,
+    timestamp_column: Option<String>,
+}
+
+/// What one raw batch gave.
+#[derive(Debug)]
+pub(crate) struct ReadRows {
+    /// The rows, in the schema asked for.
+    pub(crate) rows: RecordBatch,
+    /// The raw columns of the same records.
+    pub(crate) records: RecordBatch,
+    /// Records that were skipped.
+    pub(crate) errors: Vec<DecodeError>,
 }
 
 impl RowReader {
-    /// A reader that gives `columns` in this order, then [`TOMBSTONE`] if the source is a keyed table. Window columns
-    /// are not its to give.
+    /// A reader of `relation` whose rows have `schema`: any of its declared and hidden columns, in any order.
     ///
     /// # Errors
-    /// XX000 for a relation whose format makes no sense.
-    pub(crate) fn new(catalog: &Arc<Catalog>, source: &Source, columns: &[SourceColumn]) -> Result<Self> {
-        let mut fields: Vec<Field> = columns.iter().map(|column| source.field(*column)).collect();
-        if source.is_keyed_table() {
-            fields.push(Field::new(TOMBSTONE, DataType::Boolean, false));
+    /// A name the relation does not have.
+    pub(crate) fn new(relation: &Relation, schema: SchemaRef, with_headers: bool) -> Result<Self> {
+        let declared = &relation.format.columns;
+        let index_of = |name: &str| declared.iter().position(|column| column.name == name);
+        let mut wanted: Vec<usize> = schema.fields().iter().filter_map(|field| index_of(field.name())).collect();
+        if schema.column_with_name(ROWTIME).is_some()
+            && let Some(index) = relation.timestamp_column.as_deref().and_then(index_of)
+        {
+            wanted.push(index);
         }
-        let mut reader = Self {
-            catalog: Arc::clone(catalog),
-            source: source.clone(),
-            columns: columns.to_vec(),
-            raw_columns: Vec::new(),
-            decoder: None,
-            time_column: None,
-            schema: Arc::new(Schema::new(fields)),
-        };
-        reader.raw_columns = reader.needed();
-        if let Some(relation) = source.relation.clone() {
-            reader.time_column = reader.time_column_of(&relation.format, relation.timestamp_column.as_deref());
-            let raw = record_schema()
-                .project(&reader.raw_columns.iter().map(|column| *column as usize).collect::<Vec<_>>())
-                .map_err(|source| Error::new(SqlState::InternalError, "record columns").with_source(source))?;
-            let carried: Vec<usize> = (0..reader.raw_columns.len()).collect();
-            let decoder = Decoder::new(&relation.format, &Arc::new(raw), &carried, &reader.wanted())?;
-            reader.decoder = Some(decoder);
-        }
-        Ok(reader)
-    }
-
-    /// What a scan must give.
-    pub(crate) fn raw_columns(&self) -> &[RecordColumn] {
-        &self.raw_columns
-    }
-
-    /// Schema of what [`RowReader::read`] gives.
-    pub(crate) fn schema(&self) -> SchemaRef {
-        Arc::clone(&self.schema)
-    }
-
-    fn needed(&self) -> Vec<RecordColumn> {
-        let has = |column: SourceColumn| self.columns.contains(&column);
-        let declared = self.source.relation.is_some();
-        let headers = self.source.relation.as_ref().is_some_and(|relation| {
-            let columns = &relation.format.columns;
-            columns.iter().any(|column| column.role == aquifer_storage::record::format::ColumnRole::Headers)
-        });
-        let wanted = [
-            (RecordColumn::Partition, declared || has(SourceColumn::Partition) || has(SourceColumn::RowPartition)),
-            (RecordColumn::Offset, true),
-            (RecordColumn::Timestamp, declared || has(SourceColumn::Timestamp) || has(SourceColumn::RowTime)),
-            (RecordColumn::Key, declared || has(SourceColumn::Key)),
-            (RecordColumn::Value, declared || has(SourceColumn::Value)),
-            (RecordColumn::Headers, headers || has(SourceColumn::Headers)),
+        wanted.sort_unstable();
+        wanted.dedup();
+        let headers = with_headers
+            || schema.column_with_name(RecordColumn::Headers.name()).is_some()
+            || wanted.iter().any(|index| declared[*index].role == ColumnRole::Headers);
+        let always = [
+            RecordColumn::Partition,
+            RecordColumn::Offset,
+            RecordColumn::Timestamp,
+            RecordColumn::Key,
+            RecordColumn::Value,
         ];
-        wanted.into_iter().filter(|(_, wanted)| *wanted).map(|(column, _)| column).collect()
+        let named = |column: &RecordColumn| schema.column_with_name(column.name()).is_some();
+        let raw: Vec<RecordColumn> = RecordColumn::ALL
+            .into_iter()
+            .filter(|column| always.contains(column) || named(column) || (headers && *column == RecordColumn::Headers))
+            .collect();
+        let raw_schema =
+            Arc::new(record_schema().project(&raw.iter().map(|column| *column as usize).collect::<Vec<_>>())?);
+        let carried: Vec<usize> = (0..raw.len()).collect();
+        let decoder = Decoder::new(&relation.format, &raw_schema, &carried, &wanted)
+            .map_err(|source| DataFusionError::External(Box::new(source)))?;
+        Ok(Self { decoder, raw, raw_schema, schema, timestamp_column: relation.timestamp_column.clone() })
     }
 
-    fn time_column_of(&self, format: &RecordFormat, name: Option<&str>) -> Option<usize> {
-        let name = name.filter(|_| self.columns.contains(&SourceColumn::RowTime))?;
-        format.columns.iter().position(|column| column.name == name)
+    /// The raw columns a scan must give, in this order.
+    pub(crate) fn raw_columns(&self) -> &[RecordColumn] {
+        &self.raw
     }
 
-    /// Declared columns to decode, each once.
-    fn wanted(&self) -> Vec<usize> {
-        let mut wanted: Vec<usize> = self.time_column.into_iter().collect();
-        for column in &self.columns {
-            if let SourceColumn::Declared(index) = column
-                && !wanted.contains(index)
-            {
-                wanted.push(*index);
-            }
-        }
-        wanted
-    }
-
-    /// Rows of a raw batch; records that do not decode are left out and noted.
+    /// The rows of one raw batch; records that do not decode are left out.
     ///
     /// # Errors
-    /// Only for bugs and damage.
-    pub(crate) fn read(&mut self, raw: &RecordBatch) -> Result<RecordBatch> {
-        let wanted = self.wanted();
-        let (rows, carried) = match self.decoder.as_mut() {
-            None => (raw.clone(), raw.num_columns()),
-            Some(decoder) => {
-                let decoded = decoder.decode(raw)?;
-                let topic = (self.source.topic.id, self.source.topic.name.as_str());
-                self.catalog.decode_errors.note(self.source.name(), topic, decoded.errors);
-                (decoded.rows, self.raw_columns.len())
-            }
+    /// Only for bugs.
+    pub(crate) fn read(&mut self, raw: &RecordBatch) -> Result<ReadRows> {
+        let decoded = self.decoder.decode(raw).map_err(|source| DataFusionError::External(Box::new(source)))?;
+        let count = decoded.rows.num_rows();
+        let options = RecordBatchOptions::new().with_row_count(Some(count));
+        let records = decoded.rows.columns()[..self.raw.len()].to_vec();
+        let records = RecordBatch::try_new_with_options(SchemaRef::clone(&self.raw_schema), records, &options)?;
+        let columns = self.schema.fields().iter().map(|field| {
+            let column = self.column(field.name(), &decoded.rows)?;
+            if column.data_type() == field.data_type() { Ok(column) } else { Ok(cast(&column, field.data_type())?) }
+        });
+        let columns = columns.collect::<Result<Vec<_>>>()?;
+        let rows = RecordBatch::try_new_with_options(SchemaRef::clone(&self.schema), columns, &options)?;
+        Ok(ReadRows { rows, records, errors: decoded.errors })
+    }
+
+    /// One column by its name. A declared column wins over a hidden one of the same name.
+    fn column(&self, name: &str, decoded: &RecordBatch) -> Result<ArrayRef> {
+        let behind_raw = |name: &str| {
+            let fields = self.decoder.schema();
+            let found = fields.fields().iter().skip(self.raw.len()).position(|field| field.name() == name);
+            found.map(|index| ArrayRef::clone(decoded.column(self.raw.len() + index)))
         };
-        let mut arrays = Vec::with_capacity(self.schema.fields().len());
-        for column in &self.columns {
-            arrays.push(self.array(*column, &rows, carried, &wanted)?);
+        if let Some(column) = behind_raw(name) {
+            return Ok(column);
         }
-        if self.source.is_keyed_table() {
-            let last = rows.columns().last().map(Arc::clone);
-            arrays.push(last.unwrap_or_else(|| Arc::new(BooleanArray::from(vec![false; rows.num_rows()]))));
-        }
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-        RecordBatch::try_new_with_options(self.schema(), arrays, &options)
-            .map_err(|source| Error::new(SqlState::InternalError, format!("decoded rows: {source}")).with_source(source))
-    }
-
-    fn array(&self, column: SourceColumn, rows: &RecordBatch, carried: usize, wanted: &[usize]) -> Result<ArrayRef> {
-        let raw = |record: RecordColumn| {
-            let index = self.raw_columns.iter().position(|column| *column == record);
-            index.map(|index| Arc::clone(rows.column(index))).ok_or_else(|| missing(record.name()))
+        let raw = |name: &str| {
+            let missing = || DataFusionError::Internal(format!("a relation has no column {name}"));
+            decoded.column_by_name(name).cloned().ok_or_else(missing)
         };
-        match column {
-            SourceColumn::Declared(index) => {
-                let place = wanted.iter().position(|wanted| *wanted == index).ok_or_else(|| missing("a column"))?;
-                Ok(Arc::clone(rows.column(carried + place)))
+        match name {
+            "rowpartition" => raw(RecordColumn::Partition.name()),
+            "rowoffset" => raw(RecordColumn::Offset.name()),
+            "_headers" => Ok(Arc::new(headers_json(raw(name)?.as_list()))),
+            ROWTIME => {
+                let column = self.timestamp_column.as_deref().and_then(behind_raw);
+                let column = column.map_or_else(|| raw(RecordColumn::Timestamp.name()), Ok)?;
+                Ok(Arc::new(rowtime_ms(&column)?))
             }
-            SourceColumn::Partition | SourceColumn::RowPartition => raw(RecordColumn::Partition),
-            SourceColumn::Offset | SourceColumn::RowOffset => raw(RecordColumn::Offset),
-            SourceColumn::Timestamp => raw(RecordColumn::Timestamp),
-            SourceColumn::Key => raw(RecordColumn::Key),
-            SourceColumn::Value => raw(RecordColumn::Value),
-            SourceColumn::Headers => headers_json(raw(RecordColumn::Headers)?.as_list()),
-            SourceColumn::RowTime => {
-                let timestamps = raw(RecordColumn::Timestamp)?;
-                let declared = self.time_column.map(|_| rows.column(carried));
-                Ok(Arc::new(row_time(declared, timestamps.as_primitive())?))
-            }
-            SourceColumn::WindowStart | SourceColumn::WindowEnd => Err(missing("a window")),
+            name => raw(name),
         }
     }
 }
 
-fn missing(what: &str) -> Error {
-    Error::new(SqlState::InternalError, format!("{what} was not read"))
-}
-
-/// `rowtime` in ms: the declared column where it is not null, else the record's timestamp.
-fn row_time(declared: Option<&ArrayRef>, timestamps: &TimestampMillisecondArray) -> Result<Int64Array> {
-    let Some(declared) = declared else {
-        return Ok(timestamps.values().iter().copied().collect());
+/// Event times in ms: of timestamps the whole ms at or before, BIGINT as it is.
+pub(crate) fn rowtime_ms(column: &ArrayRef) -> Result<Int64Array> {
+    let micros = |column: &ArrayRef| -> Result<Int64Array> {
+        let zoneless = cast(column, &DataType::Timestamp(TimeUnit::Microsecond, None))?;
+        Ok(zoneless.as_primitive::<TimestampMicrosecondType>().unary(|micros: i64| micros.div_euclid(1000)))
     };
-    let as_ms = |divisor: i64, values: &Int64Array| -> Int64Array {
-        let rows = values.iter().zip(timestamps.values());
-        rows.map(|(value, timestamp)| value.map_or(*timestamp, |value| value.div_euclid(divisor))).collect()
-    };
-    match declared.data_type() {
-        DataType::Timestamp(TimeUnit::Microsecond, _) => {
-            let values: &TimestampMicrosecondArray = declared.as_primitive();
-            Ok(as_ms(1000, &values.reinterpret_cast::<Int64Type>()))
+    match column.data_type() {
+        DataType::Timestamp(TimeUnit::Millisecond, _) => {
+            Ok(cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().clone())
         }
-        DataType::Int64 => Ok(as_ms(1, declared.as_primitive())),
-        other => Err(missing(&format!("rowtime from {other}"))),
+        DataType::Timestamp(..) | DataType::Date32 => micros(column),
+        _ => Ok(cast(column, &DataType::Int64)?.as_primitive::<Int64Type>().clone()),
     }
 }
 
-/// `[{"key": …, "value": …}, …]` in order, duplicates kept; what is not UTF-8 as its hex text behind `\x`.
-fn headers_json(headers: &ListArray) -> Result<ArrayRef> {
-    let mut texts = StringBuilder::with_capacity(headers.len(), headers.len() * 2);
+/// Headers as jsonb has them.
+pub(crate) fn headers_json(headers: &ListArray) -> StringArray {
+    let mut json = StringBuilder::new();
+    let mut text = String::new();
     for row in 0..headers.len() {
-        let items = headers.value(row);
-        let (keys, values): (&BinaryArray, &BinaryArray) =
-            (items.as_struct().column(0).as_binary(), items.as_struct().column(1).as_binary());
-        let list: Vec<serde_json::Value> = (0..items.len())
-            .map(|index| {
-                let value = values.is_valid(index).then(|| text_or_hex(values.value(index)));
-                serde_json::json!({ "key": text_or_hex(keys.value(index)), "value": value })
-            })
-            .collect();
-        texts.append_value(serde_json::Value::Array(list).to_string());
+        text.clear();
+        text.push('[');
+        let list = headers.value(row);
+        let parts = list.as_struct();
+        let (keys, values) = (parts.column(0).as_binary::<i32>(), parts.column(1).as_binary::<i32>());
+        for index in 0..keys.len() {
+            let comma = if index == 0 { "" } else { ", " };
+            let value = values.is_valid(index).then(|| values.value(index));
+            let value = value.map_or_else(|| "null".to_owned(), bytes_json);
+            // Writing to a String cannot fail.
+            let _ = write!(text, "{comma}{{\"key\": {}, \"value\": {value}}}", bytes_json(keys.value(index)));
+        }
+        text.push(']');
+        json.append_value(&text);
     }
-    Ok(Arc::new(texts.finish()))
+    json.finish()
 }
 
-fn text_or_hex(bytes: &[u8]) -> String {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => text.to_owned(),
-        Err(_) => bytes.iter().fold("\\x".to_owned(), |mut text, byte| {
-            use std::fmt::Write as _;
-            let _ = write!(text, "{byte:02x}");
-            text
-        }),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_header_that_is_not_text_shows_as_hex() {
-        assert_eq!(text_or_hex(b"abc"), "abc");
-        assert_eq!(text_or_hex(&[0xff, 0x01]), "\\xff01");
-    }
-
-    #[test]
-    fn rowtime_comes_from_the_declared_column_and_else_from_the_record() {
-        let timestamps = TimestampMillisecondArray::from(vec![7, 8]);
-        let declared: ArrayRef = Arc::new(TimestampMicrosecondArray::from(vec![Some(5_000_000), None]));
-        assert_eq!(row_time(Some(&declared), &timestamps).unwrap().values(), &[5000, 8]);
-        assert_eq!(row_time(None, &timestamps).unwrap().values(), &[7, 8]);
-    }
+/// Bytes as a JSON string: their text, or their hex behind `\x`.
+fn bytes_json(bytes: &[u8]) -> String {
+    let text = std::str::from_utf8(bytes).map(ToOwned::to_owned).unwrap_or_else(|_| {
+        let mut hex = "\\x".to_owned();
+        for byte in bytes {
+            let _ = write!(hex, "{byte:02x}");
+        }
+        hex
+    });
+    serde_json::Value::String(text).to_string()
 }

@@ -123,8 +123,9 @@ impl Source {
             }
             SourceColumn::Key | SourceColumn::Value => Field::new(name, DataType::Binary, true),
             SourceColumn::Headers => types::marked(Field::new(name, DataType::Utf8, false), "jsonb"),
+            // NULL where the declared timestamp column is.
+            SourceColumn::RowTime => Field::new(name, DataType::Int64, true),
             SourceColumn::Offset
-            | SourceColumn::RowTime
             | SourceColumn::RowOffset
             | SourceColumn::WindowStart
             | SourceColumn::WindowEnd => Field::new(name, DataType::Int64, false),

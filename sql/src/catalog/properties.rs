@@ -1,0 +1,190 @@
+//! WITH (…): what a relation's properties mean, checked together, before anything is made.
+
+use aquifer_storage::TopicConfig;
+use aquifer_storage::record::format::{ColumnType, Format};
+
+use crate::error::{Error, Result, SqlState};
+use crate::statement::Property;
+
+/// A relation's properties.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub(crate) struct Properties {
+    /// `kafka_topic`.
+    pub(crate) kafka_topic: Option<String>,
+    /// `key_format`.
+    pub(crate) key_format: Option<Format>,
+    /// `value_format`.
+    pub(crate) value_format: Option<Format>,
+    /// `partitions`, and where it stands.
+    pub(crate) partitions: Option<(i32, usize)>,
+    /// `timestamp`, folded, and where it stands.
+    pub(crate) timestamp: Option<(String, usize)>,
+    /// `retention_ms`.
+    pub(crate) retention_ms: Option<i64>,
+    /// `cleanup_policy`.
+    pub(crate) cleanup_policy: Option<String>,
+    /// `emit`: `tick` or `record`.
+    pub(crate) emit: Option<String>,
+}
+
+const NAMES: &str = "kafka_topic, value_format, key_format, format, partitions, replicas, timestamp, retention_ms, \
+                     cleanup_policy";
+
+impl Properties {
+    /// Reads what was written.
+    ///
+    /// # Errors
+    /// 42P02 for a property that is not known, 22023 for a value that is not allowed, 0A000 for what is not supported.
+    pub(crate) fn read(with: &[Property]) -> Result<Self> {
+        let mut properties = Self::default();
+        for property in with {
+            let value = property.value.as_str();
+            let at = property.position;
+            match property.name.as_str() {
+                "kafka_topic" => properties.kafka_topic = Some(value.to_owned()),
+                "key_format" => properties.key_format = Some(format(property)?),
+                "value_format" => properties.value_format = Some(format(property)?),
+                "format" => {
+                    let format = format(property)?;
+                    (properties.key_format, properties.value_format) = (Some(format), Some(format));
+                }
+                "partitions" => match value.parse::<i32>() {
+                    Ok(partitions) if partitions > 0 => properties.partitions = Some((partitions, at)),
+                    _ => return Err(invalid(property, "a number of at least 1")),
+                },
+                "replicas" if value == "1" => {}
+                "replicas" => {
+                    return Err(Error::unsupported(format!("replicas = {value}"))
+                        .with_position(at)
+                        .with_hint("the object store keeps the copies; leave replicas out or say 1"));
+                }
+                "timestamp" => properties.timestamp = Some((value.to_owned(), at)),
+                "retention_ms" => match value.parse::<i64>() {
+                    Ok(ms) if ms >= -1 => properties.retention_ms = Some(ms),
+                    _ => return Err(invalid(property, "milliseconds, or -1 for ever")),
+                },
+                "cleanup_policy" => match value.to_lowercase().as_str() {
+                    policy @ ("delete" | "compact" | "compact,delete") => {
+                        properties.cleanup_policy = Some(policy.to_owned());
+                    }
+                    _ => return Err(invalid(property, "delete, compact or compact,delete")),
+                },
+                "emit" => match value.to_lowercase().as_str() {
+                    "tick" => properties.emit = Some("tick".to_owned()),
+                    _ => return Err(invalid(property, "tick")),
+                },
+                name => {
+                    return Err(Error::new(SqlState::UndefinedParameter, format!("there is no property {name}"))
+                        .with_position(at)
+                        .with_hint(format!("properties are {NAMES}")));
+                }
+            }
+        }
+        Ok(properties)
+    }
+
+    /// How a new topic is made; `compacted` for tables with a key.
+    pub(crate) fn topic_config(&self, compacted: bool) -> TopicConfig {
+        let default = TopicConfig::default();
+        let by_kind = if compacted { "compact".to_owned() } else { default.cleanup_policy };
+        TopicConfig {
+            cleanup_policy: self.cleanup_policy.clone().unwrap_or(by_kind),
+            retention_ms: self.retention_ms,
+            local_retention_ms: default.local_retention_ms,
+        }
+    }
+
+    /// The key's format over these key columns: `kafka` for one of its types, else `json`.
+    ///
+    /// # Errors
+    /// 42611 if the format said cannot hold them.
+    pub(crate) fn key_format_of(&self, keys: &[&ColumnType], windowed: bool) -> Result<Format> {
+        let single = matches!(keys, [one] if is_primitive(one)) && !windowed;
+        let format = match (self.key_format, keys) {
+            (None, []) => Format::None,
+            (None, _) if single => Format::Kafka,
+            (None, _) => Format::Json,
+            (Some(format), _) => format,
+        };
+        match format {
+            Format::Kafka if !keys.is_empty() && !single => Err(does_not_hold("key_format", "json")),
+            Format::None if !keys.is_empty() => Err(does_not_hold("key_format", "json or kafka")),
+            _ if keys.is_empty() => Ok(Format::None),
+            _ => Ok(format),
+        }
+    }
+
+    /// The value's format over these value columns.
+    ///
+    /// # Errors
+    /// 42611 if the format said cannot hold them.
+    pub(crate) fn value_format_of(&self, values: &[&ColumnType]) -> Result<Format> {
+        match self.value_format.unwrap_or(Format::Json) {
+            Format::Kafka if !matches!(values, [one] if is_primitive(one)) => {
+                Err(does_not_hold("value_format", "json"))
+            }
+            Format::None => Err(does_not_hold("value_format", "json")),
+            format => Ok(format),
+        }
+    }
+}
+
+fn is_primitive(kind: &ColumnType) -> bool {
+    matches!(kind, ColumnType::Text | ColumnType::Int | ColumnType::BigInt | ColumnType::Double | ColumnType::Bytes)
+}
+
+fn does_not_hold(property: &str, better: &str) -> Error {
+    let message = format!("this {property} cannot hold the columns declared");
+    Error::new(SqlState::InvalidColumnDefinition, message).with_hint(format!(
+        "kafka holds one column of STRING, INT, BIGINT, DOUBLE or BYTES, none holds nothing; use {property} = '{better}'"
+    ))
+}
+
+fn format(property: &Property) -> Result<Format> {
+    match property.value.to_lowercase().as_str() {
+        "json" => Ok(Format::Json),
+        "kafka" => Ok(Format::Kafka),
+        "none" => Ok(Format::None),
+        "avro" | "protobuf" | "protobuf_nosr" | "json_sr" | "delimited" => {
+            Err(Error::unsupported(format!("{} = '{}'", property.name, property.value))
+                .with_position(property.position)
+                .with_hint("use json or kafka; topics.\"name\" shows the bytes of any format"))
+        }
+        _ => Err(invalid(property, "json, kafka or none")),
+    }
+}
+
+fn invalid(property: &Property, allowed: &str) -> Error {
+    let message = format!("invalid value for property {}: \"{}\"", property.name, property.value);
+    Error::new(SqlState::InvalidParameterValue, message)
+        .with_position(property.position)
+        .with_hint(format!("it is {allowed}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn property(name: &str, value: &str) -> Property {
+        Property { name: name.to_owned(), value: value.to_owned(), position: 1 }
+    }
+
+    #[test]
+    fn one_primitive_key_is_written_as_kafka_has_it_and_others_as_json() {
+        let properties = Properties::default();
+        assert_eq!(properties.key_format_of(&[&ColumnType::Text], false).unwrap(), Format::Kafka);
+        assert_eq!(properties.key_format_of(&[&ColumnType::Text], true).unwrap(), Format::Json);
+        assert_eq!(properties.key_format_of(&[&ColumnType::Text, &ColumnType::Int], false).unwrap(), Format::Json);
+        assert_eq!(properties.key_format_of(&[&ColumnType::Date], false).unwrap(), Format::Json);
+        assert_eq!(properties.key_format_of(&[], false).unwrap(), Format::None);
+    }
+
+    #[test]
+    fn what_is_not_known_or_not_supported_is_refused_by_name() {
+        let state = |name, value| Properties::read(&[property(name, value)]).unwrap_err().state;
+        assert_eq!(state("no_such", "1"), SqlState::UndefinedParameter);
+        assert_eq!(state("value_format", "avro"), SqlState::FeatureNotSupported);
+        assert_eq!(state("partitions", "0"), SqlState::InvalidParameterValue);
+        assert_eq!(state("replicas", "3"), SqlState::FeatureNotSupported);
+    }
+}

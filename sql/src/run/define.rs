@@ -1,0 +1,268 @@
+//! CREATE and DROP of declared relations: each one commit.
+
+use std::sync::Arc;
+
+use aquifer_storage::record::format::{ColumnRole, ColumnType, DeclaredColumn, RecordFormat};
+use aquifer_storage::{Commit, DefinitionChange, Expect, Topic, TopicChange, TopicConfig, TopicId};
+
+use crate::catalog::properties::Properties;
+use crate::catalog::{Catalog, QUERY_KIND, RELATION_KIND, Relation};
+use crate::error::{Error, Result, SqlState};
+use crate::statement::{ColumnMark, CreateRelation, Drop, Name, RelationKind};
+use crate::stream::Supervisor;
+
+/// The topic a new relation stands on, and the change that makes it if it is not there.
+#[derive(Debug)]
+pub(crate) struct TopicOf {
+    /// Its id.
+    pub(crate) id: TopicId,
+    /// Its name.
+    pub(crate) name: String,
+    /// Its partitions.
+    pub(crate) partitions: i32,
+    /// Makes it.
+    pub(crate) create: Option<TopicChange>,
+}
+
+/// The topic named by `properties`, or named as the relation; one that is there must fit.
+///
+/// # Errors
+/// 22023 if it has other partitions, 25006 for one of our own.
+pub(crate) fn topic_of(
+    catalog: &Catalog,
+    name: &Name,
+    properties: &Properties,
+    config: TopicConfig,
+    partitions: i32,
+) -> Result<TopicOf> {
+    let storage = catalog.storage();
+    let topic_name = properties.kafka_topic.clone().unwrap_or_else(|| name.value.clone());
+    let Some(topic) = storage.topic(&topic_name) else {
+        let partitions = properties.partitions.map_or(partitions, |(partitions, _)| partitions);
+        let id = storage.new_topic_id();
+        let create = TopicChange::Create { id, name: topic_name.clone(), partitions, config };
+        return Ok(TopicOf { id, name: topic_name, partitions, create: Some(create) });
+    };
+    fits(&topic, properties)?;
+    Ok(TopicOf { id: topic.id, name: topic_name, partitions: topic.partitions, create: None })
+}
+
+fn fits(topic: &Topic, properties: &Properties) -> Result<()> {
+    if topic.internal {
+        return Err(Error::new(SqlState::ReadOnly, format!("topic {} is internal", topic.name))
+            .with_hint("the node keeps this topic for itself; topics.\"name\" shows it"));
+    }
+    match properties.partitions {
+        Some((wanted, position)) if wanted != topic.partitions => {
+            let message = format!("topic {} has {} partitions, not {wanted}", topic.name, topic.partitions);
+            Err(Error::new(SqlState::InvalidParameterValue, message)
+                .with_position(position)
+                .with_hint("leave partitions out, or name another topic"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a name that is taken; `Ok(true)`: taken, and IF NOT EXISTS was said.
+///
+/// # Errors
+/// 42P07.
+pub(crate) fn is_taken(catalog: &Catalog, name: &Name, if_not_exists: bool) -> Result<bool> {
+    if !catalog.relations().by_name.contains_key(&name.value) {
+        return Ok(false);
+    }
+    if if_not_exists {
+        return Ok(true);
+    }
+    Err(Error::new(SqlState::DuplicateTable, format!("relation \"{}\" already exists", name.value))
+        .with_position(name.position)
+        .with_hint("DROP it first, or say IF NOT EXISTS"))
+}
+
+/// A NOTICE that a name was there.
+pub(crate) fn skipped(name: &str) -> Error {
+    Error::new(SqlState::DuplicateTable, format!("relation \"{name}\" already exists, skipping"))
+}
+
+/// The change that stores a relation.
+///
+/// # Errors
+/// XX000 if it cannot be written.
+pub(crate) fn relation_change(relation: &Relation) -> Result<DefinitionChange> {
+    Ok(DefinitionChange {
+        kind: RELATION_KIND.to_owned(),
+        name: relation.name.clone(),
+        value: Some(relation.to_bytes()?),
+        holds: Vec::new(),
+        expect: Expect::Absent,
+    })
+}
+
+/// `CREATE STREAM | TABLE name (…)`; answers the tag, and a notice if it was there.
+///
+/// # Errors
+/// What the declaration says, and storage.
+pub(crate) async fn create(catalog: &Catalog, create: &CreateRelation) -> Result<(String, Option<Error>)> {
+    let tag = format!("CREATE {}", create.kind.word().to_uppercase());
+    let _alone = catalog.defining.lock().await;
+    if is_taken(catalog, &create.name, create.if_not_exists)? {
+        return Ok((tag, Some(skipped(&create.name.value))));
+    }
+    let properties = Properties::read(&create.with)?;
+    if properties.emit.is_some() {
+        return Err(Error::unsupported("emit on a declared relation").with_hint("it belongs to CREATE … AS SELECT"));
+    }
+    let format = format_of(create, &properties)?;
+    let timestamp_column = timestamp_of(&format, &properties)?;
+    let storage = catalog.storage();
+    let partitions = storage.settings().topic_partitions;
+    let topic = topic_of(catalog, &create.name, &properties, properties.topic_config(format.tombstones), partitions)?;
+    let (oid, counter) = catalog.next_oid();
+    let relation = Relation {
+        name: create.name.value.clone(),
+        kind: create.kind,
+        format,
+        topic: topic.id,
+        topic_name: topic.name,
+        timestamp_column,
+        window: None,
+        query: None,
+        statement: create.text.clone(),
+        oid,
+        created_at_us: storage.clock().now_us(),
+    };
+    let commit = Commit {
+        topics: topic.create.into_iter().collect(),
+        definitions: vec![relation_change(&relation)?, counter],
+        ..Commit::default()
+    };
+    catalog.commit(commit).await?;
+    Ok((tag, None))
+}
+
+fn format_of(create: &CreateRelation, properties: &Properties) -> Result<RecordFormat> {
+    let mut columns = Vec::with_capacity(create.columns.len());
+    for column in &create.columns {
+        let role = match column.mark {
+            Some(ColumnMark::Key | ColumnMark::PrimaryKey) => ColumnRole::Key,
+            Some(ColumnMark::Headers) if is_headers(&column.kind) => ColumnRole::Headers,
+            Some(ColumnMark::Headers) => {
+                return Err(Error::new(SqlState::InvalidColumnDefinition, "a HEADERS column has another type")
+                    .with_position(column.name.position)
+                    .with_hint("declare it ARRAY<STRUCT<key STRING, value BYTES>>"));
+            }
+            None => ColumnRole::Value,
+        };
+        columns.push(DeclaredColumn {
+            name: column.name.value.clone(),
+            field: column.field.clone(),
+            kind: column.kind.clone(),
+            role,
+            not_null: column.not_null || column.mark == Some(ColumnMark::PrimaryKey),
+        });
+    }
+    let of_role = |role: ColumnRole| -> Vec<&ColumnType> {
+        columns.iter().filter(|column| column.role == role).map(|column| &column.kind).collect()
+    };
+    let (keys, values) = (of_role(ColumnRole::Key), of_role(ColumnRole::Value));
+    let tombstones = create.kind == RelationKind::Table && !keys.is_empty();
+    let (key_format, value_format) = (properties.key_format_of(&keys, false)?, properties.value_format_of(&values)?);
+    Ok(RecordFormat { key_format, value_format, tombstones, columns })
+}
+
+fn is_headers(kind: &ColumnType) -> bool {
+    let ColumnType::Array(item) = kind else { return false };
+    let ColumnType::Struct(fields) = item.as_ref() else { return false };
+    matches!(fields.as_slice(), [(key, ColumnType::Text), (value, ColumnType::Bytes)] if key == "key" && value == "value")
+}
+
+/// The column that `timestamp` names.
+///
+/// # Errors
+/// 42703, 42804.
+pub(crate) fn timestamp_of(format: &RecordFormat, properties: &Properties) -> Result<Option<String>> {
+    let Some((written, position)) = &properties.timestamp else { return Ok(None) };
+    let found = format.columns.iter().find(|column| column.name == *written || column.name == written.to_lowercase());
+    let Some(column) = found else {
+        return Err(Error::new(SqlState::UndefinedColumn, format!("column \"{written}\" does not exist"))
+            .with_position(*position)
+            .with_hint("timestamp names a declared column"));
+    };
+    match column.kind {
+        ColumnType::Timestamp | ColumnType::TimestampTz | ColumnType::BigInt => Ok(Some(column.name.clone())),
+        _ => Err(Error::new(SqlState::DatatypeMismatch, format!("column \"{}\" holds no time", column.name))
+            .with_position(*position)
+            .with_hint("declare it TIMESTAMP, timestamptz or BIGINT (ms)")),
+    }
+}
+
+/// `DROP …`; answers the tag and notices.
+///
+/// # Errors
+/// 42P01, 42809, 55006, and storage.
+pub(crate) async fn drop(catalog: &Catalog, supervisor: &Supervisor, drop: &Drop) -> Result<(String, Vec<Error>)> {
+    let mut notices = Vec::new();
+    let mut relations: Vec<Arc<Relation>> = Vec::new();
+    for name in &drop.names {
+        match catalog.relation(name) {
+            Ok(relation) if relation.kind == drop.kind => relations.push(relation),
+            Ok(relation) => {
+                let (is, said) = (relation.kind.word(), drop.kind.word());
+                let message = format!("\"{}\" is a {is}, not a {said}", name.value);
+                return Err(Error::new(SqlState::WrongObjectType, message)
+                    .with_position(name.position)
+                    .with_hint(format!("DROP {} {}", is.to_uppercase(), name.value)));
+            }
+            Err(_) if drop.if_exists => {
+                let message = format!("relation \"{}\" does not exist, skipping", name.value);
+                notices.push(Error::new(SqlState::UndefinedTable, message));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    for relation in &relations {
+        refuse_if_read(catalog, relation, &relations)?;
+    }
+    for query in relations.iter().filter_map(|relation| relation.query.as_deref()) {
+        terminate_if_there(catalog, supervisor, query).await?;
+    }
+    let _alone = catalog.defining.lock().await;
+    let removal = |relation: &Arc<Relation>| DefinitionChange {
+        kind: RELATION_KIND.to_owned(),
+        name: relation.name.clone(),
+        value: None,
+        holds: Vec::new(),
+        expect: Expect::Present,
+    };
+    let mut topics: Vec<TopicId> = relations.iter().map(|relation| relation.topic).collect();
+    topics.sort_unstable();
+    topics.dedup();
+    topics.retain(|id| drop.delete_topic && catalog.storage().topic_by_id(*id).is_some());
+    let commit = Commit {
+        topics: topics.into_iter().map(|id| TopicChange::Delete { id }).collect(),
+        definitions: relations.iter().map(removal).collect(),
+        ..Commit::default()
+    };
+    if !commit.definitions.is_empty() {
+        catalog.commit(commit).await?;
+    }
+    Ok((format!("DROP {}", drop.kind.word().to_uppercase()), notices))
+}
+
+async fn terminate_if_there(catalog: &Catalog, supervisor: &Supervisor, query: &str) -> Result<()> {
+    let there = catalog.storage().definitions(QUERY_KIND).iter().any(|definition| definition.name == query);
+    if there { supervisor.terminate(query).await } else { Ok(()) }
+}
+
+/// A query that reads the relation's topic and is not dropped with it keeps it.
+fn refuse_if_read(catalog: &Catalog, relation: &Relation, dropped: &[Arc<Relation>]) -> Result<()> {
+    for query in catalog.storage().definitions(QUERY_KIND) {
+        let stays = !dropped.iter().any(|dropped| dropped.query.as_deref() == Some(query.name.as_str()));
+        if stays && query.holds.contains(&relation.topic) {
+            let message = format!("{} \"{}\" is used by query \"{}\"", relation.kind.word(), relation.name, query.name);
+            return Err(Error::new(SqlState::ObjectInUse, message)
+                .with_hint(format!("TERMINATE {} or DROP what it writes first", query.name)));
+        }
+    }
+    Ok(())
+}
