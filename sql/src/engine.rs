@@ -1,12 +1,19 @@
 //! `Engine`: the one door to SQL. It makes sessions, runs continuous queries, and knows what relations there are.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 use aquifer_storage::Storage;
 use aquifer_storage::settings::SettingInfo;
+use datafusion::execution::memory_pool::FairSpillPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionState;
 
+use crate::catalog::Catalog;
 use crate::error::Result;
+use crate::function::session_state;
 use crate::session::Session;
+use crate::stream::Supervisor;
 
 /// What the engine is told.
 #[derive(Clone, Debug, Default)]
@@ -38,10 +45,23 @@ pub struct Engine {
     inner: Arc<Inner>,
 }
 
+/// What sessions share.
 #[derive(Debug)]
-struct Inner {
-    storage: Storage,
-    options: EngineOptions,
+pub(crate) struct Inner {
+    /// What lasts.
+    pub(crate) storage: Storage,
+    /// Relations.
+    pub(crate) catalog: Arc<Catalog>,
+    /// Continuous queries.
+    pub(crate) supervisor: Arc<Supervisor>,
+    /// Functions, configuration, memory.
+    pub(crate) state: SessionState,
+    /// The node's settings.
+    pub(crate) node_settings: Arc<Vec<SettingInfo>>,
+    /// For `version()`.
+    pub(crate) version: String,
+    /// Whose turn it is to take records without a key: one partition per statement.
+    pub(crate) keyless_turn: AtomicU64,
 }
 
 impl Engine {
@@ -50,16 +70,34 @@ impl Engine {
     /// # Errors
     /// What storage says.
     pub async fn open(storage: Storage, options: EngineOptions) -> Result<Self> {
-        Ok(Self { inner: Arc::new(Inner { storage, options }) })
+        let memory_bytes = usize::try_from(storage.settings().memory_limit).unwrap_or(usize::MAX);
+        // Fair: one large sort spills before it starves the others.
+        let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes))).build_arc()?;
+        let state = session_state(runtime)?;
+        let catalog = Arc::new(Catalog::new(storage.clone()));
+        let supervisor = Arc::new(Supervisor::new(Arc::clone(&catalog)));
+        supervisor.start_all(&state).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                storage,
+                catalog,
+                supervisor,
+                state,
+                node_settings: Arc::new(options.node_settings),
+                version: options.version,
+                keyless_turn: AtomicU64::new(0),
+            }),
+        })
     }
 
     /// A session for one connection.
     #[must_use]
     pub fn session(&self, options: SessionOptions) -> Session {
-        let _ = (&self.inner.storage, &self.inner.options, options);
-        todo!("engine")
+        Session::new(Arc::clone(&self.inner), options)
     }
 
     /// Stops the continuous queries; what they have committed stays.
-    pub async fn close(&self) {}
+    pub async fn close(&self) {
+        self.inner.supervisor.close().await;
+    }
 }

@@ -4,15 +4,29 @@
 //! A protocol calls [`Session::parse`] once per query text, then per statement [`Session::prepare`] and
 //! [`Session::execute`]. It never looks into a statement.
 
+use std::sync::Arc;
+
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::execution::SendableRecordBatchStream;
+use parking_lot::Mutex;
 
-use crate::error::{Error, Result};
+use crate::catalog::postgres::CatalogView;
+use crate::engine::{Inner, SessionOptions};
+use crate::error::{Error, Result, SqlState};
+use crate::plan::bind::Bound;
+use crate::run::insert::Pending;
+use crate::settings::SessionSettings;
+use crate::statement::{Parsed, Sentence, parse};
+
+mod execute;
+mod prepare;
 
 /// One parsed statement, opaque to protocols.
 #[derive(Clone, Debug)]
-pub struct Statement {}
+pub struct Statement {
+    parsed: Arc<Parsed>,
+}
 
 /// A statement that has been planned far enough to know its parameters and columns.
 #[derive(Clone, Debug)]
@@ -21,6 +35,8 @@ pub struct Prepared {
     pub parameters: Vec<DataType>,
     /// Result columns; `None` if it returns no rows.
     pub columns: Option<Vec<Column>>,
+    parsed: Arc<Parsed>,
+    bound: Option<Arc<Bound>>,
 }
 
 /// One result column as a protocol describes it.
@@ -75,18 +91,44 @@ pub enum TransactionStatus {
     Failed,
 }
 
+/// An open transaction block.
+#[derive(Debug)]
+struct Block {
+    /// What its INSERTs and DELETEs will commit.
+    pending: Pending,
+    /// Settings from before it.
+    settings: SessionSettings,
+    failed: bool,
+}
+
 /// What one connection is.
 #[derive(Debug)]
-pub struct Session {}
+pub struct Session {
+    engine: Arc<Inner>,
+    options: SessionOptions,
+    settings: SessionSettings,
+    block: Option<Block>,
+    notices: Vec<Error>,
+    /// What `pg_catalog` shows, as of a catalog version.
+    view: Mutex<Option<(u64, Arc<CatalogView>)>>,
+}
+
+/// Notices kept until the protocol takes them; further ones are dropped.
+const NOTICES_MAX: usize = 1000;
 
 impl Session {
+    pub(crate) fn new(engine: Arc<Inner>, options: SessionOptions) -> Self {
+        let settings = SessionSettings::new(&options.user, &options.application_name);
+        Self { engine, options, settings, block: None, notices: Vec::new(), view: Mutex::new(None) }
+    }
+
     /// Splits a query text into statements and parses each.
     ///
     /// # Errors
     /// 42601 with the position.
     pub fn parse(&self, sql: &str) -> Result<Vec<Statement>> {
-        let _ = sql;
-        todo!("session")
+        let parsed = parse::parse(sql)?;
+        Ok(parsed.into_iter().map(|parsed| Statement { parsed: Arc::new(parsed) }).collect())
     }
 
     /// Plans a statement; `parameter_types` are those the client named.
@@ -94,8 +136,8 @@ impl Session {
     /// # Errors
     /// What planning says.
     pub async fn prepare(&self, statement: &Statement, parameter_types: &[Option<DataType>]) -> Result<Prepared> {
-        let _ = (statement, parameter_types);
-        todo!("session")
+        self.refuse_in_failed_block(&statement.parsed)?;
+        self.prepare_parsed(&statement.parsed, parameter_types).await
     }
 
     /// Runs a prepared statement. An error inside a block makes it [`TransactionStatus::Failed`].
@@ -104,29 +146,45 @@ impl Session {
     /// # Errors
     /// What planning or running says.
     pub async fn execute(&mut self, prepared: &Prepared, parameters: Vec<ScalarValue>) -> Result<Outcome> {
-        let _ = (prepared, parameters);
-        todo!("session")
+        let result = match self.refuse_in_failed_block(&prepared.parsed) {
+            Ok(()) => self.execute_parsed(prepared, &parameters).await,
+            Err(error) => Err(error),
+        };
+        if result.is_err() {
+            self.fail_transaction();
+        }
+        result
     }
 
     /// Whether a block is open. An error while rows stream is told by [`Session::fail_transaction`].
     #[must_use]
     pub fn transaction_status(&self) -> TransactionStatus {
-        TransactionStatus::Idle
+        match &self.block {
+            None => TransactionStatus::Idle,
+            Some(Block { failed: false, .. }) => TransactionStatus::InBlock,
+            Some(Block { failed: true, .. }) => TransactionStatus::Failed,
+        }
     }
 
     /// Tells the session that the protocol failed while it sent rows.
-    pub fn fail_transaction(&mut self) {}
+    pub fn fail_transaction(&mut self) {
+        if let Some(block) = &mut self.block {
+            block.failed = true;
+        }
+    }
 
     /// Notices since the last call, for `NoticeResponse`.
     pub fn take_notices(&mut self) -> Vec<Error> {
-        Vec::new()
+        let notices = std::mem::take(&mut self.notices);
+        let quiet = matches!(self.settings.get("client_min_messages"), Some("warning" | "error"));
+        if quiet { Vec::new() } else { notices }
     }
 
     /// Settings a client must be told of (`ParameterStatus`), changed since the last call; at first all of them:
     /// server_version, server_encoding, client_encoding, standard_conforming_strings, integer_datetimes, DateStyle,
     /// TimeZone, application_name, is_superuser, session_authorization, in_hot_standby, default_transaction_read_only.
     pub fn take_parameter_changes(&mut self) -> Vec<(String, String)> {
-        Vec::new()
+        self.settings.take_changes()
     }
 
     /// A setting named in the startup message.
@@ -134,13 +192,27 @@ impl Session {
     /// # Errors
     /// 42704, 22023.
     pub fn set(&mut self, name: &str, value: &str) -> Result<()> {
-        let _ = (name, value);
-        todo!("session")
+        self.settings.set_at_startup(name, value)
     }
 
     /// The schema a stream of [`Rows`] has, for encoders.
     #[must_use]
     pub fn schema_of(rows: &Rows) -> SchemaRef {
         rows.stream.schema()
+    }
+
+    fn notice(&mut self, notice: Error) {
+        if self.notices.len() < NOTICES_MAX {
+            self.notices.push(notice);
+        }
+    }
+
+    fn refuse_in_failed_block(&self, parsed: &Parsed) -> Result<()> {
+        let ends = matches!(parsed.sentence, Sentence::Rollback | Sentence::Commit | Sentence::Empty);
+        if self.transaction_status() != TransactionStatus::Failed || ends {
+            return Ok(());
+        }
+        let message = "current transaction is aborted, commands ignored until end of transaction block";
+        Err(Error::new(SqlState::InFailedTransaction, message).with_hint("send ROLLBACK"))
     }
 }

@@ -16,6 +16,9 @@ use crate::session::Column;
 /// Metadata key of a field: `jsonb` or `uuid`.
 pub(crate) const TYPE_KEY: &str = "aquifer.type";
 
+/// Begins the name of a type that is Arrow's own, written by us into a tree: no identifier begins so.
+pub(crate) const ARROW_NAME: &str = "\u{1}arrow ";
+
 /// Postgres's OIDs, by their names in `pg_type`.
 pub(crate) mod oid {
     pub(crate) const BOOL: u32 = 16;
@@ -196,6 +199,11 @@ pub(crate) fn result_column(name: String, field: &Field) -> Column {
     Column { name, arrow: wire_type(field.data_type()), oid, type_modifier, table_oid: 0, column_number: 0 }
 }
 
+/// The type that [`ARROW_NAME`] begins.
+fn arrow_name(name: &ast::ObjectName) -> Option<DataType> {
+    name.0.first()?.as_ident()?.value.strip_prefix(ARROW_NAME)?.parse().ok()
+}
+
 /// Types of CAST that DataFusion does not know, or knows otherwise than Postgres.
 #[derive(Debug)]
 pub(crate) struct TypeNames;
@@ -220,6 +228,7 @@ impl TypePlanner for TypeNames {
             Sql::Numeric(ExactNumberInfo::None) | Sql::Decimal(ExactNumberInfo::None) => {
                 plain(DataType::Decimal128(38, 10))
             }
+            Sql::Custom(name, _) if arrow_name(name).is_some() => plain(arrow_name(name).unwrap_or(DataType::Utf8)),
             Sql::Custom(name, _) => match name.to_string().to_lowercase().as_str() {
                 "string" | "name" | "bpchar" | "citext" => plain(DataType::Utf8),
                 "timestamptz" => plain(DataType::Timestamp(TimeUnit::Microsecond, Some(utc()))),

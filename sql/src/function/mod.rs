@@ -1,1 +1,49 @@
-//! Functions Postgres and ksqlDB have and DataFusion lacks.
+//! Functions and operators a session's state has: DataFusion's, those over JSON, and `->` as Postgres and ksqlDB mean it.
+
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use datafusion::execution::runtime_env::RuntimeEnv;
+use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::execution::SessionStateDefaults;
+use datafusion::prelude::SessionConfig;
+
+use crate::error::Result;
+use crate::plan::bind::{DATABASE, SCHEMA};
+use crate::types::TypeNames;
+
+mod json;
+
+/// A state with all functions; every session clones it.
+///
+/// # Errors
+/// XX000 if a function does not register.
+pub(crate) fn session_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
+    let mut config = SessionConfig::new()
+        .with_default_catalog_and_schema(DATABASE, SCHEMA)
+        .with_create_default_catalog_and_schema(false)
+        .with_information_schema(false);
+    let options = config.options_mut();
+    options.sql_parser.dialect = datafusion::config::Dialect::PostgreSQL;
+    // 1.5 is a numeric in Postgres, not a float.
+    options.sql_parser.parse_float_as_decimal = true;
+    options.sql_parser.map_string_types_to_utf8view = false;
+    options.sql_parser.collect_spans = true;
+    let mut planners = vec![Arc::new(json::Arrows) as _];
+    planners.extend(SessionStateDefaults::default_expr_planners());
+    let mut state = SessionStateBuilder::new()
+        .with_config(config)
+        .with_runtime_env(runtime)
+        .with_default_features()
+        .with_expr_planners(planners)
+        .with_type_planner(Arc::new(TypeNames))
+        .build();
+    datafusion_functions_json::register_all(&mut state)?;
+    Ok(state)
+}
+
+
+/// Whether `->` on this type takes a field.
+fn is_struct(kind: &DataType) -> bool {
+    matches!(kind, DataType::Struct(_) | DataType::Map(..))
+}

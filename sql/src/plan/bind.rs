@@ -34,8 +34,8 @@ pub(crate) const SCHEMA: &str = "public";
 pub(crate) struct Bound {
     /// Not optimized yet.
     pub(crate) plan: LogicalPlan,
-    /// The context it was planned in, and is to run in.
-    pub(crate) context: SessionContext,
+    /// The state it was planned in, and is to run in.
+    pub(crate) state: SessionState,
     /// The topics one snapshot must cover.
     pub(crate) topics: Vec<TopicId>,
     /// The catalog it was bound against.
@@ -71,10 +71,11 @@ pub(crate) async fn bind(ground: &Ground<'_>, query: &WindowedQuery) -> Result<B
     let context = SessionContext::new_with_state(ground.session.clone());
     register(ground, &context, &sources)?;
     let statement = DataFusionStatement::Statement(Box::new(ast::Statement::Query(tree)));
-    let plan = context.state().statement_to_plan(statement).await;
+    let state = context.state();
+    let plan = state.statement_to_plan(statement).await;
     let plan = plan.map_err(|error| located(error, &query.places))?;
     let topics: BTreeSet<TopicId> = sources.iter().filter_map(|source| source.topic).collect();
-    Ok(Bound { plan, context, topics: topics.into_iter().collect(), catalog_version })
+    Ok(Bound { plan, state, topics: topics.into_iter().collect(), catalog_version })
 }
 
 /// DataFusion's error with the place it points at.

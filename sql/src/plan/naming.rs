@@ -54,7 +54,7 @@ fn name_select(select: &mut Select) {
     let mut repeated = 0;
     for item in &mut select.projection {
         let SelectItem::UnnamedExpr(expr) = item else { continue };
-        let name = match expr {
+        let name = match &*expr {
             Expr::Identifier(ident) if plain.insert(folded(ident)) => continue,
             Expr::CompoundIdentifier(_) if plain.insert(expr.to_string()) => continue,
             expr => column_name(expr).unwrap_or_else(|| "?column?".to_owned()),

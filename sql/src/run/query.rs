@@ -52,7 +52,7 @@ pub(crate) fn with_parameters(plan: &LogicalPlan, parameters: &[ScalarValue]) ->
 /// What planning says, with the position.
 pub(crate) async fn prepare(catalog: &Catalog, bound: &Bound, plan: LogicalPlan, places: &Places) -> Result<Ready> {
     let snapshot = catalog.storage().snapshot(&bound.topics, &HashMap::new())?;
-    let mut state = bound.context.state();
+    let mut state = bound.state.clone();
     state.config_mut().set_extension(Arc::new(Scope { snapshot }));
     state.mark_start_execution();
     let plan = state.create_physical_plan(&plan).await.map_err(|error| located(error, places))?;

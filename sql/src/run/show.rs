@@ -5,6 +5,7 @@ use std::sync::Arc;
 use aquifer_storage::record::format::{ColumnRole, Format};
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema};
+use datafusion::error::DataFusionError;
 use datafusion::physical_plan::displayable;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 
@@ -51,7 +52,7 @@ impl TextTable {
             Arc::new(StringArray::from_iter(values))
         };
         let columns: Vec<ArrayRef> = (0..self.names.len()).map(column).collect();
-        let batch = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(datafusion::error::DataFusionError::from)?;
+        let batch = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(DataFusionError::from)?;
         let stream = Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter([Ok(batch)])));
         Ok(Rows { columns: Self::columns(self.names), stream, live: false, tag: self.tag })
     }
@@ -65,6 +66,19 @@ pub(crate) const DESCRIBE_COLUMNS: &[&str] = &["column", "type", "key"];
 pub(crate) const EXPLAIN_COLUMNS: &[&str] = &["QUERY PLAN"];
 /// Columns of `SHOW ALL`.
 pub(crate) const SETTING_COLUMNS: &[&str] = &["name", "setting", "description", "unit"];
+
+/// `SHOW name`: one row of one column that bears the setting's name.
+///
+/// # Errors
+/// XX000 for bugs.
+pub(crate) fn one_value(name: &str, value: String) -> Result<Rows> {
+    let schema = Arc::new(Schema::new(vec![Field::new(name, DataType::Utf8, true)]));
+    let column: ArrayRef = Arc::new(StringArray::from(vec![value]));
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![column]).map_err(DataFusionError::from)?;
+    let columns = columns_of(&schema);
+    let stream = Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter([Ok(batch)])));
+    Ok(Rows { columns, stream, live: false, tag: "SHOW" })
+}
 
 /// The query behind a list that the schema `aquifer` has.
 pub(crate) fn list_query(list: ShowList) -> Option<&'static str> {

@@ -1,0 +1,329 @@
+//! Executing: what each sentence does.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use aquifer_storage::Commit;
+use datafusion::common::ScalarValue;
+use datafusion::physical_plan::execute_stream;
+use tokio::time::Instant;
+
+use super::prepare::relation_list;
+use super::{Block, Outcome, Prepared, Rows, Session};
+use crate::error::{Error, Result, SqlState};
+use crate::plan::bind::Bound;
+use crate::run::insert::{Pending, Writer, targets};
+use crate::run::query::{self, deadline, with_parameters};
+use crate::run::show::{self, TextTable};
+use crate::run::define;
+use crate::statement::cursor::Places;
+use crate::statement::{Delete, Emit, Explain, Insert, Name, Sentence, SetSetting, WindowedQuery};
+use crate::stream;
+
+impl Session {
+    pub(super) async fn execute_parsed(&mut self, prepared: &Prepared, parameters: &[ScalarValue]) -> Result<Outcome> {
+        let parsed = Arc::clone(&prepared.parsed);
+        let deadline = deadline(self.settings.statement_timeout());
+        match &parsed.sentence {
+            Sentence::Empty => Ok(Outcome::Empty),
+            Sentence::Query(query) => {
+                self.query(query, prepared.bound.as_ref(), parameters, deadline).await.map(Outcome::Rows)
+            }
+            Sentence::CopyOut(query) => {
+                let rows = self.query(query, prepared.bound.as_ref(), parameters, deadline).await?;
+                Ok(Outcome::CopyOut(Rows { tag: "COPY", ..rows }))
+            }
+            Sentence::Explain(explain) => self.explain(explain, deadline).await,
+            Sentence::Insert(insert) => self.insert(insert, prepared, parameters, deadline).await,
+            Sentence::Delete(delete) => self.delete(delete, prepared, parameters, deadline).await,
+            Sentence::CreateRelation(create) => {
+                let (tag, notice) = define::create(&self.engine.catalog, create).await?;
+                notice.into_iter().for_each(|notice| self.notice(notice));
+                self.defined(&tag);
+                Ok(Outcome::Done(tag))
+            }
+            Sentence::CreateAsSelect(create) => {
+                let tag = self.engine.supervisor.create(&self.engine.state, create).await?;
+                self.defined(&tag);
+                Ok(Outcome::Done(tag))
+            }
+            Sentence::Drop(drop) => {
+                let (tag, notices) = define::drop(&self.engine.catalog, &self.engine.supervisor, drop).await?;
+                notices.into_iter().for_each(|notice| self.notice(notice));
+                self.defined(&tag);
+                Ok(Outcome::Done(tag))
+            }
+            Sentence::Terminate(name) => self.terminate(name.as_ref()).await,
+            Sentence::Checkpoint => {
+                self.engine.storage.checkpoint().await?;
+                Ok(Outcome::Done("CHECKPOINT".to_owned()))
+            }
+            Sentence::ShowList(list) => match show::list_query(*list) {
+                Some(text) => {
+                    let bound = self.bind_text(text).await?;
+                    let rows = query::run(&self.engine.catalog, &bound, &[], &Places::new(text), deadline).await?;
+                    Ok(Outcome::Rows(Rows { tag: "SHOW", ..rows }))
+                }
+                None => Ok(Outcome::Rows(show::relations(&self.engine.catalog, relation_list(*list)).into_rows()?)),
+            },
+            Sentence::Describe(name) => {
+                let relation = self.engine.catalog.relation(name)?;
+                Ok(Outcome::Rows(show::describe(&relation).into_rows()?))
+            }
+            sentence => self.settle(sentence).await,
+        }
+    }
+
+    /// Sentences about the session itself.
+    async fn settle(&mut self, sentence: &Sentence) -> Result<Outcome> {
+        match sentence {
+            Sentence::ShowSetting(name) => self.show_setting(name.as_deref()),
+            Sentence::Set(set) => self.set_setting(set),
+            Sentence::Reset(None) => {
+                self.settings.reset_all();
+                self.forget_view();
+                Ok(Outcome::Done("RESET".to_owned()))
+            }
+            Sentence::Reset(Some(name)) => {
+                self.settings.set(name, None, false)?;
+                self.forget_view();
+                Ok(Outcome::Done("RESET".to_owned()))
+            }
+            Sentence::Begin => Ok(self.begin()),
+            Sentence::Commit => self.commit().await,
+            Sentence::Rollback => Ok(self.rollback()),
+            Sentence::Discard => {
+                if self.block.is_some() {
+                    return Err(Error::new(
+                        SqlState::ActiveTransaction,
+                        "DISCARD ALL cannot run inside a transaction block",
+                    )
+                    .with_hint("COMMIT or ROLLBACK first"));
+                }
+                self.settings.reset_all();
+                self.forget_view();
+                Ok(Outcome::Done("DISCARD ALL".to_owned()))
+            }
+            Sentence::Deallocate(None) => Ok(Outcome::Done("DEALLOCATE ALL".to_owned())),
+            Sentence::Deallocate(Some(_)) => Ok(Outcome::Done("DEALLOCATE".to_owned())),
+            _ => Err(Error::new(SqlState::InternalError, "a statement nobody runs")),
+        }
+    }
+
+    /// The plan from preparing if the catalog is still the same, else a new one.
+    async fn rebound(&self, bound: Option<&Arc<Bound>>, query: &WindowedQuery) -> Result<Arc<Bound>> {
+        match bound {
+            Some(bound) if bound.catalog_version == self.engine.storage.catalog_version() => Ok(Arc::clone(bound)),
+            _ => self.bind(query).await,
+        }
+    }
+
+    async fn query(
+        &self,
+        query: &WindowedQuery,
+        bound: Option<&Arc<Bound>>,
+        parameters: &[ScalarValue],
+        deadline: Option<Instant>,
+    ) -> Result<Rows> {
+        match query.emit {
+            None => {
+                let bound = self.rebound(bound, query).await?;
+                query::run(&self.engine.catalog, &bound, parameters, &query.places, deadline).await
+            }
+            Some(Emit::Changes) if !parameters.is_empty() => Err(Error::unsupported("parameters in EMIT CHANGES")
+                .with_hint("write the values into the statement")),
+            Some(Emit::Changes) => {
+                let from_start = self.settings.get("auto_offset_reset") == Some("earliest");
+                stream::push(&self.engine.state, &self.engine.catalog, query, from_start).await
+            }
+            Some(Emit::Final) => {
+                Err(Error::unsupported("EMIT FINAL").with_hint("use EMIT CHANGES: every change of a window's row"))
+            }
+        }
+    }
+
+    async fn explain(&self, explain: &Explain, deadline: Option<Instant>) -> Result<Outcome> {
+        if explain.query.emit.is_some() {
+            return Err(Error::unsupported("EXPLAIN of a push query").with_hint("leave EMIT CHANGES out"));
+        }
+        let bound = self.bind(&explain.query).await?;
+        let logical = bound.plan.display_indent().to_string();
+        let ready = query::prepare(&self.engine.catalog, &bound, bound.plan.clone(), &explain.query.places).await?;
+        Ok(Outcome::Rows(show::explain(explain, logical, ready, deadline).await?.into_rows()?))
+    }
+
+    fn writer(&self, name: &Name) -> Result<Writer> {
+        let relation = self.engine.catalog.relation(name)?;
+        let topic = self.engine.catalog.topic_of(&relation)?;
+        let storage = &self.engine.storage;
+        let turn = self.engine.keyless_turn.fetch_add(1, Ordering::Relaxed);
+        Writer::new(relation, topic, turn, storage.clock().now_ms(), storage.settings().wal_commit_bytes_max)
+    }
+
+    async fn insert(
+        &mut self,
+        insert: &Insert,
+        prepared: &Prepared,
+        parameters: &[ScalarValue],
+        deadline: Option<Instant>,
+    ) -> Result<Outcome> {
+        let relation = self.engine.catalog.relation(&insert.name)?;
+        let writer = self.writer(&insert.name)?;
+        let mut targets = targets(&relation, insert)?;
+        let current = self.engine.storage.catalog_version();
+        let bound = match prepared.bound.as_ref().filter(|bound| bound.catalog_version == current) {
+            Some(bound) => Arc::clone(bound),
+            None => self.bind_insert(insert, &mut Default::default()).await?,
+        };
+        targets.truncate(bound.plan.schema().fields().len());
+        let mut pending = Pending::default();
+        let places = &insert.source.places;
+        let rows = self.rows_to_write(&bound, parameters, places);
+        let count = query::before(deadline, async { writer.insert(&targets, rows.await?, &mut pending).await }).await?;
+        self.write(pending).await?;
+        Ok(Outcome::Done(format!("INSERT 0 {count}")))
+    }
+
+    async fn delete(
+        &mut self,
+        delete: &Delete,
+        prepared: &Prepared,
+        parameters: &[ScalarValue],
+        deadline: Option<Instant>,
+    ) -> Result<Outcome> {
+        let writer = self.writer(&delete.name)?;
+        let bound = self.rebound(prepared.bound.as_ref(), &delete.rows).await?;
+        let mut pending = Pending::default();
+        let rows = self.rows_to_write(&bound, parameters, &delete.rows.places);
+        let count = query::before(deadline, async { writer.delete(rows.await?, &mut pending).await }).await?;
+        self.write(pending).await?;
+        Ok(Outcome::Done(format!("DELETE {count}")))
+    }
+
+    async fn rows_to_write(
+        &self,
+        bound: &Bound,
+        parameters: &[ScalarValue],
+        places: &Places,
+    ) -> Result<datafusion::execution::SendableRecordBatchStream> {
+        let plan = with_parameters(&bound.plan, parameters)?;
+        let ready = query::prepare(&self.engine.catalog, bound, plan, places).await?;
+        Ok(execute_stream(ready.plan, ready.state.task_ctx())?)
+    }
+
+    /// Commits records, or keeps them for the block's commit.
+    async fn write(&mut self, pending: Pending) -> Result<()> {
+        if let Some(block) = &mut self.block {
+            return block.pending.append(pending, self.engine.storage.settings().wal_commit_bytes_max);
+        }
+        self.commit_pending(pending).await
+    }
+
+    async fn commit_pending(&self, pending: Pending) -> Result<()> {
+        if pending.is_empty() {
+            return Ok(());
+        }
+        let commit = Commit { appends: pending.into_appends(), ..Commit::default() };
+        self.engine.catalog.commit(commit).await.map(|_| ())
+    }
+
+    fn begin(&mut self) -> Outcome {
+        if self.block.is_some() {
+            let message = "there is already a transaction in progress";
+            self.notice(Error::new(SqlState::ActiveTransaction, message));
+        } else {
+            self.block = Some(Block { pending: Pending::default(), settings: self.settings.clone(), failed: false });
+        }
+        Outcome::Done("BEGIN".to_owned())
+    }
+
+    async fn commit(&mut self) -> Result<Outcome> {
+        match self.block.take() {
+            None => {
+                self.notice(Error::new(SqlState::NoActiveTransaction, "there is no transaction in progress"));
+                Ok(Outcome::Done("COMMIT".to_owned()))
+            }
+            Some(block) if block.failed => {
+                self.settings.restore(&block.settings);
+                Ok(Outcome::Done("ROLLBACK".to_owned()))
+            }
+            Some(block) => {
+                self.settings.end_block();
+                self.commit_pending(block.pending).await?;
+                Ok(Outcome::Done("COMMIT".to_owned()))
+            }
+        }
+    }
+
+    fn rollback(&mut self) -> Outcome {
+        match self.block.take() {
+            None => self.notice(Error::new(SqlState::NoActiveTransaction, "there is no transaction in progress")),
+            Some(block) => self.settings.restore(&block.settings),
+        }
+        Outcome::Done("ROLLBACK".to_owned())
+    }
+
+    /// Tells that a definition does not wait for the block's end.
+    fn defined(&mut self, tag: &str) {
+        if self.block.is_some() {
+            let message = format!("{tag} took effect at once");
+            self.notice(
+                Error::new(SqlState::ActiveTransaction, message)
+                    .with_hint("ROLLBACK will not undo it: only records wait for COMMIT"),
+            );
+        }
+    }
+
+    async fn terminate(&mut self, name: Option<&Name>) -> Result<Outcome> {
+        let names: Vec<String> = match name {
+            Some(name) => vec![name.value.clone()],
+            None => self.engine.supervisor.status().into_iter().map(|query| query.name).collect(),
+        };
+        for name in names {
+            self.engine.supervisor.terminate(&name).await?;
+        }
+        Ok(Outcome::Done("TERMINATE".to_owned()))
+    }
+
+    fn show_setting(&self, name: Option<&str>) -> Result<Outcome> {
+        let Some(name) = name else {
+            let mut table = TextTable::new(show::SETTING_COLUMNS, "SHOW");
+            for row in self.ground().system.all_settings() {
+                table.push(vec![Some(row.name), Some(row.value), Some(row.reason), Some(row.unit)]);
+            }
+            return Ok(Outcome::Rows(table.into_rows()?));
+        };
+        let (name, value) = self.setting(name)?;
+        Ok(Outcome::Rows(show::one_value(&name, value)?))
+    }
+
+    fn set_setting(&mut self, set: &SetSetting) -> Result<Outcome> {
+        if self.settings.get(&set.name).is_none()
+            && let Some(info) = self.engine.node_settings.iter().find(|info| info.name.eq_ignore_ascii_case(&set.name))
+        {
+            let message = format!("parameter \"{}\" cannot be changed now", info.name);
+            return Err(Error::new(SqlState::CannotChangeParameter, message)
+                .with_hint("it is the node's: set it in aquifer.toml and restart"));
+        }
+        if set.local && self.block.is_none() {
+            self.notice(Error::new(SqlState::NoActiveTransaction, "SET LOCAL can only be used in transaction blocks"));
+            return Ok(Outcome::Done("SET".to_owned()));
+        }
+        self.settings.set(&set.name, set.value.as_deref(), set.local)?;
+        self.forget_view();
+        if set.name == "timezone" && self.settings.get("timezone").is_some_and(|zone| !is_utc(zone)) {
+            let notice = Error::new(SqlState::FeatureNotSupported, "timestamps show their offset to UTC, +00");
+            self.notice(notice.with_hint("convert in the query: ts AT TIME ZONE 'Europe/Berlin'"));
+        }
+        Ok(Outcome::Done("SET".to_owned()))
+    }
+
+    /// The catalog's view holds the settings too.
+    fn forget_view(&mut self) {
+        *self.view.get_mut() = None;
+    }
+}
+
+fn is_utc(zone: &str) -> bool {
+    ["utc", "gmt", "etc/utc", "zulu", "+00", "+00:00", "0"].contains(&zone.to_lowercase().as_str())
+}

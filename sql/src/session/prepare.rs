@@ -1,0 +1,296 @@
+//! Preparing: binding a statement far enough to know its parameters and columns.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use arrow::datatypes::DataType;
+use datafusion::sql::sqlparser::ast::{self, CastKind, Expr, Ident, ObjectName, SelectItem, SetExpr, Value};
+
+use super::{Column, Prepared, Session};
+use crate::catalog::Relation;
+use crate::catalog::postgres::{CatalogColumn, CatalogRelation, CatalogSetting, CatalogView, RelationKind};
+use crate::catalog::system::{self, SystemSources};
+use crate::error::{Error, Result, SqlState};
+use crate::plan::bind::{Bound, DATABASE, Ground, bind};
+use crate::plan::parameters::parameter_types;
+use crate::run::insert::{Target, target_type, targets};
+use crate::run::query::columns_of;
+use crate::run::show::{self, TextTable};
+use crate::statement::{Insert, Parsed, Sentence, ShowList, WindowedQuery, parse};
+use crate::table::Source;
+use crate::types::{ARROW_NAME, oid_of};
+
+impl Session {
+    /// What binding stands on.
+    pub(super) fn ground(&self) -> GroundOwner {
+        let rows = Arc::new(self.settings.rows());
+        let system = SystemSources {
+            supervisor: Arc::clone(&self.engine.supervisor),
+            node_settings: Arc::clone(&self.engine.node_settings),
+            session_settings: rows,
+        };
+        GroundOwner { view: self.catalog_view(), system }
+    }
+
+    /// Binds a query.
+    pub(super) async fn bind(&self, query: &WindowedQuery) -> Result<Arc<Bound>> {
+        let owner = self.ground();
+        let ground = Ground {
+            session: &self.engine.state,
+            catalog: &self.engine.catalog,
+            view: Some(owner.view),
+            system: &owner.system,
+        };
+        Ok(Arc::new(bind(&ground, query).await?))
+    }
+
+    pub(super) async fn prepare_parsed(
+        &self,
+        parsed: &Arc<Parsed>,
+        said: &[Option<DataType>],
+    ) -> Result<Prepared> {
+        let mut known = BTreeMap::new();
+        let (bound, columns) = match &parsed.sentence {
+            Sentence::Query(query) => {
+                let bound = self.bind(query).await?;
+                let columns = bound_columns(&bound)?;
+                (Some(bound), Some(columns))
+            }
+            Sentence::CopyOut(query) => (Some(self.bind(query).await?), None),
+            Sentence::Explain(explain) => {
+                (Some(self.bind(&explain.query).await?), Some(TextTable::columns(show::EXPLAIN_COLUMNS)))
+            }
+            Sentence::Insert(insert) => (Some(self.bind_insert(insert, &mut known).await?), None),
+            Sentence::Delete(delete) => (Some(self.bind(&delete.rows).await?), None),
+            Sentence::ShowList(list) => match show::list_query(*list) {
+                Some(query) => {
+                    let bound = self.bind_text(query).await?;
+                    let columns = columns_of(bound.plan.schema().as_arrow());
+                    (Some(bound), Some(columns))
+                }
+                None => (None, Some(TextTable::columns(show::RELATION_COLUMNS))),
+            },
+            Sentence::Describe(_) => (None, Some(TextTable::columns(show::DESCRIBE_COLUMNS))),
+            Sentence::ShowSetting(None) => (None, Some(TextTable::columns(show::SETTING_COLUMNS))),
+            Sentence::ShowSetting(Some(name)) => (None, Some(self.setting_column(name)?)),
+            _ => (None, None),
+        };
+        let parameters = match &bound {
+            Some(bound) => parameter_types(&bound.plan, &known, said)?,
+            None => Vec::new(),
+        };
+        Ok(Prepared { parameters, columns, parsed: Arc::clone(parsed), bound })
+    }
+
+    /// Binds one of our own queries.
+    pub(super) async fn bind_text(&self, sql: &str) -> Result<Arc<Bound>> {
+        match parse::parse(sql)?.pop().map(|parsed| parsed.sentence) {
+            Some(Sentence::Query(query)) => self.bind(&query).await,
+            _ => Err(Error::new(SqlState::InternalError, format!("{sql} is not a query"))),
+        }
+    }
+
+    /// Binds an INSERT's source; `known` gets the types of parameters that stand where a column's value is expected.
+    pub(super) async fn bind_insert(
+        &self,
+        insert: &Insert,
+        known: &mut BTreeMap<usize, DataType>,
+    ) -> Result<Arc<Bound>> {
+        let relation = self.engine.catalog.relation(&insert.name)?;
+        let targets = targets(&relation, insert)?;
+        let mut source = insert.source.clone();
+        type_parameters(&mut source.query, &relation, &targets, known);
+        let bound = self.bind(&source).await?;
+        let given = bound.plan.schema().fields().len();
+        let wanted = targets.len();
+        if given > wanted || (given < wanted && !insert.columns.is_empty()) {
+            let what = if given > wanted { "expressions than target columns" } else { "target columns than expressions" };
+            return Err(Error::new(SqlState::SyntaxError, format!("INSERT has more {what}"))
+                .with_position(insert.name.position)
+                .with_hint(format!("{given} values for {wanted} columns; name the columns that are meant")));
+        }
+        Ok(bound)
+    }
+
+    fn setting_column(&self, name: &str) -> Result<Vec<Column>> {
+        let row = self.setting(name)?;
+        let field = arrow::datatypes::Field::new(row.0, DataType::Utf8, true);
+        Ok(columns_of(&arrow::datatypes::Schema::new(vec![field])))
+    }
+
+    /// A setting of the session or the node: name and value.
+    pub(super) fn setting(&self, name: &str) -> Result<(String, String)> {
+        if let Some(value) = self.settings.get(name) {
+            return Ok((name.to_owned(), value.to_owned()));
+        }
+        let node = self.engine.node_settings.iter().find(|info| info.name.eq_ignore_ascii_case(name));
+        node.map(|info| (info.name.to_owned(), info.value.clone()))
+            .ok_or_else(|| crate::settings::unknown_setting(name))
+    }
+
+    /// What `pg_catalog` shows; made anew when the catalog has changed.
+    fn catalog_view(&self) -> Arc<CatalogView> {
+        let version = self.engine.storage.catalog_version();
+        let mut cached = self.view.lock();
+        if let Some((of, view)) = cached.as_ref()
+            && *of == version
+        {
+            return Arc::clone(view);
+        }
+        let view = Arc::new(self.make_view());
+        *cached = Some((version, Arc::clone(&view)));
+        view
+    }
+
+    fn make_view(&self) -> CatalogView {
+        let catalog = &self.engine.catalog;
+        let mut relations: Vec<CatalogRelation> = Vec::new();
+        relations.extend(catalog.relations().by_name.values().map(|relation| declared_relation(relation)));
+        relations.extend(self.engine.storage.topics().into_iter().map(topic_relation));
+        relations.extend((0..).zip(system::schemas()).map(|(index, (name, schema))| CatalogRelation {
+            oid: SYSTEM_OID + index,
+            schema: system::SCHEMA.to_owned(),
+            name: name.to_owned(),
+            kind: RelationKind::View,
+            columns: schema.fields().iter().map(|field| catalog_column(field, false)).collect(),
+            primary_key: Vec::new(),
+            definition: None,
+            description: None,
+        }));
+        let setting = |row: crate::settings::SettingRow| CatalogSetting {
+            name: row.name,
+            value: row.value,
+            unit: row.unit,
+            description: row.reason,
+        };
+        CatalogView {
+            relations,
+            settings: self.settings.rows().into_iter().map(setting).collect(),
+            user: self.options.user.clone(),
+            database: DATABASE.to_owned(),
+            search_path: vec!["public".to_owned()],
+            version: self.engine.version.clone(),
+            backend_pid: self.options.backend_pid,
+        }
+    }
+}
+
+/// First oid of the schema `aquifer`'s tables, and the range of topics': both above what relations count to.
+const SYSTEM_OID: u32 = 0x3000_0000;
+const TOPIC_OID: u32 = 0x4000_0000;
+
+/// What a [`Ground`] borrows.
+pub(super) struct GroundOwner {
+    /// For `pg_catalog`.
+    pub(super) view: Arc<CatalogView>,
+    /// For the schema `aquifer`.
+    pub(super) system: SystemSources,
+}
+
+fn catalog_column(field: &arrow::datatypes::Field, not_null: bool) -> CatalogColumn {
+    let (oid, type_modifier) = oid_of(field);
+    CatalogColumn {
+        name: field.name().clone(),
+        arrow: field.data_type().clone(),
+        oid,
+        type_modifier,
+        not_null,
+        description: None,
+    }
+}
+
+fn declared_relation(relation: &Arc<Relation>) -> CatalogRelation {
+    let columns = relation.format.columns.iter().map(|column| {
+        let field = crate::types::field_of(&column.name, &column.kind, true);
+        catalog_column(&field, column.not_null)
+    });
+    CatalogRelation {
+        oid: relation.oid,
+        schema: "public".to_owned(),
+        name: relation.name.clone(),
+        kind: if relation.query.is_some() { RelationKind::Materialized } else { RelationKind::Table },
+        columns: columns.collect(),
+        primary_key: if relation.is_keyed_table() { relation.key_columns() } else { Vec::new() },
+        definition: relation.query.as_ref().map(|_| relation.statement.clone()),
+        description: Some(format!("{} over topic {}", relation.kind.word(), relation.topic_name)),
+    }
+}
+
+fn topic_relation(topic: Arc<aquifer_storage::Topic>) -> CatalogRelation {
+    let [a, b, c, d, ..] = *topic.id.as_bytes();
+    let source = Source { relation: None, topic: Arc::clone(&topic) };
+    let columns = source.shown().into_iter().map(|column| catalog_column(&source.field(column), false)).collect();
+    CatalogRelation {
+        oid: TOPIC_OID | (u32::from_be_bytes([a, b, c, d]) & (TOPIC_OID - 1)),
+        schema: "topics".to_owned(),
+        name: topic.name.clone(),
+        kind: RelationKind::Table,
+        columns,
+        primary_key: Vec::new(),
+        definition: None,
+        description: None,
+    }
+}
+
+/// Columns of a bound query, with the types it has once coerced.
+fn bound_columns(bound: &Bound) -> Result<Vec<Column>> {
+    let state = &bound.state;
+    let with_parameters = !bound.plan.get_parameter_types()?.is_empty();
+    if with_parameters {
+        return Ok(columns_of(bound.plan.schema().as_arrow()));
+    }
+    let options = state.config_options();
+    let analyzed = state.analyzer().execute_and_check(bound.plan.clone(), options, |_, _| {})?;
+    Ok(columns_of(analyzed.schema().as_arrow()))
+}
+
+/// Gives parameters that stand alone in VALUES or a select list the type of the column they go to.
+fn type_parameters(
+    query: &mut ast::Query,
+    relation: &Relation,
+    targets: &[Target],
+    known: &mut BTreeMap<usize, DataType>,
+) {
+    let mut type_one = |expr: &mut Expr, target: Target| {
+        let Expr::Value(value) = &*expr else { return };
+        let Value::Placeholder(name) = &value.value else { return };
+        let Ok(number) = crate::plan::parameters::number(name) else { return };
+        let kind = target_type(relation, target);
+        known.entry(number).or_insert_with(|| kind.clone());
+        *expr = Expr::Cast {
+            kind: CastKind::DoubleColon,
+            expr: Box::new(expr.clone()),
+            data_type: ast::DataType::Custom(
+                ObjectName::from(vec![Ident::with_quote('"', format!("{ARROW_NAME}{kind}"))]),
+                Vec::new(),
+            ),
+            array: false,
+            format: None,
+        };
+    };
+    match query.body.as_mut() {
+        SetExpr::Values(values) => {
+            for row in &mut values.rows {
+                for (expr, target) in row.content.iter_mut().zip(targets) {
+                    type_one(expr, *target);
+                }
+            }
+        }
+        SetExpr::Select(select) => {
+            for (item, target) in select.projection.iter_mut().zip(targets) {
+                if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item {
+                    type_one(expr, *target);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Lists that have no query of their own.
+pub(super) fn relation_list(list: ShowList) -> crate::statement::RelationKind {
+    match list {
+        ShowList::Streams => crate::statement::RelationKind::Stream,
+        _ => crate::statement::RelationKind::Table,
+    }
+}
