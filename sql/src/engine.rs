@@ -72,7 +72,8 @@ impl Engine {
     pub async fn open(storage: Storage, options: EngineOptions) -> Result<Self> {
         let memory_bytes = usize::try_from(storage.settings().memory_limit).unwrap_or(usize::MAX);
         // Fair: one large sort spills before it starves the others.
-        let runtime = RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes))).build_arc()?;
+        let runtime =
+            RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes))).build_arc()?;
         let state = session_state(runtime)?;
         let catalog = Arc::new(Catalog::new(storage.clone()));
         let supervisor = Arc::new(Supervisor::new(Arc::clone(&catalog)));

@@ -33,7 +33,13 @@ struct Known {
     reported: bool,
 }
 
-const fn known(name: &'static str, default: &'static str, kind: Kind, unit: &'static str, reason: &'static str) -> Known {
+const fn known(
+    name: &'static str,
+    default: &'static str,
+    kind: Kind,
+    unit: &'static str,
+    reason: &'static str,
+) -> Known {
     Known { name, default, kind, unit, reason, reported: false }
 }
 
@@ -58,11 +64,29 @@ const KNOWN: &[Known] = &[
         "word",
         "least notice that is sent",
     ),
-    reported(known("DateStyle", "ISO, MDY", OneOf(&["ISO, MDY", "ISO", "ISO, DMY", "ISO, YMD"]), "word", "how dates show")),
-    known("default_transaction_isolation", "read committed", OneOf(&["read committed", "read uncommitted"]), "word", "isolation of a block"),
+    reported(known(
+        "DateStyle",
+        "ISO, MDY",
+        OneOf(&["ISO, MDY", "ISO", "ISO, DMY", "ISO, YMD"]),
+        "word",
+        "how dates show",
+    )),
+    known(
+        "default_transaction_isolation",
+        "read committed",
+        OneOf(&["read committed", "read uncommitted"]),
+        "word",
+        "isolation of a block",
+    ),
     reported(known("default_transaction_read_only", "off", OFF, "word", "whether blocks may write")),
     known("extra_float_digits", "1", Number(-15, 3), "digits", "floats are shown so that they read back the same"),
-    known("idle_in_transaction_session_timeout", "0", OneOf(&["0"]), "ms", "an open block holds nothing, so it may idle"),
+    known(
+        "idle_in_transaction_session_timeout",
+        "0",
+        OneOf(&["0"]),
+        "ms",
+        "an open block holds nothing, so it may idle",
+    ),
     reported(known("in_hot_standby", "off", ReadOnly, "word", "whether this node only follows")),
     reported(known("integer_datetimes", "on", ReadOnly, "word", "times travel as 64-bit integers")),
     known("IntervalStyle", "postgres", OneOf(&["postgres"]), "word", "how intervals show"),
@@ -79,7 +103,13 @@ const KNOWN: &[Known] = &[
     known("statement_timeout", "0", Milliseconds, "ms", "longest time of a statement; 0 is without end"),
     known("synchronous_commit", "on", ON, "word", "a commit is answered when it is durable"),
     reported(known("TimeZone", "UTC", Text, "zone", "timestamps show their offset to UTC, +00")),
-    known("transaction_isolation", "read committed", OneOf(&["read committed", "read uncommitted"]), "word", "isolation of this block"),
+    known(
+        "transaction_isolation",
+        "read committed",
+        OneOf(&["read committed", "read uncommitted"]),
+        "word",
+        "isolation of this block",
+    ),
     known("transaction_read_only", "off", OFF, "word", "whether this block may write"),
 ];
 
@@ -297,7 +327,10 @@ mod tests {
         assert_eq!(settings.get("auto_offset_reset"), Some("earliest"));
         assert_eq!(settings.get("timezone"), Some("UTC"));
         assert_eq!(settings.set("no_such", Some("1"), false).unwrap_err().state, SqlState::UndefinedObject);
-        assert_eq!(settings.set("bytea_output", Some("escape"), false).unwrap_err().state, SqlState::InvalidParameterValue);
+        assert_eq!(
+            settings.set("bytea_output", Some("escape"), false).unwrap_err().state,
+            SqlState::InvalidParameterValue
+        );
     }
 
     #[test]

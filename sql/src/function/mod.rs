@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
+use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
-use datafusion::execution::SessionStateDefaults;
 use datafusion::prelude::SessionConfig;
 
 use crate::error::Result;
@@ -41,7 +41,6 @@ pub(crate) fn session_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
     datafusion_functions_json::register_all(&mut state)?;
     Ok(state)
 }
-
 
 /// Whether `->` on this type takes a field.
 fn is_struct(kind: &DataType) -> bool {

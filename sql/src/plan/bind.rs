@@ -8,7 +8,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use aquifer_storage::TopicId;
-use datafusion::catalog::{CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, TableProvider};
+use datafusion::catalog::{
+    CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, TableProvider,
+};
 use datafusion::common::TableReference;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
@@ -160,9 +162,12 @@ fn resolve(
         }
         system::SCHEMA => {
             let Some(table) = ground.system.table(catalog, name) else {
-                return Err(Error::new(SqlState::UndefinedTable, format!("relation \"aquifer.{name}\" does not exist"))
-                    .with_position(position)
-                    .with_hint(format!("there are {}", system::names().join(", "))));
+                return Err(Error::new(
+                    SqlState::UndefinedTable,
+                    format!("relation \"aquifer.{name}\" does not exist"),
+                )
+                .with_position(position)
+                .with_hint(format!("there are {}", system::names().join(", "))));
             };
             return Ok(Some(Named { schema: schema.to_owned(), name: name.to_owned(), table, topic: None }));
         }

@@ -162,8 +162,10 @@ fn merged_columns(operator: &JoinOperator) -> Result<Vec<String>> {
         JoinConstraint::Using(names) => {
             Ok(names.iter().filter_map(|name| name.0.last()?.as_ident().map(folded)).collect())
         }
-        JoinConstraint::Natural => Err(Error::unsupported("NATURAL JOIN beside a hidden column")
-            .with_hint("say which columns: JOIN … USING (…)")),
+        JoinConstraint::Natural => {
+            Err(Error::unsupported("NATURAL JOIN beside a hidden column")
+                .with_hint("say which columns: JOIN … USING (…)"))
+        }
         JoinConstraint::On(_) | JoinConstraint::None => Ok(Vec::new()),
     }
 }

@@ -265,7 +265,8 @@ impl Writer {
                 SqlState::NumericValueOutOfRange | SqlState::InvalidTextRepresentation => error.state,
                 _ => SqlState::DatatypeMismatch,
             };
-            let message = format!("column \"{}\" of relation \"{}\": {}", field.name(), self.relation.name, error.message);
+            let message =
+                format!("column \"{}\" of relation \"{}\": {}", field.name(), self.relation.name, error.message);
             Error { state, message, ..error }
         })
     }
@@ -303,8 +304,9 @@ impl Writer {
                     "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
                     column.name, self.relation.name
                 );
-                return Err(Error::new(SqlState::NotNullViolation, message)
-                    .with_hint("a primary key has a value in every row"));
+                return Err(
+                    Error::new(SqlState::NotNullViolation, message).with_hint("a primary key has a value in every row")
+                );
             }
         }
         Ok(())

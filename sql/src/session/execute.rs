@@ -12,10 +12,10 @@ use super::prepare::relation_list;
 use super::{Block, Outcome, Prepared, Rows, Session};
 use crate::error::{Error, Result, SqlState};
 use crate::plan::bind::Bound;
+use crate::run::define;
 use crate::run::insert::{Pending, Writer, targets};
 use crate::run::query::{self, deadline, with_parameters};
 use crate::run::show::{self, TextTable};
-use crate::run::define;
 use crate::statement::cursor::Places;
 use crate::statement::{Delete, Emit, Explain, Insert, Name, Sentence, SetSetting, WindowedQuery};
 use crate::stream;
@@ -130,8 +130,9 @@ impl Session {
                 let bound = self.rebound(bound, query).await?;
                 query::run(&self.engine.catalog, &bound, parameters, &query.places, deadline).await
             }
-            Some(Emit::Changes) if !parameters.is_empty() => Err(Error::unsupported("parameters in EMIT CHANGES")
-                .with_hint("write the values into the statement")),
+            Some(Emit::Changes) if !parameters.is_empty() => {
+                Err(Error::unsupported("parameters in EMIT CHANGES").with_hint("write the values into the statement"))
+            }
             Some(Emit::Changes) => {
                 let from_start = self.settings.get("auto_offset_reset") == Some("earliest");
                 stream::push(&self.engine.state, &self.engine.catalog, query, from_start).await

@@ -44,11 +44,7 @@ impl Session {
         Ok(Arc::new(bind(&ground, query).await?))
     }
 
-    pub(super) async fn prepare_parsed(
-        &self,
-        parsed: &Arc<Parsed>,
-        said: &[Option<DataType>],
-    ) -> Result<Prepared> {
+    pub(super) async fn prepare_parsed(&self, parsed: &Arc<Parsed>, said: &[Option<DataType>]) -> Result<Prepared> {
         let mut known = BTreeMap::new();
         let (bound, columns) = match &parsed.sentence {
             Sentence::Query(query) => {
@@ -104,7 +100,8 @@ impl Session {
         let given = bound.plan.schema().fields().len();
         let wanted = targets.len();
         if given > wanted || (given < wanted && !insert.columns.is_empty()) {
-            let what = if given > wanted { "expressions than target columns" } else { "target columns than expressions" };
+            let what =
+                if given > wanted { "expressions than target columns" } else { "target columns than expressions" };
             return Err(Error::new(SqlState::SyntaxError, format!("INSERT has more {what}"))
                 .with_position(insert.name.position)
                 .with_hint(format!("{given} values for {wanted} columns; name the columns that are meant")));

@@ -195,7 +195,13 @@ pub(crate) fn attach(
     }
     let mut windows = attach.sources;
     windows.sort_by_key(|(index, _)| *index);
-    Ok(WindowedQuery { query, windows: windows.into_iter().map(|(_, source)| source).collect(), emit, text, places: Arc::clone(places) })
+    Ok(WindowedQuery {
+        query,
+        windows: windows.into_iter().map(|(_, source)| source).collect(),
+        emit,
+        text,
+        places: Arc::clone(places),
+    })
 }
 
 struct Attach<'a> {

@@ -9,12 +9,12 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use datafusion::error::DataFusionError;
 
-use crate::table::rows::{ReadRows, RowReader};
 use super::tick::Tick;
 use crate::catalog::Relation;
 use crate::catalog::decode_errors::DecodeErrors;
 use crate::error::{Error, Result};
 use crate::operator::change::Changes;
+use crate::table::rows::{ReadRows, RowReader};
 
 /// See the head of this file.
 #[derive(Debug)]

@@ -154,8 +154,7 @@ impl ScanExec {
     ) -> DataFusionResult<(SchemaRef, impl futures::Stream<Item = DataFusionResult<RecordBatch>> + Send + use<>)> {
         let mut reader = ScanReader::new(&self.catalog, &self.source, columns)?;
         let schema = reader.schema();
-        let request =
-            ScanRequest { columns: reader.raw_columns().to_vec(), batch_rows, ..partition.request.clone() };
+        let request = ScanRequest { columns: reader.raw_columns().to_vec(), batch_rows, ..partition.request.clone() };
         let raw = self.snapshot.scan(partition.place, request).map_err(Error::from)?;
         let rows = raw.map(move |raw| {
             let raw = raw.map_err(Error::from).map_err(DataFusionError::from)?;

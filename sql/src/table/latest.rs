@@ -59,7 +59,10 @@ pub(crate) fn latest(
         }
         fold.finish(batch_rows)
     };
-    Ok(futures::stream::once(folded).map_ok(|batches| futures::stream::iter(batches.into_iter().map(Ok))).try_flatten().boxed())
+    Ok(futures::stream::once(folded)
+        .map_ok(|batches| futures::stream::iter(batches.into_iter().map(Ok)))
+        .try_flatten()
+        .boxed())
 }
 
 struct Latest {

@@ -3,8 +3,8 @@
 //! Filters stay in the plan; this only leaves out what they would.
 
 use datafusion::common::ScalarValue;
-use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 use datafusion::logical_expr::utils::split_conjunction;
+use datafusion::logical_expr::{BinaryExpr, Expr, Operator};
 
 /// What can be in the answer at all.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

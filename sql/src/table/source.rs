@@ -125,10 +125,9 @@ impl Source {
             SourceColumn::Headers => types::marked(Field::new(name, DataType::Utf8, false), "jsonb"),
             // NULL where the declared timestamp column is.
             SourceColumn::RowTime => Field::new(name, DataType::Int64, true),
-            SourceColumn::Offset
-            | SourceColumn::RowOffset
-            | SourceColumn::WindowStart
-            | SourceColumn::WindowEnd => Field::new(name, DataType::Int64, false),
+            SourceColumn::Offset | SourceColumn::RowOffset | SourceColumn::WindowStart | SourceColumn::WindowEnd => {
+                Field::new(name, DataType::Int64, false)
+            }
         }
     }
 

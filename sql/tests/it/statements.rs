@@ -33,9 +33,12 @@ async fn a_table_with_a_primary_key_shows_the_latest_row_per_key() {
     let node = Node::start().await;
     let mut session = node.session();
     run(&mut session, "CREATE TABLE users (id text PRIMARY KEY, name text, age int)").await.unwrap();
-    run(&mut session, "INSERT INTO users VALUES ('a', 'Ann', 1), ('b', 'Bob', 2); INSERT INTO users VALUES ('a', 'Ada', 3)")
-        .await
-        .unwrap();
+    run(
+        &mut session,
+        "INSERT INTO users VALUES ('a', 'Ann', 1), ('b', 'Bob', 2); INSERT INTO users VALUES ('a', 'Ada', 3)",
+    )
+    .await
+    .unwrap();
     assert_eq!(run_sorted(&mut session, "SELECT * FROM users").await.unwrap(), ["a|Ada|3", "b|Bob|2"]);
     assert_eq!(run(&mut session, "SELECT count(*) FROM users").await.unwrap(), ["2"]);
     assert_eq!(run(&mut session, "DELETE FROM users WHERE id = 'b'").await.unwrap(), ["DELETE 1"]);
@@ -200,9 +203,12 @@ async fn json_and_structs_are_taken_apart_by_arrows() {
     let node = Node::start().await;
     let mut session = node.session();
     run(&mut session, "CREATE STREAM s (doc jsonb, address STRUCT<city STRING, zip INT>)").await.unwrap();
-    run(&mut session, "INSERT INTO s VALUES ('{\"a\": {\"b\": 7}, \"c\": \"x\"}', named_struct('city', 'Rome', 'zip', 5))")
-        .await
-        .unwrap();
+    run(
+        &mut session,
+        "INSERT INTO s VALUES ('{\"a\": {\"b\": 7}, \"c\": \"x\"}', named_struct('city', 'Rome', 'zip', 5))",
+    )
+    .await
+    .unwrap();
     assert_eq!(
         run(&mut session, "SELECT doc->'a'->>'b', doc->'c', doc->>'c', (doc->'a'->'b')::int + 1 FROM s").await.unwrap(),
         ["7|\"x\"|x|8"]
@@ -220,7 +226,9 @@ async fn records_that_do_not_decode_are_skipped_and_noted_once() {
     assert_eq!(run(&mut session, "SELECT v FROM typed ORDER BY v").await.unwrap(), ["1", "3"]);
     assert_eq!(run(&mut session, "SELECT count(*) FROM typed").await.unwrap(), ["2"]);
     assert_eq!(
-        run(&mut session, "SELECT stream, topic, partition, offset, column_name FROM aquifer.decode_errors").await.unwrap(),
+        run(&mut session, "SELECT stream, topic, partition, offset, column_name FROM aquifer.decode_errors")
+            .await
+            .unwrap(),
         ["typed|x|0|1|v"]
     );
 }

@@ -34,7 +34,8 @@ impl Node {
             random: Arc::new(SystemRandom),
         };
         let storage = Storage::open(options).await.unwrap();
-        let options = EngineOptions { node_settings: storage.settings().describe(), version: "Aquifer test".to_owned() };
+        let options =
+            EngineOptions { node_settings: storage.settings().describe(), version: "Aquifer test".to_owned() };
         let engine = Engine::open(storage.clone(), options).await.unwrap();
         Self { engine, storage, directory }
     }
