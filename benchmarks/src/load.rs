@@ -26,7 +26,11 @@ pub(crate) const PRODUCER_SETTINGS: [(&str, &str); 4] =
     [("acks", "all"), ("linger.ms", "5"), ("batch.size", "1000000"), ("compression.type", "none")];
 
 /// librdkafka's settings beside its defaults.
-pub(crate) const CONSUMER_SETTINGS: [(&str, &str); 4] = [
+///
+/// The wait is short because librdkafka first fetches the partitions whose first offset it has heard of: the others
+/// would wait for the end of that fetch.
+pub(crate) const CONSUMER_SETTINGS: [(&str, &str); 5] = [
+    ("fetch.wait.max.ms", "50"),
     ("group.id", "benchmark"),
     ("enable.auto.commit", "false"),
     ("fetch.message.max.bytes", "8388608"),
