@@ -53,8 +53,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) catalog: &'a Arc<Catalog>,
     /// What `pg_catalog` shows; `None` for queries that run without a session.
     pub(crate) view: Option<Arc<postgres::CatalogView>>,
-    /// What the schema `aquifer` shows.
-    pub(crate) system: &'a system::SystemSources,
+    /// What the schema `aquifer` shows; `None` for queries that run without a session.
+    pub(crate) system: Option<&'a system::SystemSources>,
 }
 
 /// Binds; see the head of this file.
@@ -161,7 +161,7 @@ fn resolve(
             Source { topic, relation: None }
         }
         system::SCHEMA => {
-            let Some(table) = ground.system.table(catalog, name) else {
+            let Some(table) = ground.system.and_then(|system| system.table(catalog, name)) else {
                 return Err(Error::new(
                     SqlState::UndefinedTable,
                     format!("relation \"aquifer.{name}\" does not exist"),

@@ -39,7 +39,7 @@ impl Session {
             session: &self.engine.state,
             catalog: &self.engine.catalog,
             view: Some(owner.view),
-            system: &owner.system,
+            system: Some(&owner.system),
         };
         Ok(Arc::new(bind(&ground, query).await?))
     }
