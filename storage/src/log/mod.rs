@@ -50,7 +50,7 @@ use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition, WriterEpoch};
 use crate::log::disk::{Disk, SystemDisk};
 use crate::log::home::Home;
-pub(crate) use crate::log::hot::{Backlog, HotRange, HotRun};
+pub(crate) use crate::log::hot::{Backlog, HotRange, HotRun, read_runs};
 use crate::log::ledger::Request;
 use crate::log::pipe::{Done, Job, Pipe};
 use crate::log::recover::{Recovered, RecoveryOptions, recover};

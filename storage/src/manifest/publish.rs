@@ -8,12 +8,9 @@
 //! A root at our version with an *older or our own* epoch never counted for its writer: either that writer was fenced
 //! after we claimed, or it was an attempt of ours whose outcome we could not learn. We write over it with the next version.
 
-use std::sync::Arc;
-
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::PutPayload;
 use object_store::path::Path;
-use uuid::Uuid;
 
 use crate::clock::Random;
 use crate::error::{Error, Result};
@@ -201,7 +198,10 @@ fn fenced(ours: WriterEpoch, found: &Root) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use object_store::memory::InMemory;
+    use uuid::Uuid;
 
     use super::*;
     use crate::clock::SystemRandom;

@@ -1,7 +1,7 @@
 //! Pinned batches of the log as rows: only the columns asked for, only the offsets wanted, in offset order.
 //!
-//! Runs of the log may be as small as one record, so rows of many runs are collected until a batch is full; and as
-//! large as a commit, so at most one Kafka batch is decompressed at a time.
+//! Runs of the log may be as small as one record, so many are read at once and their rows collected until a batch is
+//! full; and they may decompress to a multiple, so that is done one Kafka batch at a time.
 
 use std::collections::VecDeque;
 
@@ -9,11 +9,14 @@ use arrow::record_batch::RecordBatch;
 use futures::{Stream, stream};
 
 use crate::error::{Error, Result};
-use crate::log::HotRun;
+use crate::log::{HotRun, read_runs};
 use crate::record::batch::{BatchLimits, CheckedBatch};
 use crate::record::columns::RecordColumn;
 use crate::record::rows::{RowBuilder, RowOrigin};
 use crate::scan::plan::Wanted;
+
+/// Bytes of runs read in one step, unless a single run is larger.
+const READ_BYTES_MAX: u64 = 4 << 20;
 
 /// A scan in progress; every step blocks on the file, so steps run on the blocking threads.
 struct HotScan {
@@ -24,9 +27,8 @@ struct HotScan {
     /// Whether a row is only counted.
     counting: bool,
     runs: VecDeque<HotRun>,
-    /// Batches of the run that was read last, with its commit time.
-    batches: VecDeque<CheckedBatch>,
-    commit_time_us: i64,
+    /// Batches read and not yet looked at, with their commit times.
+    batches: VecDeque<(i64, CheckedBatch)>,
     rows: RowBuilder,
     /// Full batches of rows not yet given.
     ready: VecDeque<RecordBatch>,
@@ -55,7 +57,6 @@ pub(crate) fn rows(
         counting: columns.is_empty(),
         runs: touched.cloned().collect(),
         batches: VecDeque::new(),
-        commit_time_us: 0,
         rows: RowBuilder::new(columns),
         ready: VecDeque::new(),
     };
@@ -83,11 +84,10 @@ impl HotScan {
             if let Some(rows) = self.ready.pop_front() {
                 return Ok(Some(rows));
             }
-            if let Some(batch) = self.batches.pop_front() {
-                self.add(&batch)?;
-            } else if let Some(run) = self.runs.pop_front() {
-                self.commit_time_us = run.commit_time_us;
-                self.batches = run.read()?.into();
+            if let Some((commit_time_us, batch)) = self.batches.pop_front() {
+                self.add(&batch, commit_time_us)?;
+            } else if !self.runs.is_empty() {
+                self.read()?;
             } else if self.rows.rows() > 0 {
                 return self.rows.finish().map(Some);
             } else {
@@ -96,7 +96,22 @@ impl HotScan {
         }
     }
 
-    fn add(&mut self, batch: &CheckedBatch) -> Result<()> {
+    /// Reads some runs.
+    fn read(&mut self) -> Result<()> {
+        let mut bytes = 0;
+        let fits = |run: &&HotRun| {
+            bytes += u64::from(run.len);
+            bytes <= READ_BYTES_MAX
+        };
+        let count = self.runs.iter().take_while(fits).count().max(1);
+        let runs: Vec<HotRun> = self.runs.drain(..count.min(self.runs.len())).collect();
+        for (run, batches) in runs.iter().zip(read_runs(&runs)) {
+            self.batches.extend(batches?.into_iter().map(|batch| (run.commit_time_us, batch)));
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, batch: &CheckedBatch, committed_at_us: i64) -> Result<()> {
         let header = batch.header();
         let outside = header.last_offset() < self.wanted.start
             || header.base_offset >= self.wanted.end
@@ -109,11 +124,7 @@ impl HotScan {
             // Counts need no decompression; the count was checked when the batch was taken in.
             return self.count(usize::try_from(header.record_count).unwrap_or(0));
         }
-        let origin = RowOrigin {
-            partition: self.partition,
-            timestamp_type: header.timestamp_type(),
-            committed_at_us: self.commit_time_us,
-        };
+        let origin = RowOrigin { partition: self.partition, timestamp_type: header.timestamp_type(), committed_at_us };
         let records = batch.records(self.limits)?;
         for record in records.iter() {
             let record = record?;

@@ -224,7 +224,10 @@ fn bytes_or_null() -> impl Strategy<Value = Option<Vec<u8>>> {
     prop::option::of(prop::collection::vec(any::<u8>(), 0..20))
 }
 
-fn sent() -> impl Strategy<Value = (i64, i64, bool, Option<Vec<u8>>, Option<Vec<u8>>, Headers)> {
+/// Step from the offset before, timestamp, whether the log set it, key, value, headers.
+type AnySent = (i64, i64, bool, Option<Vec<u8>>, Option<Vec<u8>>, Headers);
+
+fn sent() -> impl Strategy<Value = AnySent> {
     let header_key = prop::collection::vec(prop::sample::select(vec![b'a', b'b', 0xff]), 0..2);
     let headers = prop::collection::vec((header_key, bytes_or_null()), 0..4);
     (1i64..4, 0i64..1 << 42, any::<bool>(), bytes_or_null(), bytes_or_null(), headers)

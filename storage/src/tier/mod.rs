@@ -8,6 +8,8 @@
 pub(crate) mod cold;
 mod run;
 mod seal;
+#[cfg(test)]
+mod tests;
 mod worker;
 pub(crate) mod write;
 
@@ -21,6 +23,7 @@ use crate::ids::TopicPartition;
 use crate::log::Node;
 use crate::manifest::model::TopicManifest;
 use crate::manifest::publish;
+use crate::object::bucket::Bucket;
 use crate::object::{claim, open};
 use crate::record::batch::BatchLimits;
 use crate::storage::OpenOptions;
@@ -51,6 +54,11 @@ impl Tier {
     /// writer has the bucket, [`Error::Corrupt`] if a manifest is damaged.
     pub(crate) async fn open(node: Arc<Node>, options: &OpenOptions) -> Result<Arc<Self>> {
         let bucket = open::open(options.object_store_url.as_deref(), &options.data_dir)?;
+        Self::over(node, bucket).await
+    }
+
+    /// As [`Tier::open`], over a bucket that is open.
+    async fn over(node: Arc<Node>, bucket: Bucket) -> Result<Arc<Self>> {
         claim::claim(&bucket, node.cluster_id(), node.writer_epoch(), node.random().uuid()).await?;
         let cold = Arc::new(Cold::new(bucket));
         load(&node, &cold).await?;

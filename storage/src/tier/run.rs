@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use object_store::PutPayload;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{TopicId, TopicPartition};
-use crate::log::{HotRange, HotRun, Node};
+use crate::log::{HotRange, HotRun, Node, read_runs};
 use crate::manifest::model::{Cover, Entry, Object};
 use crate::manifest::publish::publish;
 use crate::object::paths;
@@ -39,19 +39,30 @@ struct Part {
 }
 
 impl Runner {
-    /// Tiers these topics up to their targets, in as many runs as the limit asks for. A topic that is gone is skipped.
+    /// Tiers these topics up to their targets, in as many runs as the limit asks for. A topic that is gone is skipped,
+    /// and one that fails (a damaged range of the log) does not keep the others waiting.
     ///
     /// # Errors
-    /// Of the first run that fails; what was published before it stays.
+    /// Of the first topic that fails; what was published stays.
     pub(crate) async fn tier_all(&self, targets: &BTreeMap<TopicId, Vec<Target>>) -> Result<CheckpointReport> {
         let mut report = CheckpointReport::default();
+        let mut first_error = None;
         for (topic, of_topic) in targets {
-            while let Some(done) = self.tier_topic(*topic, of_topic).await? {
-                report.objects += done.objects;
-                report.rows += done.rows;
+            match self.tier_whole_topic(*topic, of_topic, &mut report).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::StepDown => return Err(error),
+                Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        Ok(report)
+        first_error.map_or(Ok(report), Err)
+    }
+
+    async fn tier_whole_topic(&self, topic: TopicId, targets: &[Target], report: &mut CheckpointReport) -> Result<()> {
+        while let Some(done) = self.tier_topic(topic, targets).await? {
+            report.objects += done.objects;
+            report.rows += done.rows;
+        }
+        Ok(())
     }
 
     /// One run of one topic; `None` if nothing is left to do.
@@ -151,8 +162,8 @@ fn take(ranges: Vec<HotRange>, left: &[(TopicPartition, i64, i64)], bytes_max: u
 fn build(topic: TopicId, parts: &[Part], limits: BatchLimits) -> Result<Option<Finished>> {
     let mut writer = ObjectWriter::new(topic.to_string(), limits)?;
     for Part { cover, runs } in parts {
-        for run in runs {
-            for batch in run.read()? {
+        for (run, batches) in runs.iter().zip(read_runs(runs)) {
+            for batch in batches? {
                 writer.push(cover.partition, run.commit_time_us, &batch, cover.start, cover.end)?;
             }
         }

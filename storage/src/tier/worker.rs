@@ -112,7 +112,8 @@ impl Work {
             Some(error) => Err(error.clone()),
             None => self.runner.tier_all(&seal::everything(&backlog)).await,
         };
-        let done = done.and_then(|report| self.forget().map(|()| report));
+        let forgotten = self.forget();
+        let done = done.and_then(|report| forgotten.map(|()| report));
         self.note(done.as_ref().err());
         for answer in answers {
             // Who no longer waits needs no answer.
@@ -127,7 +128,9 @@ impl Work {
         }
         let node: &Node = &self.runner.node;
         let due = self.policy.due(&node.tiering_backlog(), node.clock().now_us());
-        let done = self.runner.tier_all(&due).await.and_then(|_| self.forget());
+        let done = self.runner.tier_all(&due).await;
+        // What was tiered before may be old enough by now, whatever became of this run.
+        let done = self.forget().and(done);
         self.note(done.as_ref().err());
     }
 

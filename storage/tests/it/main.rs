@@ -1,7 +1,11 @@
-//! The storage through its door: what is acknowledged is there, once, at its offset, whatever happens to the process
-//! and the disk.
+//! The storage through its door: what is acknowledged is there, once, at its offset, hot or cold, whatever happens to the
+//! process and the disk.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
 mod commits;
 mod faults;
+mod records;
 mod restarts;
 mod support;
+mod tiering;

@@ -1,0 +1,210 @@
+//! Tiering over a store that fails, and over processes that die between its steps: no offset is lost or shown twice.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use futures::TryStreamExt;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+
+use crate::clock::{SystemClock, SystemRandom};
+use crate::commit::{Append, Commit, TopicChange};
+use crate::error::Error;
+use crate::ids::{TopicId, TopicPartition};
+use crate::log::Node;
+use crate::object::bucket::Bucket;
+use crate::record::batch::{BatchBuilder, Compression, TimestampType};
+use crate::record::columns::RecordColumn;
+use crate::scan::Pinned;
+use crate::settings::StorageSettings;
+use crate::storage::OpenOptions;
+use crate::testing::fault::{Fault, Faults, FaultyStore};
+use crate::tier::Tier;
+use crate::view::{ScanRequest, TopicConfig};
+
+/// A node over a faulty bucket that survives restarts.
+struct Bench {
+    home: tempfile::TempDir,
+    store: Arc<FaultyStore<InMemory>>,
+    faults: Faults,
+    topic: TopicId,
+}
+
+/// More failures than any call is repeated.
+const EVERY_ATTEMPT: usize = 8;
+
+impl Bench {
+    fn new() -> Self {
+        let faults = Faults::default();
+        let store = Arc::new(FaultyStore::new(InMemory::new(), faults.clone()));
+        let topic = TopicId(uuid::Uuid::from_u128(0xabc));
+        Self { home: tempfile::tempdir().unwrap(), store, faults, topic }
+    }
+
+    fn bucket(&self) -> Bucket {
+        let store: Arc<dyn object_store::ObjectStore> = Arc::<FaultyStore<InMemory>>::clone(&self.store);
+        Bucket::for_test_over(store)
+    }
+
+    async fn open(&self) -> (Arc<Node>, Arc<Tier>) {
+        let options = OpenOptions {
+            data_dir: self.home.path().to_path_buf(),
+            object_store_url: None,
+            settings: StorageSettings::default(),
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+        };
+        let node = Node::open(&options).await.unwrap();
+        let tier = Tier::over(Arc::clone(&node), self.bucket()).await.unwrap();
+        (node, tier)
+    }
+
+    fn partition(&self) -> TopicPartition {
+        TopicPartition { topic: self.topic, partition: 0 }
+    }
+
+    async fn produce(&self, node: &Node, count: usize) {
+        let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+        for _ in 0..count {
+            builder.push(1, None, Some(b"value"), &[]);
+        }
+        let batch = builder.build(Compression::None).unwrap();
+        let topics = match node.topic_by_id(self.topic) {
+            Some(_) => vec![],
+            None => vec![TopicChange::Create {
+                id: self.topic,
+                name: "clicks".to_owned(),
+                partitions: 1,
+                config: TopicConfig::default(),
+            }],
+        };
+        let appends = vec![Append { topic: self.topic, partition: 0, batch }];
+        node.commit(Commit { topics, appends, ..Commit::default() }).await.unwrap();
+    }
+
+    async fn offsets(&self, node: &Arc<Node>, tier: &Arc<Tier>) -> Vec<i64> {
+        let pinned = Pinned::pin(node, tier, &[self.topic], &HashMap::new()).unwrap();
+        let request = ScanRequest::all(vec![RecordColumn::Offset]);
+        let batches: Vec<_> = pinned.scan(self.partition(), request).unwrap().try_collect().await.unwrap();
+        batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
+    }
+
+    async fn data_objects(&self) -> usize {
+        self.bucket().list(&Path::from(format!("topics/{}/data", self.topic)), None).await.unwrap().len()
+    }
+
+    fn lay(&self, words: &str, faults: &[Fault]) {
+        for fault in faults {
+            self.faults.lay(words, *fault);
+        }
+    }
+
+    /// Uses up what is left of the faults, so that the store is well again.
+    async fn heal(&self) {
+        while !self.faults.is_empty() {
+            for words in ["manifest", "data"] {
+                let path = Path::from(format!("topics/{words}/manifest/data"));
+                let _ = self.bucket().get(&path, 1).await;
+            }
+        }
+    }
+}
+
+async fn stop(node: Arc<Node>, tier: Arc<Tier>) {
+    tier.close().await;
+    node.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trouble_with_the_store_is_told_and_the_next_checkpoint_makes_up_for_it() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    bench.produce(&node, 100).await;
+    for fault in [Fault::Refuse, Fault::Stall] {
+        bench.lay("/data/", &[fault; EVERY_ATTEMPT]);
+        let error = tier.checkpoint().await.unwrap_err();
+        assert!(matches!(error, Error::ObjectStore { .. }), "{error}");
+        assert_eq!(node.watermarks(bench.partition()).unwrap().tiered_end_offset, 0);
+        assert_eq!(bench.offsets(&node, &tier).await, (0..100).collect::<Vec<_>>());
+        bench.heal().await;
+    }
+    bench.lay("/data/", &[Fault::LoseAnswer]);
+    bench.lay("/manifest/", &[Fault::Stall, Fault::LoseAnswer]);
+    let report = tier.checkpoint().await.unwrap();
+    assert_eq!((report.objects, report.rows), (1, 100));
+    assert_eq!(bench.offsets(&node, &tier).await, (0..100).collect::<Vec<_>>());
+    stop(node, tier).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_object_without_a_manifest_is_nobodys_and_its_rows_are_tiered_again() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    bench.produce(&node, 100).await;
+    bench.lay("/manifest/", &[Fault::Refuse; EVERY_ATTEMPT]);
+    tier.checkpoint().await.unwrap_err();
+    assert_eq!((bench.data_objects().await, tier.objects().len()), (1, 0));
+    stop(node, tier).await;
+    bench.heal().await;
+
+    let (node, tier) = bench.open().await;
+    assert_eq!(bench.offsets(&node, &tier).await, (0..100).collect::<Vec<_>>());
+    assert_eq!(tier.checkpoint().await.unwrap().rows, 100);
+    assert_eq!((bench.data_objects().await, tier.objects().len()), (2, 1));
+    assert_eq!(bench.offsets(&node, &tier).await, (0..100).collect::<Vec<_>>());
+    stop(node, tier).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_that_was_published_before_the_process_died_counts_at_the_next_start() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    bench.produce(&node, 100).await;
+    // The put is applied, but neither its answer nor the read back arrives: the process learns nothing.
+    bench.lay("/manifest/", &[Fault::LoseAnswer]);
+    bench.lay("/manifest/", &[Fault::Refuse; EVERY_ATTEMPT]);
+    tier.checkpoint().await.unwrap_err();
+    assert_eq!(node.watermarks(bench.partition()).unwrap().tiered_end_offset, 0);
+    stop(node, tier).await;
+    bench.heal().await;
+
+    let (node, tier) = bench.open().await;
+    assert_eq!(node.watermarks(bench.partition()).unwrap().tiered_end_offset, 100);
+    bench.produce(&node, 50).await;
+    assert_eq!(bench.offsets(&node, &tier).await, (0..150).collect::<Vec<_>>());
+    assert_eq!(tier.checkpoint().await.unwrap().rows, 50);
+    assert_eq!(bench.offsets(&node, &tier).await, (0..150).collect::<Vec<_>>());
+    stop(node, tier).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_writer_ends_the_work_of_the_older_for_good() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    bench.produce(&node, 10).await;
+    let newer = crate::ids::WriterEpoch(node.writer_epoch().0 + 1);
+    crate::object::claim::claim(&bench.bucket(), node.cluster_id(), newer, uuid::Uuid::from_u128(1)).await.unwrap();
+    for _ in 0..2 {
+        let error = tier.checkpoint().await.unwrap_err();
+        assert!(matches!(error, Error::Fenced { .. }), "{error}");
+    }
+    assert_eq!(bench.offsets(&node, &tier).await, (0..10).collect::<Vec<_>>());
+    stop(node, tier).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_topics_has_nothing_to_tier() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    let report = tier.checkpoint().await.unwrap();
+    assert_eq!((report.objects, report.rows), (0, 0));
+    assert!(tier.objects().is_empty());
+    stop(node, tier).await;
+    // Who comes too late is told so.
+    let (node, tier) = bench.open().await;
+    tier.close().await;
+    assert!(matches!(tier.checkpoint().await, Err(Error::Closed)));
+    node.close().await.unwrap();
+}

@@ -1,0 +1,313 @@
+//! Hot to cold and back: each offset once, whatever tiering, forgetting, deleting and restarting do meanwhile.
+
+use std::collections::HashMap;
+
+use aquifer_storage::record::columns::RecordColumn;
+use aquifer_storage::settings::StorageSettings;
+use aquifer_storage::{Error, ScanRequest, Storage, TimedOffset, Topic};
+use futures::TryStreamExt;
+use proptest::prelude::*;
+
+use crate::records::{
+    consume, forgetful_topic, open_tiered, produce, records, scan, scan_all, small_settings, snapshot, tiered_options,
+};
+use crate::support::{at, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_over_hot_and_cold_gives_each_offset_once() {
+    let home = tempfile::tempdir().unwrap();
+    let storage = open_tiered(home.path()).await;
+    let topic = forgetful_topic(&storage, "clicks", 3).await;
+    for partition in 0..2 {
+        produce(&storage, &topic, partition, 0..500, 7).await;
+    }
+    let report = storage.checkpoint().await.unwrap();
+    assert_eq!(report.rows, 1000);
+    assert_eq!(storage.checkpoint().await.unwrap().objects, 0);
+    for partition in 0..3 {
+        produce(&storage, &topic, partition, if partition == 2 { 0..20 } else { 500..520 }, 3).await;
+    }
+    let pinned = snapshot(&storage, &topic);
+    for (partition, end) in [(0, 520), (1, 520), (2, 20)] {
+        assert_eq!(scan_all(&pinned, at(&topic, partition)).await, records(partition, 0..end));
+        let range = pinned.range(at(&topic, partition)).unwrap();
+        assert_eq!((range.start, range.end), (0, end));
+    }
+    let watermarks = storage.watermarks(at(&topic, 0)).unwrap();
+    assert_eq!((watermarks.tiered_end_offset, watermarks.high_watermark), (500, 520));
+    let edge = ScanRequest { offset_start: 495, offset_end: 505, ..ScanRequest::all(RecordColumn::ALL.to_vec()) };
+    assert_eq!(scan(&pinned, at(&topic, 1), edge).await.unwrap(), records(1, 495..505));
+    storage.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_without_columns_counts_and_batches_are_as_small_as_asked() {
+    let home = tempfile::tempdir().unwrap();
+    let storage = open_tiered(home.path()).await;
+    let topic = forgetful_topic(&storage, "clicks", 1).await;
+    produce(&storage, &topic, 0, 0..300, 50).await;
+    storage.checkpoint().await.unwrap();
+    produce(&storage, &topic, 0, 300..450, 50).await;
+    let pinned = snapshot(&storage, &topic);
+    for columns in [vec![], vec![RecordColumn::Value]] {
+        let request =
+            ScanRequest { batch_rows: 64, offset_start: 10, offset_end: 440, ..ScanRequest::all(columns.clone()) };
+        let batches: Vec<_> = pinned.scan(at(&topic, 0), request).unwrap().try_collect().await.unwrap();
+        assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 430);
+        assert!(batches.iter().all(|batch| batch.num_rows() <= 64 && batch.num_columns() == columns.len()));
+    }
+    storage.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_stays_readable_whatever_is_tiered_forgotten_or_deleted() {
+    let home = tempfile::tempdir().unwrap();
+    let storage = open_tiered(home.path()).await;
+    let topic = forgetful_topic(&storage, "clicks", 1).await;
+    produce(&storage, &topic, 0, 0..2000, 20).await;
+    let before_tiering = snapshot(&storage, &topic);
+    storage.checkpoint().await.unwrap();
+    produce(&storage, &topic, 0, 2000..4000, 20).await;
+    let across = snapshot(&storage, &topic);
+    let half_read = across.scan(at(&topic, 0), ScanRequest::all(vec![RecordColumn::Offset])).unwrap();
+    storage.checkpoint().await.unwrap();
+    storage.delete_topic(topic.id).await.unwrap();
+    storage.checkpoint().await.unwrap();
+    assert!(storage.objects().is_empty(), "objects of a deleted topic are not shown");
+    assert_eq!(scan_all(&before_tiering, at(&topic, 0)).await, records(0, 0..2000));
+    assert_eq!(scan_all(&across, at(&topic, 0)).await, records(0, 0..4000));
+    let batches: Vec<_> = half_read.try_collect().await.unwrap();
+    assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 4000);
+    assert!(matches!(storage.snapshot(&[topic.id], &HashMap::new()), Err(Error::UnknownTopic { .. })));
+    storage.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_gets_the_same_records_hot_and_cold_and_after_a_restart() {
+    let home = tempfile::tempdir().unwrap();
+    let storage = open_tiered(home.path()).await;
+    let topic = forgetful_topic(&storage, "clicks", 2).await;
+    produce(&storage, &topic, 1, 0..3000, 25).await;
+    let expected = records(1, 0..3000);
+    assert_eq!(consume(&storage, at(&topic, 1), 0, 20_000).await, expected);
+    let hot_segments = storage.segments().len();
+    storage.checkpoint().await.unwrap();
+    assert!(storage.segments().len() < hot_segments, "the log forgot nothing of {hot_segments} segments");
+    assert_eq!(consume(&storage, at(&topic, 1), 0, 20_000).await, expected);
+    produce(&storage, &topic, 1, 3000..3100, 25).await;
+    storage.close().await.unwrap();
+
+    let storage = open_tiered(home.path()).await;
+    let expected = records(1, 0..3100);
+    assert_eq!(consume(&storage, at(&topic, 1), 0, 1).await, expected);
+    assert_eq!(consume(&storage, at(&topic, 1), 1234, 1 << 20).await, expected[1234..]);
+    assert_eq!(scan_all(&snapshot(&storage, &topic), at(&topic, 1)).await, expected);
+    storage.checkpoint().await.unwrap();
+    assert_eq!(consume(&storage, at(&topic, 1), 0, 50_000).await, expected);
+    storage.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_say_what_they_hold_and_other_programs_can_open_them() {
+    let home = tempfile::tempdir().unwrap();
+    let storage = open_tiered(home.path()).await;
+    let topic = forgetful_topic(&storage, "clicks", 2).await;
+    produce(&storage, &topic, 0, 0..10, 10).await;
+    produce(&storage, &topic, 1, 0..30, 10).await;
+    storage.checkpoint().await.unwrap();
+    let mut objects = storage.objects();
+    objects.sort_by_key(|object| object.partition);
+    let [first, second] = objects.as_slice() else { panic!("{objects:?}") };
+    assert_eq!((first.partition, first.first_offset, first.last_offset, first.rows), (0, 0, 9, 10));
+    assert_eq!((second.partition, second.first_offset, second.last_offset, second.rows), (1, 0, 29, 30));
+    assert_eq!((second.min_timestamp_ms, second.max_timestamp_ms), (1_000_000, 1_000_029));
+    assert_eq!(first.url, second.url);
+    assert_eq!(std::fs::metadata(&first.url).unwrap().len(), first.bytes);
+    storage.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_is_found_hot_and_cold() {
+    let home = tempfile::tempdir().unwrap();
+    let storage = open_tiered(home.path()).await;
+    let topic = forgetful_topic(&storage, "clicks", 1).await;
+    produce(&storage, &topic, 0, 0..1500, 25).await;
+    storage.checkpoint().await.unwrap();
+    produce(&storage, &topic, 0, 1500..1600, 25).await;
+    for offset in [0, 1, 777, 1499, 1500, 1599] {
+        let timestamp_ms = 1_000_000 + offset;
+        let found = storage.offset_for_timestamp(at(&topic, 0), timestamp_ms).await.unwrap();
+        assert_eq!(found, Some(TimedOffset { offset, timestamp_ms }));
+    }
+    assert_eq!(storage.offset_for_timestamp(at(&topic, 0), 1_001_600).await.unwrap(), None);
+    let recent = ScanRequest { timestamp_min_ms: Some(1_001_590), ..ScanRequest::all(RecordColumn::ALL.to_vec()) };
+    let rows = scan(&snapshot(&storage, &topic), at(&topic, 0), recent).await.unwrap();
+    assert!(rows.len() < 1600, "nothing was pruned");
+    assert_eq!(rows[rows.len() - 10..], records(0, 1590..1600));
+    storage.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_old_enough_is_tiered_without_being_asked() {
+    let home = tempfile::tempdir().unwrap();
+    let settings = StorageSettings { tier_age_max_ms: 1, ..small_settings() };
+    let storage = Storage::open(tiered_options(home.path(), settings)).await.unwrap();
+    let topic = forgetful_topic(&storage, "clicks", 1).await;
+    produce(&storage, &topic, 0, 0..100, 10).await;
+    let tiered = || storage.watermarks(at(&topic, 0)).unwrap().tiered_end_offset == 100;
+    eventually("everything is tiered", async || tiered()).await;
+    assert_eq!(scan_all(&snapshot(&storage, &topic), at(&topic, 0)).await, records(0, 0..100));
+    storage.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_of_another_data_directory_is_refused_by_name() {
+    let home = tempfile::tempdir().unwrap();
+    let (one, two) = (home.path().join("one"), home.path().join("two"));
+    let storage = open_tiered(&one).await;
+    let cluster = storage.cluster_id();
+    let topic = forgetful_topic(&storage, "clicks", 1).await;
+    produce(&storage, &topic, 0, 0..2000, 20).await;
+    storage.checkpoint().await.unwrap();
+    storage.close().await.unwrap();
+
+    let mut foreign = tiered_options(&two, small_settings());
+    foreign.object_store_url = Some(format!("file://{}", one.join("objects").display()));
+    let error = Storage::open(foreign).await.unwrap_err();
+    assert!(matches!(&error, Error::Config { reason } if reason.contains(&cluster)), "{error}");
+
+    let mut emptied = tiered_options(&one, small_settings());
+    emptied.object_store_url = Some(format!("file://{}/empty", home.path().display()));
+    let error = Storage::open(emptied).await.unwrap_err();
+    assert!(matches!(&error, Error::Config { reason } if reason.contains("lacks offsets 0 to")), "{error}");
+
+    let storage = open_tiered(&one).await;
+    assert_eq!(consume(&storage, at(&topic, 0), 0, 1 << 20).await, records(0, 0..2000));
+    storage.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_objects_in_memory_the_log_forgets_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let in_memory = || {
+        let mut options = tiered_options(home.path(), small_settings());
+        options.object_store_url = Some("memory:".to_owned());
+        options
+    };
+    let storage = Storage::open(in_memory()).await.unwrap();
+    let topic = forgetful_topic(&storage, "clicks", 1).await;
+    produce(&storage, &topic, 0, 0..2000, 20).await;
+    assert_eq!(storage.checkpoint().await.unwrap().rows, 2000);
+    assert_eq!(scan_all(&snapshot(&storage, &topic), at(&topic, 0)).await, records(0, 0..2000));
+    storage.close().await.unwrap();
+    let storage = Storage::open(in_memory()).await.unwrap();
+    assert!(storage.objects().is_empty());
+    assert_eq!(scan_all(&snapshot(&storage, &topic), at(&topic, 0)).await, records(0, 0..2000));
+    assert_eq!(consume(&storage, at(&topic, 0), 0, 1 << 20).await, records(0, 0..2000));
+    storage.close().await.unwrap();
+}
+
+async fn produce_all(storage: Storage, topic: std::sync::Arc<Topic>, partition: i32, end: i64) {
+    produce(&storage, &topic, partition, 0..end, 5).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn readers_see_no_gap_and_nothing_twice_while_producers_and_checkpoints_run() {
+    const END: i64 = 1500;
+    let home = tempfile::tempdir().unwrap();
+    let storage = open_tiered(home.path()).await;
+    let topic = forgetful_topic(&storage, "clicks", 2).await;
+    let producers: Vec<_> =
+        (0..2).map(|partition| tokio::spawn(produce_all(storage.clone(), topic.clone(), partition, END))).collect();
+    let checkpoints = tokio::spawn({
+        let storage = storage.clone();
+        async move {
+            for _ in 0..20 {
+                storage.checkpoint().await.unwrap();
+            }
+        }
+    });
+    let mut seen = [0; 2];
+    while seen.iter().any(|end| *end < END) {
+        for partition in 0..2 {
+            let pinned = snapshot(&storage, &topic);
+            let range = pinned.range(at(&topic, partition)).unwrap();
+            let index = usize::try_from(partition).unwrap();
+            assert!(range.end >= seen[index], "the end went back from {} to {}", seen[index], range.end);
+            seen[index] = range.end;
+            assert_eq!(scan_all(&pinned, at(&topic, partition)).await, records(partition, 0..range.end));
+        }
+    }
+    for producer in producers {
+        producer.await.unwrap();
+    }
+    checkpoints.await.unwrap();
+    assert_eq!(consume(&storage, at(&topic, 0), 0, 10_000).await, records(0, 0..END));
+    storage.close().await.unwrap();
+}
+
+/// A step of the random test.
+#[derive(Clone, Debug)]
+enum Step {
+    Produce { partition: i32, count: i64, batch_records: usize },
+    Checkpoint,
+    Restart,
+    Read { partition: i32, start: i64, length: i64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..2i32, 1..80i64, 1..30usize)
+            .prop_map(|(partition, count, batch_records)| Step::Produce { partition, count, batch_records }),
+        2 => Just(Step::Checkpoint),
+        1 => Just(Step::Restart),
+        3 => (0..2i32, 0..200i64, 0..200i64)
+            .prop_map(|(partition, start, length)| Step::Read { partition, start, length }),
+    ]
+}
+
+async fn run_steps(steps: Vec<Step>) {
+    let home = tempfile::tempdir().unwrap();
+    let mut storage = open_tiered(home.path()).await;
+    let topic = forgetful_topic(&storage, "clicks", 2).await;
+    let mut ends = [0i64; 2];
+    for step in steps {
+        match step {
+            Step::Produce { partition, count, batch_records } => {
+                let end = &mut ends[usize::try_from(partition).unwrap()];
+                produce(&storage, &topic, partition, *end..*end + count, batch_records).await;
+                *end += count;
+            }
+            Step::Checkpoint => {
+                storage.checkpoint().await.unwrap();
+            }
+            Step::Restart => {
+                storage.close().await.unwrap();
+                storage = open_tiered(home.path()).await;
+            }
+            Step::Read { partition, start, length } => {
+                let end = ends[usize::try_from(partition).unwrap()];
+                let (start, stop) = (start.min(end), (start + length).min(end));
+                let wanted = ScanRequest {
+                    offset_start: start,
+                    offset_end: stop,
+                    batch_rows: 17,
+                    ..ScanRequest::all(RecordColumn::ALL.to_vec())
+                };
+                let rows = scan(&snapshot(&storage, &topic), at(&topic, partition), wanted).await.unwrap();
+                assert_eq!(rows, records(partition, start..stop));
+                assert_eq!(consume(&storage, at(&topic, partition), start, 3000).await, records(partition, start..end));
+            }
+        }
+    }
+    storage.close().await.unwrap();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(16))]
+    #[test]
+    fn whatever_is_done_in_whatever_order_every_record_is_there_once(steps in prop::collection::vec(step(), 1..25)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(run_steps(steps));
+    }
+}
