@@ -21,4 +21,5 @@ pub use commit::*;
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{OwnTopic, TopicId, TopicPartition, WriterEpoch};
 pub use storage::{OpenOptions, Snapshot, Storage};
+pub use tier::DeclaredColumns;
 pub use view::*;

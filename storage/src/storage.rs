@@ -9,7 +9,7 @@
 //!   wherever it lies, however long it takes, whatever tiering or deletion does meanwhile.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 
@@ -20,7 +20,7 @@ use crate::ids::{TopicId, TopicPartition, WriterEpoch};
 use crate::log::{Node, Reach};
 use crate::scan::{self, Pinned};
 use crate::settings::StorageSettings;
-use crate::tier::Tier;
+use crate::tier::{DeclaredColumns, Tier};
 use crate::view::{
     CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, ObjectInfo, PinnedRange, RowStream,
     ScanRequest, SegmentInfo, TimedOffset, Topic, TopicConfig, Watermarks,
@@ -302,6 +302,12 @@ impl Storage {
     /// [`Error::ObjectStore`], [`Error::Fenced`].
     pub async fn checkpoint(&self) -> Result<CheckpointReport> {
         self.tier.checkpoint().await
+    }
+
+    /// From now on cold objects get the declared columns that `by` knows of, beside the raw ones. It is asked each time a
+    /// topic is tiered, and no more once it is gone.
+    pub fn declare_columns(&self, by: Weak<dyn DeclaredColumns>) {
+        self.tier.declare_columns(by);
     }
 
     // --- what an operator asks ---

@@ -93,7 +93,7 @@ fn records_of(bytes: &[Bytes]) -> Vec<Sent> {
 
 /// Adds an object of these partitions' records to the cold part.
 async fn tier(cold: &Cold, name: &str, partitions: &[(i32, &[Sent])]) {
-    let mut writer = ObjectWriter::new(TOPIC.to_string(), LIMITS).unwrap();
+    let mut writer = ObjectWriter::new(TOPIC.to_string(), LIMITS, None).unwrap();
     let mut covers = Vec::new();
     let manifest = cold.manifests.get(TOPIC);
     for (partition, records) in partitions {

@@ -6,6 +6,7 @@
 //! 4. Only then may the log forget.
 
 pub(crate) mod cold;
+mod declared;
 mod run;
 mod seal;
 #[cfg(test)]
@@ -13,7 +14,7 @@ mod tests;
 mod worker;
 pub(crate) mod write;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
@@ -28,10 +29,12 @@ use crate::object::{claim, open};
 use crate::record::batch::BatchLimits;
 use crate::storage::OpenOptions;
 use crate::tier::cold::Cold;
-use crate::tier::run::Runner;
+use crate::tier::run::{DeclaredBy, Runner};
 use crate::tier::seal::SealPolicy;
 use crate::tier::worker::Worker;
 use crate::view::{CheckpointReport, ObjectInfo, Topic};
+
+pub use declared::DeclaredColumns;
 
 /// Manifests loaded at once when a storage is opened.
 const LOADS_MAX: usize = 16;
@@ -42,6 +45,7 @@ pub(crate) struct Tier {
     node: Arc<Node>,
     cold: Arc<Cold>,
     limits: BatchLimits,
+    declared_by: DeclaredBy,
     worker: Worker,
 }
 
@@ -66,9 +70,21 @@ impl Tier {
         let decompressed_bytes_max = usize::try_from(settings.batch_decompressed_bytes_max).unwrap_or(usize::MAX);
         let limits = BatchLimits { decompressed_bytes_max };
         let run_bytes_max = settings.tier_run_bytes_max;
-        let runner = Runner { node: Arc::clone(&node), cold: Arc::clone(&cold), limits, run_bytes_max };
+        let declared_by = DeclaredBy::default();
+        let runner = Runner {
+            node: Arc::clone(&node),
+            cold: Arc::clone(&cold),
+            limits,
+            run_bytes_max,
+            declared_by: DeclaredBy::clone(&declared_by),
+        };
         let worker = Worker::start(runner, SealPolicy::of(settings));
-        Ok(Arc::new(Self { node, cold, limits, worker }))
+        Ok(Arc::new(Self { node, cold, limits, declared_by, worker }))
+    }
+
+    /// From now on objects get the declared columns that `by` knows of.
+    pub(crate) fn declare_columns(&self, by: Weak<dyn DeclaredColumns>) {
+        *self.declared_by.write() = Some(by);
     }
 
     /// Stops the worker.

@@ -5,9 +5,10 @@
 //! of at the next start; never an offset that is nowhere.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use object_store::PutPayload;
+use parking_lot::RwLock;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{TopicId, TopicPartition};
@@ -16,10 +17,15 @@ use crate::manifest::model::{Cover, Entry, Object};
 use crate::manifest::publish::publish;
 use crate::object::paths;
 use crate::record::batch::BatchLimits;
+use crate::record::format::RecordFormat;
 use crate::tier::cold::Cold;
+use crate::tier::declared::{Declared, DeclaredColumns};
 use crate::tier::seal::Target;
 use crate::tier::write::{Finished, ObjectWriter};
 use crate::view::CheckpointReport;
+
+/// Who knows the declared columns, once somebody does; weak, because SQL stands above and holds the storage.
+pub(crate) type DeclaredBy = Arc<RwLock<Option<Weak<dyn DeclaredColumns>>>>;
 
 /// Everything a run needs.
 #[derive(Clone, Debug)]
@@ -29,6 +35,7 @@ pub(crate) struct Runner {
     pub(crate) limits: BatchLimits,
     /// `tier.run_bytes_max`.
     pub(crate) run_bytes_max: u64,
+    pub(crate) declared_by: DeclaredBy,
 }
 
 /// One partition's part of a run.
@@ -111,7 +118,8 @@ impl Runner {
     async fn write_object(&self, topic: TopicId, parts: Vec<Part>) -> Result<(Entry, CheckpointReport)> {
         let covers = parts.iter().map(|part| part.cover).collect();
         let limits = self.limits;
-        let built = tokio::task::spawn_blocking(move || build(topic, &parts, limits));
+        let format = self.declared_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.format_of(topic));
+        let built = tokio::task::spawn_blocking(move || build(topic, &parts, limits, format.as_ref()));
         let Some(finished) = built.await.map_err(|_| Error::Closed)?? else {
             return Ok((Entry { covers, object: None }, CheckpointReport::default()));
         };
@@ -159,8 +167,13 @@ fn take(ranges: Vec<HotRange>, left: &[(TopicPartition, i64, i64)], bytes_max: u
 }
 
 /// Blocks on the log's files and the processor.
-fn build(topic: TopicId, parts: &[Part], limits: BatchLimits) -> Result<Option<Finished>> {
-    let mut writer = ObjectWriter::new(topic.to_string(), limits)?;
+fn build(
+    topic: TopicId,
+    parts: &[Part],
+    limits: BatchLimits,
+    format: Option<&RecordFormat>,
+) -> Result<Option<Finished>> {
+    let mut writer = writer(topic, limits, format)?;
     for Part { cover, runs } in parts {
         for (run, batches) in runs.iter().zip(read_runs(runs)) {
             for batch in batches? {
@@ -169,4 +182,18 @@ fn build(topic: TopicId, parts: &[Part], limits: BatchLimits) -> Result<Option<F
         }
     }
     writer.finish()
+}
+
+/// A writer with the declared columns; without them if Parquet cannot hold them: the raw ones must never wait for that.
+fn writer(topic: TopicId, limits: BatchLimits, format: Option<&RecordFormat>) -> Result<ObjectWriter> {
+    let with_declared = format.map(|format| {
+        let declared = Declared::new(format)?;
+        ObjectWriter::new(topic.to_string(), limits, Some(declared))
+    });
+    match with_declared {
+        Some(Ok(writer)) => return Ok(writer),
+        Some(Err(error)) => tracing::warn!(%topic, %error, "objects are written without declared columns"),
+        None => {}
+    }
+    ObjectWriter::new(topic.to_string(), limits, None)
 }

@@ -4,6 +4,8 @@
 //! Memory is bounded by one row group being built and the finished object: what a run takes from the log is limited by
 //! `tier.run_bytes_max`, and records only get smaller here.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -16,6 +18,7 @@ use crate::manifest::model::RowGroup;
 use crate::record::batch::{BatchLimits, CheckedBatch, RecordView};
 use crate::record::columns::{RecordColumn, record_schema};
 use crate::record::rows::{RowBuilder, RowOrigin};
+use crate::tier::declared::Declared;
 
 /// Rows of a row group, at the most.
 pub(crate) const GROUP_ROWS_MAX: usize = 16 << 10;
@@ -45,21 +48,24 @@ pub(crate) struct ObjectWriter {
     parquet: ArrowWriter<Vec<u8>>,
     limits: BatchLimits,
     rows: RowBuilder,
+    /// Adds the declared columns, if there are any.
+    declared: Option<Declared>,
     /// The row group being collected.
     group: Option<RowGroup>,
     row_groups: Vec<RowGroup>,
 }
 
 impl ObjectWriter {
-    /// A writer of an object for `topic` (its id as text, for people who look inside).
+    /// A writer of an object for `topic` (its id as text, for people who look inside), with declared columns or without.
     ///
     /// # Errors
-    /// [`Error::Format`]; then it is a bug.
-    pub(crate) fn new(topic: String, limits: BatchLimits) -> Result<Self> {
-        let parquet = ArrowWriter::try_new(Vec::new(), record_schema(), Some(properties(topic)?))
+    /// [`Error::Format`] if Parquet has no words for a declared column.
+    pub(crate) fn new(topic: String, limits: BatchLimits, declared: Option<Declared>) -> Result<Self> {
+        let schema = declared.as_ref().map_or_else(record_schema, |declared| Arc::clone(declared.schema()));
+        let parquet = ArrowWriter::try_new(Vec::new(), schema, Some(properties(topic)?))
             .map_err(Error::format("begin an object"))?;
         let rows = RowBuilder::new(&RecordColumn::ALL);
-        Ok(Self { parquet, limits, rows, group: None, row_groups: Vec::new() })
+        Ok(Self { parquet, limits, rows, declared, group: None, row_groups: Vec::new() })
     }
 
     /// Adds those records of a batch that lie in `start..end`. Partitions must come in ascending order, and offsets in each.
@@ -117,7 +123,10 @@ impl ObjectWriter {
 
     fn end_group(&mut self) -> Result<()> {
         let Some(group) = self.group.take() else { return Ok(()) };
-        let rows = self.rows.finish()?;
+        let mut rows = self.rows.finish()?;
+        if let Some(declared) = &mut self.declared {
+            rows = declared.extend(&rows)?;
+        }
         self.parquet.write(&rows).and_then(|()| self.parquet.flush()).map_err(Error::format("write a row group"))?;
         self.row_groups.push(group);
         Ok(())
@@ -163,8 +172,8 @@ fn properties(topic: String) -> Result<WriterProperties> {
         // Row groups end where we say, not by count or size.
         .set_max_row_group_row_count(None)
         .set_max_row_group_bytes(None)
-        // Bytes have statistics nobody asks for, as large as the values.
-        .set_statistics_enabled(EnabledStatistics::None)
+        // For the declared columns.
+        .set_statistics_enabled(EnabledStatistics::Chunk)
         .set_column_dictionary_enabled(column(RecordColumn::Value), false)
         .set_column_bloom_filter_enabled(column(RecordColumn::Key), true)
         .set_column_bloom_filter_fpp(column(RecordColumn::Key), BLOOM_FPP)
@@ -173,6 +182,13 @@ fn properties(topic: String) -> Result<WriterProperties> {
         properties = properties
             .set_column_dictionary_enabled(column(counted), false)
             .set_column_encoding(column(counted), Encoding::DELTA_BINARY_PACKED);
+    }
+    // Bytes have statistics nobody asks for.
+    let header = |field: &str| {
+        ColumnPath::new(["_headers", "list", "item", field].map(str::to_owned).to_vec())
+    };
+    for bytes in [column(RecordColumn::Key), column(RecordColumn::Value), header("key"), header("value")] {
+        properties = properties.set_column_statistics_enabled(bytes, EnabledStatistics::None);
     }
     for pruned in [RecordColumn::Partition, RecordColumn::Offset, RecordColumn::Timestamp, RecordColumn::CommittedAt] {
         properties = properties.set_column_statistics_enabled(column(pruned), EnabledStatistics::Page);
