@@ -46,11 +46,6 @@ impl Bucket {
         Self { store, place, budget }
     }
 
-    /// Whether everything is gone when the process ends.
-    pub(crate) fn is_volatile(&self) -> bool {
-        self.place == Place::Memory
-    }
-
     /// What other programs open the object by: an absolute path for a folder.
     pub(crate) fn url(&self, path: &Path) -> String {
         match &self.place {

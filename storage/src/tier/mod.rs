@@ -72,7 +72,7 @@ impl Tier {
         let run_bytes_max = settings.tier_run_bytes_max;
         let declared_by = DeclaredBy::default();
         let runner = Runner {
-            node: Arc::clone(&node),
+            node: Arc::downgrade(&node),
             cold: Arc::clone(&cold),
             limits,
             run_bytes_max,

@@ -30,7 +30,8 @@ pub(crate) type DeclaredBy = Arc<RwLock<Option<Weak<dyn DeclaredColumns>>>>;
 /// Everything a run needs.
 #[derive(Clone, Debug)]
 pub(crate) struct Runner {
-    pub(crate) node: Arc<Node>,
+    /// Weak, so that a storage that is dropped without being closed lets go of its directory at once.
+    pub(crate) node: Weak<Node>,
     pub(crate) cold: Arc<Cold>,
     pub(crate) limits: BatchLimits,
     /// `tier.run_bytes_max`.
@@ -46,6 +47,14 @@ struct Part {
 }
 
 impl Runner {
+    /// The node, while it lives.
+    ///
+    /// # Errors
+    /// [`Error::Closed`].
+    pub(crate) fn node(&self) -> Result<Arc<Node>> {
+        self.node.upgrade().ok_or(Error::Closed)
+    }
+
     /// Tiers these topics up to their targets, in as many runs as the limit asks for. A topic that is gone is skipped,
     /// and one that fails (a damaged range of the log) does not keep the others waiting.
     ///
@@ -74,14 +83,15 @@ impl Runner {
 
     /// One run of one topic; `None` if nothing is left to do.
     async fn tier_topic(&self, topic: TopicId, targets: &[Target]) -> Result<Option<CheckpointReport>> {
-        if self.node.topic_by_id(topic).is_none() {
+        let node = self.node()?;
+        if node.topic_by_id(topic).is_none() {
             return Ok(None);
         }
         let current = self.cold.manifests.get(topic);
         let left = targets.iter().filter_map(|(partition, end)| {
             let start = match current.partitions.get(&partition.partition) {
                 Some(index) => index.end,
-                None => self.node.watermarks(*partition).ok()?.tiered_end_offset,
+                None => node.watermarks(*partition).ok()?.tiered_end_offset,
             };
             (start < *end).then_some((*partition, start, *end))
         });
@@ -90,7 +100,7 @@ impl Runner {
             return Ok(None);
         }
         let wanted: Vec<_> = left.iter().map(|(partition, start, _)| (*partition, *start)).collect();
-        let ranges = match self.node.pin_hot(&wanted) {
+        let ranges = match node.pin_hot(&wanted) {
             Ok(ranges) => ranges,
             // Deleted since we looked.
             Err(Error::UnknownTopic { .. }) => return Ok(None),
@@ -100,22 +110,22 @@ impl Runner {
         if parts.is_empty() {
             return Ok(None);
         }
-        let (entry, report) = self.write_object(topic, parts).await?;
+        let (entry, report) = self.write_object(&node, topic, parts).await?;
         let covers = entry.covers.clone();
         let published =
-            publish(&self.cold.bucket, self.node.writer_epoch(), self.node.random().as_ref(), &current, entry).await?;
+            publish(&self.cold.bucket, node.writer_epoch(), node.random().as_ref(), &current, entry).await?;
         let published = self.cold.manifests.install(published);
         let ends = covers.iter().map(|cover| {
             let partition = TopicPartition { topic, partition: cover.partition };
             (partition, published.tiered_end(cover.partition), published.start(cover.partition))
         });
-        self.node.set_tiered_end(&ends.collect::<Vec<_>>());
+        node.set_tiered_end(&ends.collect::<Vec<_>>());
         tracing::info!(%topic, version = published.version, rows = report.rows, "tiered");
         Ok(Some(report))
     }
 
     /// Builds the object on a blocking thread and puts it.
-    async fn write_object(&self, topic: TopicId, parts: Vec<Part>) -> Result<(Entry, CheckpointReport)> {
+    async fn write_object(&self, node: &Node, topic: TopicId, parts: Vec<Part>) -> Result<(Entry, CheckpointReport)> {
         let covers = parts.iter().map(|part| part.cover).collect();
         let limits = self.limits;
         let format = self.declared_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.format_of(topic));
@@ -123,7 +133,7 @@ impl Runner {
         let Some(finished) = built.await.map_err(|_| Error::Closed)?? else {
             return Ok((Entry { covers, object: None }, CheckpointReport::default()));
         };
-        let path = paths::data(topic, self.node.writer_epoch(), self.node.random().uuid());
+        let path = paths::data(topic, node.writer_epoch(), node.random().uuid());
         let Finished { bytes: payload, footer_bytes, row_groups } = finished;
         let bytes = payload.len() as u64;
         // The name is fresh, so a taken one is an earlier attempt of this very put.

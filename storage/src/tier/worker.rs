@@ -3,6 +3,7 @@
 //! Requests wait in a queue of [`REQUESTS_MAX`]. Trouble that may pass is met with a growing pause; being fenced is not
 //! trouble that passes, so it ends the work for good and every later request is told why.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -11,9 +12,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::log::Node;
+use crate::ids::TopicId;
+use crate::log::Backlog;
 use crate::tier::run::Runner;
-use crate::tier::seal::{self, SealPolicy};
+use crate::tier::seal::{self, SealPolicy, Target};
 use crate::view::CheckpointReport;
 
 /// Checkpoints that wait; who comes later waits outside.
@@ -107,13 +109,10 @@ impl Work {
         while let Ok(another) = self.waiting.try_recv() {
             answers.push(another);
         }
-        let backlog = self.runner.node.tiering_backlog();
         let done = match &self.fenced {
             Some(error) => Err(error.clone()),
-            None => self.runner.tier_all(&seal::everything(&backlog)).await,
+            None => self.tier(|backlog, _| seal::everything(backlog)).await,
         };
-        let forgotten = self.forget();
-        let done = done.and_then(|report| forgotten.map(|()| report));
         self.note(done.as_ref().err());
         for answer in answers {
             // Who no longer waits needs no answer.
@@ -126,20 +125,22 @@ impl Work {
         if self.fenced.is_some() {
             return;
         }
-        let node: &Node = &self.runner.node;
-        let due = self.policy.due(&node.tiering_backlog(), node.clock().now_us());
-        let done = self.runner.tier_all(&due).await;
-        // What was tiered before may be old enough by now, whatever became of this run.
-        let done = self.forget().and(done);
+        let policy = self.policy;
+        let done = self.tier(|backlog, now_us| policy.due(backlog, now_us)).await;
         self.note(done.as_ref().err());
     }
 
-    fn forget(&self) -> Result<()> {
-        if self.runner.cold.bucket.is_volatile() {
-            // What is only in memory is not tiered for good: the log keeps everything.
-            return Ok(());
-        }
-        self.runner.node.forget()
+    /// Tiers what is chosen of the backlog, then lets the log forget.
+    async fn tier(
+        &self,
+        choose: impl FnOnce(&[Backlog], i64) -> BTreeMap<TopicId, Vec<Target>>,
+    ) -> Result<CheckpointReport> {
+        let node = self.runner.node()?;
+        let chosen = choose(&node.tiering_backlog(), node.clock().now_us());
+        let done = self.runner.tier_all(&chosen).await;
+        // What was tiered before may be old enough by now, whatever became of this run.
+        let forgotten = node.forget();
+        done.and_then(|report| forgotten.map(|()| report))
     }
 
     fn note(&mut self, failed: Option<&Error>) {

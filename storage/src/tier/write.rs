@@ -184,9 +184,7 @@ fn properties(topic: String) -> Result<WriterProperties> {
             .set_column_encoding(column(counted), Encoding::DELTA_BINARY_PACKED);
     }
     // Bytes have statistics nobody asks for.
-    let header = |field: &str| {
-        ColumnPath::new(["_headers", "list", "item", field].map(str::to_owned).to_vec())
-    };
+    let header = |field: &str| ColumnPath::new(["_headers", "list", "item", field].map(str::to_owned).to_vec());
     for bytes in [column(RecordColumn::Key), column(RecordColumn::Value), header("key"), header("value")] {
         properties = properties.set_column_statistics_enabled(bytes, EnabledStatistics::None);
     }

@@ -38,7 +38,12 @@ pub(crate) fn record(partition: i32, offset: i64) -> Record {
         1 => Some(vec![]),
         _ => Some(format!("key {partition} {offset}").into_bytes()),
     };
-    let value = (offset % 5 != 4).then(|| format!("value {partition} {offset} {}", "x".repeat(40)).into_bytes());
+    // Digits that compress badly, so that a small test fills several segments.
+    let noise = (0..4).fold(String::new(), |noise, round| {
+        let seed = offset.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(round).wrapping_mul(0x1405_7b7e_f767_814f);
+        format!("{noise}{seed:016x}")
+    });
+    let value = (offset % 5 != 4).then(|| format!("value {partition} {offset} {noise}").into_bytes());
     let headers = match offset % 4 {
         3 => vec![(b"a".to_vec(), Some(b"1".to_vec())), (b"a".to_vec(), None), (vec![], Some(vec![]))],
         _ => vec![],
@@ -77,6 +82,11 @@ pub(crate) async fn open_tiered(data_dir: &Path) -> Storage {
     Storage::open(tiered_options(data_dir, small_settings())).await.expect("storage opens")
 }
 
+/// Closes a storage and lets go of its directory.
+pub(crate) async fn close(storage: Storage) {
+    storage.close().await.expect("storage closes");
+}
+
 /// A topic of which the log forgets everything as soon as it is tiered.
 pub(crate) async fn forgetful_topic(storage: &Storage, name: &str, partitions: i32) -> Arc<Topic> {
     let config = TopicConfig { local_retention_ms: Some(0), ..TopicConfig::default() };
@@ -108,7 +118,12 @@ pub(crate) async fn produce(
 }
 
 /// Everything a Kafka consumer gets of a partition from `offset` on.
-pub(crate) async fn consume(storage: &Storage, partition: TopicPartition, offset: i64, bytes_max: usize) -> Vec<Record> {
+pub(crate) async fn consume(
+    storage: &Storage,
+    partition: TopicPartition,
+    offset: i64,
+    bytes_max: usize,
+) -> Vec<Record> {
     let mut found: Vec<Record> = Vec::new();
     let mut next = offset;
     loop {

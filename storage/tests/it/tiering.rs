@@ -9,7 +9,8 @@ use futures::TryStreamExt;
 use proptest::prelude::*;
 
 use crate::records::{
-    consume, forgetful_topic, open_tiered, produce, records, scan, scan_all, small_settings, snapshot, tiered_options,
+    close, consume, forgetful_topic, open_tiered, produce, records, scan, scan_all, small_settings, snapshot,
+    tiered_options,
 };
 use crate::support::{at, eventually};
 
@@ -37,7 +38,7 @@ async fn a_scan_over_hot_and_cold_gives_each_offset_once() {
     assert_eq!((watermarks.tiered_end_offset, watermarks.high_watermark), (500, 520));
     let edge = ScanRequest { offset_start: 495, offset_end: 505, ..ScanRequest::all(RecordColumn::ALL.to_vec()) };
     assert_eq!(scan(&pinned, at(&topic, 1), edge).await.unwrap(), records(1, 495..505));
-    storage.close().await.unwrap();
+    close(storage).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -56,7 +57,7 @@ async fn a_scan_without_columns_counts_and_batches_are_as_small_as_asked() {
         assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 430);
         assert!(batches.iter().all(|batch| batch.num_rows() <= 64 && batch.num_columns() == columns.len()));
     }
-    storage.close().await.unwrap();
+    close(storage).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,7 +80,7 @@ async fn a_snapshot_stays_readable_whatever_is_tiered_forgotten_or_deleted() {
     let batches: Vec<_> = half_read.try_collect().await.unwrap();
     assert_eq!(batches.iter().map(|batch| batch.num_rows()).sum::<usize>(), 4000);
     assert!(matches!(storage.snapshot(&[topic.id], &HashMap::new()), Err(Error::UnknownTopic { .. })));
-    storage.close().await.unwrap();
+    close(storage).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +96,7 @@ async fn a_consumer_gets_the_same_records_hot_and_cold_and_after_a_restart() {
     assert!(storage.segments().len() < hot_segments, "the log forgot nothing of {hot_segments} segments");
     assert_eq!(consume(&storage, at(&topic, 1), 0, 20_000).await, expected);
     produce(&storage, &topic, 1, 3000..3100, 25).await;
-    storage.close().await.unwrap();
+    close(storage).await;
 
     let storage = open_tiered(home.path()).await;
     let expected = records(1, 0..3100);
@@ -104,7 +105,7 @@ async fn a_consumer_gets_the_same_records_hot_and_cold_and_after_a_restart() {
     assert_eq!(scan_all(&snapshot(&storage, &topic), at(&topic, 1)).await, expected);
     storage.checkpoint().await.unwrap();
     assert_eq!(consume(&storage, at(&topic, 1), 0, 50_000).await, expected);
-    storage.close().await.unwrap();
+    close(storage).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -123,7 +124,7 @@ async fn objects_say_what_they_hold_and_other_programs_can_open_them() {
     assert_eq!((second.min_timestamp_ms, second.max_timestamp_ms), (1_000_000, 1_000_029));
     assert_eq!(first.url, second.url);
     assert_eq!(std::fs::metadata(&first.url).unwrap().len(), first.bytes);
-    storage.close().await.unwrap();
+    close(storage).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +145,7 @@ async fn a_time_is_found_hot_and_cold() {
     let rows = scan(&snapshot(&storage, &topic), at(&topic, 0), recent).await.unwrap();
     assert!(rows.len() < 1600, "nothing was pruned");
     assert_eq!(rows[rows.len() - 10..], records(0, 1590..1600));
-    storage.close().await.unwrap();
+    close(storage).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -157,7 +158,7 @@ async fn what_is_old_enough_is_tiered_without_being_asked() {
     let tiered = || storage.watermarks(at(&topic, 0)).unwrap().tiered_end_offset == 100;
     eventually("everything is tiered", async || tiered()).await;
     assert_eq!(scan_all(&snapshot(&storage, &topic), at(&topic, 0)).await, records(0, 0..100));
-    storage.close().await.unwrap();
+    close(storage).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -169,21 +170,21 @@ async fn a_bucket_of_another_data_directory_is_refused_by_name() {
     let topic = forgetful_topic(&storage, "clicks", 1).await;
     produce(&storage, &topic, 0, 0..2000, 20).await;
     storage.checkpoint().await.unwrap();
-    storage.close().await.unwrap();
+    close(storage).await;
 
     let mut foreign = tiered_options(&two, small_settings());
     foreign.object_store_url = Some(format!("file://{}", one.join("objects").display()));
-    let error = Storage::open(foreign).await.unwrap_err();
+    let error = Storage::open(foreign).await.err().expect("another cluster's bucket is refused");
     assert!(matches!(&error, Error::Config { reason } if reason.contains(&cluster)), "{error}");
 
     let mut emptied = tiered_options(&one, small_settings());
     emptied.object_store_url = Some(format!("file://{}/empty", home.path().display()));
-    let error = Storage::open(emptied).await.unwrap_err();
+    let error = Storage::open(emptied).await.err().expect("a bucket without what was forgotten is refused");
     assert!(matches!(&error, Error::Config { reason } if reason.contains("lacks offsets 0 to")), "{error}");
 
     let storage = open_tiered(&one).await;
     assert_eq!(consume(&storage, at(&topic, 0), 0, 1 << 20).await, records(0, 0..2000));
-    storage.close().await.unwrap();
+    close(storage).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -199,12 +200,12 @@ async fn with_objects_in_memory_the_log_forgets_nothing() {
     produce(&storage, &topic, 0, 0..2000, 20).await;
     assert_eq!(storage.checkpoint().await.unwrap().rows, 2000);
     assert_eq!(scan_all(&snapshot(&storage, &topic), at(&topic, 0)).await, records(0, 0..2000));
-    storage.close().await.unwrap();
+    close(storage).await;
     let storage = Storage::open(in_memory()).await.unwrap();
     assert!(storage.objects().is_empty());
     assert_eq!(scan_all(&snapshot(&storage, &topic), at(&topic, 0)).await, records(0, 0..2000));
     assert_eq!(consume(&storage, at(&topic, 0), 0, 1 << 20).await, records(0, 0..2000));
-    storage.close().await.unwrap();
+    close(storage).await;
 }
 
 async fn produce_all(storage: Storage, topic: std::sync::Arc<Topic>, partition: i32, end: i64) {
@@ -243,7 +244,7 @@ async fn readers_see_no_gap_and_nothing_twice_while_producers_and_checkpoints_ru
     }
     checkpoints.await.unwrap();
     assert_eq!(consume(&storage, at(&topic, 0), 0, 10_000).await, records(0, 0..END));
-    storage.close().await.unwrap();
+    close(storage).await;
 }
 
 /// A step of the random test.
@@ -282,7 +283,7 @@ async fn run_steps(steps: Vec<Step>) {
                 storage.checkpoint().await.unwrap();
             }
             Step::Restart => {
-                storage.close().await.unwrap();
+                close(storage).await;
                 storage = open_tiered(home.path()).await;
             }
             Step::Read { partition, start, length } => {
@@ -300,7 +301,7 @@ async fn run_steps(steps: Vec<Step>) {
             }
         }
     }
-    storage.close().await.unwrap();
+    close(storage).await;
 }
 
 proptest! {
