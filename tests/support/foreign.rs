@@ -83,6 +83,7 @@ impl Running {
             .current_dir(clients())
             // psql would page on a terminal and read the user's settings.
             .env("PAGER", "cat")
+            .env("KAFKAJS_NO_PARTITIONER_WARNING", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -3,9 +3,12 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 
+use rdkafka::consumer::Consumer;
 use tempfile::TempDir;
 
+use crate::support::kafka::{Wire, consumer};
 use crate::support::node::{Node, command};
+use crate::support::sql::Sql;
 
 /// Runs the binary to its end, which must be soon.
 fn run(arguments: &[&str], environment: &[(&str, &str)]) -> (Option<i32>, String, String) {
@@ -180,4 +183,31 @@ fn a_listener_beyond_this_machine_is_warned_of() {
     let warned =
         |line: &str| line.contains("WARN") && line.contains("without authentication") && line.contains("kafka");
     assert!(log.lines().any(warned), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn open_connections_and_endless_queries_do_not_keep_a_node_from_its_end() {
+    let mut node = Node::start();
+    let sql = Sql::connect(&node).await;
+    sql.run("CREATE STREAM s (k STRING KEY) WITH (kafka_topic = 's', value_format = 'json')").await;
+    let idle = Sql::connect(&node).await;
+    let mut half = Wire::connect(&node);
+    half.send(&100_i32.to_be_bytes());
+    // A fetch that waits for records as long as it may.
+    let reader = consumer(&node, "waiting");
+    reader.subscribe(&["s"]).expect("subscribed");
+    let endless = sql.client.simple_query_raw("SELECT k FROM s EMIT CHANGES").await.expect("a push query");
+    let status = tokio::task::block_in_place(|| node.terminate());
+    assert_eq!(status.code(), Some(0));
+    drop((endless, idle, reader));
+}
+
+#[test]
+fn a_second_signal_leaves_at_once() {
+    let mut node = Node::start();
+    node.signal("TERM");
+    node.signal("TERM");
+    // Whoever is first: the end of the drain or the second signal.
+    let code = node.wait_for_exit().code();
+    assert!(code == Some(0) || code == Some(128 + 15), "{code:?}");
 }
