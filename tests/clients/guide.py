@@ -96,10 +96,14 @@ def one_message_and_a_batch():
     assert message.headers() == [("source", b"my-app"), ("version", b"1.0"), ("source", None)], message.headers()
 
 
-def two_members_of_which_one_leaves():
+def create(topic):
     admin = AdminClient({"bootstrap.servers": BROKER})
-    for future in admin.create_topics([NewTopic("py-shared", num_partitions=3, replication_factor=1)]).values():
+    for future in admin.create_topics([NewTopic(topic, num_partitions=3, replication_factor=1)]).values():
         future.result(PATIENCE_S)
+
+
+def two_members_of_which_one_leaves():
+    create("py-shared")
     seen = {}
 
     def handle(member, message):
@@ -129,6 +133,7 @@ def two_members_of_which_one_leaves():
 
 
 def dead_letters():
+    create("py-payments-dead")
     failures = []
     sender = producer()
     sender.produce("py-payments", key="bad", value=b"{not json", on_delivery=delivered(failures))
@@ -161,7 +166,22 @@ def dead_letters():
     assert headers["retry-count"] == b"3" and headers["original-topic"] == b"py-payments", headers
 
 
+def every_codec():
+    for codec in ["none", "gzip", "snappy", "lz4", "zstd"]:
+        failures, seen = [], []
+        sender = producer(compression_type=codec, linger_ms=20)
+        for number in range(500):
+            sender.produce(f"py-{codec}", key="k", value=json.dumps({"n": number, "text": "tea " * 20}), on_delivery=delivered(failures))
+        flush(sender, failures)
+        reader = consumer(f"py-{codec}")
+        reader.subscribe([f"py-{codec}"])
+        poll_until(codec, [reader], lambda _, message: seen.append(json.loads(message.value())["n"]), lambda: len(seen) == 500)
+        reader.close()
+        assert seen == list(range(500)), codec
+
+
 one_message_and_a_batch()
 two_members_of_which_one_leaves()
 dead_letters()
-print("3 passed")
+every_codec()
+print("4 passed")

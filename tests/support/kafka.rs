@@ -56,6 +56,22 @@ pub(crate) fn consumer(node: &Node, group: &str) -> StreamConsumer {
     config.create().expect("a consumer")
 }
 
+/// How many offsets a topic has been given, over all its partitions.
+pub(crate) fn offsets_given(node: &Node, topic: &str) -> usize {
+    let consumer = consumer(node, "reader-without-a-group");
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("the topic's metadata");
+    let ends = metadata.topics()[0].partitions().iter().map(|partition| {
+        let (_, end) = consumer.fetch_watermarks(topic, partition.id(), PATIENCE).expect("the partition's ends");
+        usize::try_from(end).expect("not negative")
+    });
+    ends.sum()
+}
+
+/// Every record of a topic, as far as it has been written now.
+pub(crate) async fn read_all(node: &Node, topic: &str) -> Vec<OwnedMessage> {
+    read_from_start(node, topic, offsets_given(node, topic)).await
+}
+
 /// The first `count` records of all partitions of a topic, by (partition, offset).
 pub(crate) async fn read_from_start(node: &Node, topic: &str, count: usize) -> Vec<OwnedMessage> {
     let consumer = consumer(node, "reader-without-a-group");

@@ -1,7 +1,6 @@
 //! The programs of a well-known Kafka guide run unmodified, with kafkajs, with confluent-kafka and with kcat.
 
 use crate::support::foreign::Foreign;
-use crate::support::kafka::read_from_start;
 use crate::support::node::Node;
 use crate::support::sql::Sql;
 
@@ -74,11 +73,11 @@ fn kafkajs_passes_the_guides_own_tests() {
 fn confluent_kafka_runs_the_same_programs() {
     let node = Node::start();
     let Some(ended) = Foreign::Python.run(&["guide.py", &node.bootstrap()]) else { return };
-    assert!(ended.expect_success("guide.py").contains("3 passed"));
+    assert!(ended.expect_success("guide.py").contains("4 passed"));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn kcat_writes_every_codec_and_reads_the_same_back() {
+#[test]
+fn kcat_writes_every_codec_and_reads_the_same_back() {
     let node = Node::start();
     let broker = node.bootstrap();
     if Foreign::Kcat.find().is_none() {
@@ -94,7 +93,8 @@ async fn kcat_writes_every_codec_and_reads_the_same_back() {
     std::fs::write(&file, lines.join("\n")).expect("written");
     let file = file.to_str().expect("UTF-8");
 
-    for codec in ["none", "gzip", "snappy", "lz4", "zstd"] {
+    // zstd is confluent-kafka's to test: Debian builds kcat without it.
+    for codec in ["none", "gzip", "snappy", "lz4"] {
         let topic = format!("kcat-{codec}");
         kcat(&["-P", "-t", &topic, "-z", codec, "-K", ":", "-H", "source=kcat", "-l", file]);
         let read = kcat(&["-C", "-t", &topic, "-o", "beginning", "-e", "-q", "-f", "%k:%s|%h\\n"]);
@@ -103,13 +103,12 @@ async fn kcat_writes_every_codec_and_reads_the_same_back() {
         read.sort();
         expected.sort();
         assert_eq!(read, expected, "{codec}");
-        let records = read_from_start(&node, &topic, 500).await;
-        let highest = records.iter().map(|record| rdkafka::Message::partition(record)).max();
-        assert!(highest <= Some(2), "three partitions by default");
     }
 
     let listed = kcat(&["-L"]);
-    assert!(listed.contains("topic \"kcat-zstd\" with 3 partitions"), "{listed}");
+    for codec in ["none", "lz4"] {
+        assert!(listed.contains(&format!("topic \"kcat-{codec}\" with 3 partitions")), "{listed}");
+    }
     let grouped =
         kcat(&["-G", "kcat-group", "-e", "-q", "-f", "%s\\n", "-X", "auto.offset.reset=earliest", "kcat-lz4"]);
     assert_eq!(grouped.lines().count(), 500);
