@@ -81,6 +81,8 @@ impl Running {
     fn start(command: &mut Command) -> Self {
         let mut child = command
             .current_dir(clients())
+            // Cargo points it at libraries of our own build, librdkafka among them; a foreign client has its own.
+            .env_remove("LD_LIBRARY_PATH")
             // psql would page on a terminal and read the user's settings.
             .env("PAGER", "cat")
             .env("KAFKAJS_NO_PARTITIONER_WARNING", "1")

@@ -73,7 +73,7 @@ fn kafkajs_passes_the_guides_own_tests() {
 fn confluent_kafka_runs_the_same_programs() {
     let node = Node::start();
     let Some(ended) = Foreign::Python.run(&["guide.py", &node.bootstrap()]) else { return };
-    assert!(ended.expect_success("guide.py").contains("4 passed"));
+    assert!(ended.expect_success("guide.py").contains("5 passed"));
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The shape of every request we take, as Kafka's message definitions have it, and the walk that checks a frame against it.
 //!
 //! The message crate allocates by the counts it reads, so that fifteen hostile bytes abort the process. In front of it
-//! stands this walk: after it every string, array and tagged field lies inside the frame, the elements are limited in
-//! number, and nothing follows the message. <https://github.com/apache/kafka/tree/trunk/clients/src/main/resources/common/message>
+//! stands this walk: after it every string, array and tagged field lies inside the frame and the elements are limited in
+//! number. <https://github.com/apache/kafka/tree/trunk/clients/src/main/resources/common/message>
 
 use bytes::Bytes;
 
@@ -180,11 +180,11 @@ pub(crate) const DESCRIBE_CONFIGS: &[Field] = &[
     since(3, BOOLEAN),
 ];
 
-/// Checks that `body` is one whole message of this shape.
+/// Checks that `body` begins with one whole message of this shape. What follows is let be, as Kafka's broker lets it:
+/// librdkafka leaves three bytes of a placeholder behind when it asks for the metadata of all topics from version 9 on.
 pub(crate) fn check(fields: &'static [Field], body: &Bytes, version: i16, flexible: bool) -> Result<(), Malformed> {
     let mut walk = Walk { reader: Reader::new(body.clone()), elements_left: ELEMENTS_MAX, version, flexible };
-    walk.fields(fields)?;
-    walk.reader.end()
+    walk.fields(fields)
 }
 
 /// The recursion is as deep as the constants above nest, whatever the bytes say.
