@@ -26,11 +26,7 @@ pub(crate) const PRODUCER_SETTINGS: [(&str, &str); 4] =
     [("acks", "all"), ("linger.ms", "5"), ("batch.size", "1000000"), ("compression.type", "none")];
 
 /// librdkafka's settings beside its defaults.
-///
-/// The wait is short because librdkafka first fetches the partitions whose first offset it has heard of: the others
-/// would wait for the end of that fetch.
-pub(crate) const CONSUMER_SETTINGS: [(&str, &str); 5] = [
-    ("fetch.wait.max.ms", "50"),
+pub(crate) const CONSUMER_SETTINGS: [(&str, &str); 4] = [
     ("group.id", "benchmark"),
     ("enable.auto.commit", "false"),
     ("fetch.message.max.bytes", "8388608"),
@@ -156,7 +152,8 @@ fn consume(kafka: &str, partitions: i32, records: u64) -> Result<Duration> {
     let consumer: BaseConsumer = config.create()?;
     let mut assignment = TopicPartitionList::new();
     for partition in 0..partitions {
-        assignment.add_partition_offset(TOPIC, partition, Offset::Beginning)?;
+        // librdkafka would look for "the beginning" half a second after it has heard of the partition's leader.
+        assignment.add_partition_offset(TOPIC, partition, Offset::Offset(0))?;
     }
     let begun = Instant::now();
     consumer.assign(&assignment)?;
