@@ -36,34 +36,59 @@ struct Probes {
     acknowledgements: Times,
 }
 
-pub(super) async fn run(bench: &Bench, disk: &Disk) -> Result<Vec<Measurement>> {
+/// A SELECT shows the record.
+pub(super) async fn run_select(bench: &Bench, disk: &Disk) -> Result<Vec<Measurement>> {
+    let (node, mut probes) = start(bench).await?;
+    let sql = Sql::connect(&node.postgres).await?;
+    let question = |probe| format!("SELECT probe FROM freshness WHERE probe = {probe}");
+    let times = measure_by_asking(&sql, &mut probes, bench, question).await?;
+    let mut measurements = percentiles("acknowledged", &probes.acknowledgements, None);
+    measurements.extend(percentiles("select", &times, Some(goal(disk, 20.0))));
+    Ok(measurements)
+}
+
+/// A push query on a connection of its own shows the record.
+pub(super) async fn run_push(bench: &Bench, disk: &Disk) -> Result<Vec<Measurement>> {
+    let (node, mut probes) = start(bench).await?;
+    let sql = Sql::connect(&node.postgres).await?;
+    let mut rows = sql.follow("SELECT probe FROM freshness EMIT CHANGES").await?;
+    warm_up(&mut rows, &mut probes).await?;
+    let mut times = Times::default();
+    for _ in 0..bench.probes {
+        let (probe, acknowledged) = probes.send().await?;
+        timeout(UNSEEN_MAX, await_probe(&mut rows, probe))
+            .await
+            .map_err(|_| format!("the push query did not show probe {probe} in {UNSEEN_MAX:?}"))??;
+        times.push(acknowledged.elapsed());
+    }
+    Ok(percentiles("push", &times, Some(goal(disk, 20.0))))
+}
+
+/// A continuous table has counted the record.
+pub(super) async fn run_table(bench: &Bench, disk: &Disk) -> Result<Vec<Measurement>> {
+    let (node, mut probes) = start(bench).await?;
+    let sql = Sql::connect(&node.postgres).await?;
+    let table = "CREATE TABLE latest AS SELECT kind, max(probe) AS probe FROM freshness GROUP BY kind EMIT CHANGES";
+    sql.execute(table).await?;
+    let question = |probe| format!("SELECT probe FROM latest WHERE kind = 'probe' AND probe = {probe}");
+    let times = measure_by_asking(&sql, &mut probes, bench, question).await?;
+    Ok(percentiles("table", &times, Some(goal(disk, 100.0))))
+}
+
+/// A node with the topic and its stream.
+async fn start(bench: &Bench) -> Result<(Node, Probes)> {
     let node = bench.start_node(&[])?;
     load::create_topic(&node.kafka, TOPIC, bench.partitions).await?;
     let sql = Sql::connect(&node.postgres).await?;
-    sql.execute(&format!(
-        "CREATE STREAM freshness (probe BIGINT, kind STRING) WITH (kafka_topic = '{TOPIC}', value_format = 'json')"
-    ))
-    .await?;
-    let table = "CREATE TABLE freshness_latest AS SELECT kind, max(probe) AS latest FROM freshness GROUP BY kind";
-    sql.execute(&format!("{table} EMIT CHANGES")).await?;
+    let stream = "CREATE STREAM freshness (probe BIGINT, kind STRING)";
+    sql.execute(&format!("{stream} WITH (kafka_topic = '{TOPIC}', value_format = 'json')")).await?;
+    let probes = Probes::new(&node)?;
+    Ok((node, probes))
+}
 
-    let mut probes = Probes::new(&node)?;
-    let select = measure_by_asking(&sql, &mut probes, bench, "select", |probe| {
-        format!("SELECT probe FROM freshness WHERE probe = {probe}")
-    })
-    .await?;
-    let push = measure_push(&node, &mut probes, bench).await?;
-    let table = measure_by_asking(&sql, &mut probes, bench, "table", |probe| {
-        format!("SELECT latest FROM freshness_latest WHERE kind = 'table' AND latest = {probe}")
-    })
-    .await?;
-
-    let mut measurements = percentiles("acknowledged", &probes.acknowledgements, None);
-    let syncs_ms = 2.0 * disk.sync_p50_ms;
-    for (name, times, beyond_syncs_ms) in [("select", select, 20.0), ("push", push, 20.0), ("table", table, 100.0)] {
-        measurements.extend(percentiles(name, &times, Some(Goal::AtMost(syncs_ms + beyond_syncs_ms))));
-    }
-    Ok(measurements)
+/// Two syncs of the disk and `beyond_ms`.
+fn goal(disk: &Disk, beyond_ms: f64) -> Goal {
+    Goal::AtMost(2.0 * disk.sync_p50_ms + beyond_ms)
 }
 
 impl Probes {
@@ -74,10 +99,10 @@ impl Probes {
     }
 
     /// Sends the next record; gives its number and the moment it was known to be acknowledged.
-    async fn send(&mut self, kind: &str) -> Result<(u64, Instant)> {
+    async fn send(&mut self) -> Result<(u64, Instant)> {
         let probe = self.next;
         self.next += 1;
-        let value = format!(r#"{{"probe":{probe},"kind":"{kind}"}}"#);
+        let value = format!(r#"{{"probe":{probe},"kind":"probe"}}"#);
         let sent = Instant::now();
         let record = FutureRecord::<(), str>::to(TOPIC).payload(&value);
         self.producer.send(record, UNSEEN_MAX).await.map_err(|(error, _)| error)?;
@@ -92,12 +117,11 @@ async fn measure_by_asking(
     sql: &Sql,
     probes: &mut Probes,
     bench: &Bench,
-    kind: &str,
     question: impl Fn(u64) -> String,
 ) -> Result<Times> {
     let mut times = Times::default();
     for _ in 0..bench.probes {
-        let (probe, acknowledged) = probes.send(kind).await?;
+        let (probe, acknowledged) = probes.send().await?;
         let question = question(probe);
         while sql.first(&question).await?.is_none() {
             if acknowledged.elapsed() > UNSEEN_MAX {
@@ -109,26 +133,10 @@ async fn measure_by_asking(
     Ok(times)
 }
 
-/// Follows a push query on a connection of its own.
-async fn measure_push(node: &Node, probes: &mut Probes, bench: &Bench) -> Result<Times> {
-    let sql = Sql::connect(&node.postgres).await?;
-    let mut rows = sql.follow("SELECT probe FROM freshness EMIT CHANGES").await?;
-    warm_up(&mut rows, probes).await?;
-    let mut times = Times::default();
-    for _ in 0..bench.probes {
-        let (probe, acknowledged) = probes.send("push").await?;
-        timeout(UNSEEN_MAX, await_probe(&mut rows, probe))
-            .await
-            .map_err(|_| format!("the push query did not show probe {probe} in {UNSEEN_MAX:?}"))??;
-        times.push(acknowledged.elapsed());
-    }
-    Ok(times)
-}
-
 /// Sends records until the push query shows one: it begins with what comes after it was planned, whenever that is.
 async fn warm_up(rows: &mut Follow, probes: &mut Probes) -> Result<()> {
     for _ in 0..WARM_UPS_MAX {
-        let (probe, _) = probes.send("warm-up").await?;
+        let (probe, _) = probes.send().await?;
         if let Ok(shown) = timeout(WARM_UP_WAIT, await_probe(rows, probe)).await {
             return shown;
         }

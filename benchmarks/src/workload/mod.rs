@@ -25,12 +25,14 @@ pub(crate) enum Workload {
     ScanHot,
     ScanCold,
     Start,
-    Freshness,
+    FreshnessSelect,
+    FreshnessPush,
+    FreshnessTable,
 }
 
 impl Workload {
     /// All, in the order they run.
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Idle,
         Self::Produce,
         Self::ConsumeHot,
@@ -38,7 +40,9 @@ impl Workload {
         Self::ScanHot,
         Self::ScanCold,
         Self::Start,
-        Self::Freshness,
+        Self::FreshnessSelect,
+        Self::FreshnessPush,
+        Self::FreshnessTable,
     ];
 
     /// As typed after `--only`.
@@ -51,7 +55,9 @@ impl Workload {
             Self::ScanHot => "scan-hot",
             Self::ScanCold => "scan-cold",
             Self::Start => "start",
-            Self::Freshness => "freshness",
+            Self::FreshnessSelect => "freshness-select",
+            Self::FreshnessPush => "freshness-push",
+            Self::FreshnessTable => "freshness-table",
         }
     }
 
@@ -65,7 +71,9 @@ impl Workload {
             Self::ScanHot => scan::run_hot(bench).await,
             Self::ScanCold => scan::run_cold(bench).await,
             Self::Start => start::run(bench).await,
-            Self::Freshness => freshness::run(bench, disk).await,
+            Self::FreshnessSelect => freshness::run_select(bench, disk).await,
+            Self::FreshnessPush => freshness::run_push(bench, disk).await,
+            Self::FreshnessTable => freshness::run_table(bench, disk).await,
         }
     }
 }
