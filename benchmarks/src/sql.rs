@@ -45,19 +45,20 @@ impl Sql {
     /// The first column of each row of a query that need not end.
     pub(crate) async fn follow(&self, sql: &str) -> Result<Follow> {
         let rows = self.client.simple_query_raw(sql).await.map_err(|error| told(sql, &error))?;
-        Ok(Follow { rows: Box::pin(rows) })
+        Ok(Follow { sql: sql.to_owned(), rows: Box::pin(rows) })
     }
 }
 
 /// Rows as they come.
 pub(crate) struct Follow {
+    sql: String,
     rows: std::pin::Pin<Box<SimpleQueryStream>>,
 }
 
 impl Follow {
     /// The next row's first column; `None` at the end.
     pub(crate) async fn next(&mut self) -> Result<Option<String>> {
-        while let Some(message) = self.rows.try_next().await? {
+        while let Some(message) = self.rows.try_next().await.map_err(|error| told(&self.sql, &error))? {
             if let SimpleQueryMessage::Row(row) = message {
                 return Ok(Some(row.get(0).unwrap_or_default().to_owned()));
             }
