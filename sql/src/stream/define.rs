@@ -8,9 +8,10 @@ use aquifer_storage::{Definition, TopicId};
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::Relation;
+use crate::catalog::properties::Properties;
 use crate::error::{Error, Result, SqlState};
 use crate::plan::continuous::{ContinuousPlan, Lineage, OutputColumn};
-use crate::statement::{Name, Property, RelationKind};
+use crate::statement::{Name, RelationKind};
 use crate::types::column_type_of;
 
 /// A continuous query as stored.
@@ -53,56 +54,6 @@ impl QueryDefinition {
     }
 }
 
-/// What WITH may say of a result.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct ResultOptions {
-    /// The topic's name; `None`: the relation's.
-    pub(crate) topic_name: Option<String>,
-    /// The topic's partitions; `None`: those of the source.
-    pub(crate) partitions: Option<i32>,
-    /// The key's bytes; `None`: as the key is.
-    pub(crate) key_format: Option<Format>,
-    /// The column that rowtime comes from.
-    pub(crate) timestamp_column: Option<String>,
-}
-
-/// Reads WITH.
-///
-/// # Errors
-/// 22023 for a value, 0A000 for a name that a result does not take.
-pub(crate) fn result_options(with: &[Property]) -> Result<ResultOptions> {
-    let mut options = ResultOptions::default();
-    for property in with {
-        let invalid = |allowed: &str| {
-            let message = format!("{} = '{}' is not allowed", property.name, property.value);
-            Error::new(SqlState::InvalidParameterValue, message).with_position(property.position).with_hint(allowed)
-        };
-        match property.name.as_str() {
-            "kafka_topic" => options.topic_name = Some(property.value.clone()),
-            "partitions" => {
-                let count = property.value.parse().ok().filter(|count| *count > 0);
-                options.partitions = Some(count.ok_or_else(|| invalid("a number from 1 on"))?);
-            }
-            "value_format" if property.value.eq_ignore_ascii_case("json") => {}
-            "value_format" => return Err(invalid("the value of a result is written as 'json'")),
-            "key_format" => {
-                options.key_format = Some(match property.value.to_lowercase().as_str() {
-                    "json" => Format::Json,
-                    "kafka" => Format::Kafka,
-                    _ => return Err(invalid("'json' or 'kafka'")),
-                });
-            }
-            "timestamp" => options.timestamp_column = Some(property.value.to_lowercase()),
-            name => {
-                return Err(Error::unsupported(format!("{name} in WITH of CREATE … AS SELECT"))
-                    .with_position(property.position)
-                    .with_hint("kafka_topic, partitions, value_format, key_format and timestamp are there"));
-            }
-        }
-    }
-    Ok(options)
-}
-
 /// The columns and bytes of a result: its names are `names`, one per column of the plan. `declared` gives the source's
 /// declared column behind an index of the scan.
 ///
@@ -113,7 +64,7 @@ pub(crate) fn result_format(
     plan: &ContinuousPlan,
     names: &[String],
     source: &Relation,
-    key_format: Option<Format>,
+    properties: &Properties,
     declared: impl Fn(usize) -> Option<usize>,
 ) -> Result<RecordFormat> {
     check_kind(kind, name, plan.group_keys.is_some())?;
@@ -144,8 +95,8 @@ pub(crate) fn result_format(
         });
     }
     let format = match plan.group_keys {
-        Some(count) => table_key_format(&columns, (count, keys.len()), plan, key_format)?,
-        None => stream_key_format(keys.is_empty(), source, key_format)?,
+        Some(count) => table_key_format(&columns, (count, keys.len()), plan, properties)?,
+        None => stream_key_format(keys.is_empty(), source, properties.key_format)?,
     };
     Ok(RecordFormat {
         columns,
@@ -200,32 +151,25 @@ fn table_key_format(
     columns: &[DeclaredColumn],
     (wanted, found): (usize, usize),
     plan: &ContinuousPlan,
-    asked: Option<Format>,
+    properties: &Properties,
 ) -> Result<Format> {
     if found < wanted {
         return Err(Error::new(SqlState::GroupingError, "a column of GROUP BY is not in the SELECT list")
             .with_hint("a continuous table's key is its GROUP BY: select each of its columns as it is"));
     }
-    let mut keys = columns.iter().filter(|column| column.role == ColumnRole::Key);
-    let primitive = |kind: &ColumnType| {
-        matches!(
-            kind,
-            ColumnType::Text | ColumnType::Int | ColumnType::BigInt | ColumnType::Double | ColumnType::Bytes
-        )
-    };
-    let fits_kafka = match (keys.next(), keys.next()) {
-        (Some(only), None) => plan.chain.window.is_none() && primitive(&only.kind),
-        _ => false,
-    };
-    match asked {
-        Some(Format::Kafka) if !fits_kafka => Err(Error::new(
-            SqlState::InvalidParameterValue,
-            "key_format = 'kafka' takes one key of type text, integer, bigint, double precision or bytea",
-        )
-        .with_hint("use key_format = 'json'")),
-        Some(format) => Ok(format),
-        None if fits_kafka => Ok(Format::Kafka),
-        None => Ok(Format::Json),
+    let keys: Vec<&ColumnType> =
+        columns.iter().filter(|column| column.role == ColumnRole::Key).map(|column| &column.kind).collect();
+    match (properties.key_format, keys.as_slice()) {
+        (None | Some(Format::Json), []) => Ok(Format::Json),
+        // Any bytes are a key in Kafka's format, so that none is left for NULL.
+        (None, [ColumnType::Bytes]) => Ok(Format::Json),
+        (Some(Format::Kafka), [ColumnType::Bytes]) => {
+            Err(Error::unsupported("key_format = 'kafka' of a bytea column in GROUP BY")
+                .with_hint("use key_format = 'json': it tells NULL from bytes"))
+        }
+        (Some(_), []) => Err(Error::new(SqlState::InvalidParameterValue, "a table of one row has no key to format")
+            .with_hint("leave key_format out")),
+        (_, keys) => properties.key_format_of(keys, plan.chain.window.is_some()),
     }
 }
 

@@ -8,6 +8,7 @@ use datafusion::datasource::source_as_provider;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::TableScan;
 
+use super::supervisor::Supervisor;
 use crate::catalog::Catalog;
 use crate::catalog::system::SystemSources;
 use crate::error::{Error, Result};
@@ -65,10 +66,10 @@ pub(crate) async fn prepare(
         return Err(Error::unsupported("EMIT FINAL")
             .with_hint("EMIT CHANGES shows a window's row from its first record on; select the closed windows from it"));
     }
-    let system = SystemSources::default();
+    let system = no_system(catalog);
     let bound = bind(&Ground { session, catalog, view: None, system: &system }, query).await?;
     let windowed = |scan: &TableScan| with_table(scan, |table| table.window.is_some()).unwrap_or(false);
-    let mut plan = compile(&bound.context.state(), bound.plan, purpose, windowed)?;
+    let mut plan = compile(&bound.state, bound.plan, purpose, windowed)?;
     let (source, scanned, window) =
         with_table(&plan.scan, |table| (table.source.clone(), table.columns.clone(), table.window.clone()))?;
     if source.is_keyed_table() || source.relation.as_ref().is_some_and(|relation| is_table(relation)) {
@@ -83,6 +84,15 @@ pub(crate) async fn prepare(
     }
     let names = plan.output.iter().map(|column| shown_name(column.field.name()).to_owned()).collect();
     Ok(PreparedQuery { plan, source, columns, scanned, window, names })
+}
+
+/// The system's tables have no changes; they are known so that one that is named is refused by its name.
+fn no_system(catalog: &Arc<Catalog>) -> SystemSources {
+    SystemSources {
+        supervisor: Arc::new(Supervisor::new(Arc::clone(catalog))),
+        node_settings: Arc::default(),
+        session_settings: Arc::default(),
+    }
 }
 
 fn is_table(relation: &crate::catalog::Relation) -> bool {

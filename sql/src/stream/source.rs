@@ -79,10 +79,11 @@ impl Source {
     }
 
     /// Returns when there may be more to read.
-    pub(crate) async fn wait(&self) {
+    pub(crate) fn wait(&self) -> impl Future<Output = ()> + Send + use<> {
         let offsets: Vec<_> =
             self.partitions().map(|(partition, offset)| (self.partition(partition), offset)).collect();
-        self.storage.wait_past(&offsets).await;
+        let storage = self.storage.clone();
+        async move { storage.wait_past(&offsets).await }
     }
 
     fn partitions(&self) -> impl Iterator<Item = (i32, i64)> {

@@ -8,9 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aquifer_storage::{
-    Commit, DefinitionChange, Expect, PositionChange, Storage, TopicChange, TopicConfig, TopicPartition,
+    Commit, DefinitionChange, Expect, PositionChange, Storage, TopicPartition,
 };
-use aquifer_storage::record::format::{ColumnType, RecordFormat};
 use bytes::Bytes;
 use datafusion::execution::session_state::SessionState;
 use parking_lot::Mutex;
@@ -18,15 +17,17 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::QueryStatus;
-use super::define::{QueryDefinition, ResultOptions, result_format, result_options};
+use super::define::{QueryDefinition, result_format};
 use super::job::{Job, Progress};
 use super::position::Position;
 use super::prepare::{PreparedQuery, prepare};
 use super::reader::Reader;
 use super::sink::Sink;
+use crate::catalog::properties::Properties;
 use crate::catalog::{Catalog, QUERY_KIND, RELATION_KIND, Relation};
 use crate::error::{Error, Result, SqlState};
 use crate::plan::continuous::Purpose;
+use crate::run::define::{is_taken, relation_change, timestamp_of, topic_of};
 use crate::statement::parse::parse;
 use crate::statement::{CreateAsSelect, Name, RelationKind, Sentence};
 
@@ -78,19 +79,13 @@ impl Supervisor {
     pub(crate) async fn create(&self, session: &SessionState, create: &CreateAsSelect) -> Result<String> {
         let tag = format!("CREATE {}", create.kind.word().to_uppercase());
         let defining = self.catalog.defining.lock().await;
-        let name = &create.name.value;
-        if self.catalog.relations().by_name.contains_key(name) {
-            if create.if_not_exists {
-                return Ok(tag);
-            }
-            return Err(Error::new(SqlState::DuplicateTable, format!("relation \"{name}\" already exists"))
-                .with_position(create.name.position)
-                .with_hint("choose another name, or DROP it first"));
+        if is_taken(&self.catalog, &create.name, create.if_not_exists)? {
+            return Ok(tag);
         }
-        let options = result_options(&create.with)?;
+        let properties = Properties::read(&create.with)?;
         let prepared = prepare(session, &self.catalog, &create.query, purpose(create.kind)).await?;
         let source = source_relation(&prepared)?;
-        let (commit, definition) = self.creation(create, &options, &prepared, &source)?;
+        let (commit, definition) = self.creation(create, &properties, &prepared, &source)?;
         self.catalog.commit(commit).await?;
         drop(defining);
         self.start_prepared(definition, prepared, &source);
@@ -144,7 +139,7 @@ impl Supervisor {
     fn creation(
         &self,
         create: &CreateAsSelect,
-        options: &ResultOptions,
+        properties: &Properties,
         prepared: &PreparedQuery,
         source: &Relation,
     ) -> Result<(Commit, QueryDefinition)> {
@@ -152,19 +147,22 @@ impl Supervisor {
         let (name, now_us) = (&create.name.value, storage.clock().now_us());
         let target = (create.kind, &create.name);
         let declared = |index| prepared.declared(index);
-        let format = result_format(target, &prepared.plan, &prepared.names, source, options.key_format, declared)?;
-        check_timestamp(options, &format)?;
-        let topic_name = options.topic_name.clone().unwrap_or_else(|| name.clone());
-        if storage.topic(&topic_name).is_some() {
-            return Err(Error::new(SqlState::DuplicateObject, format!("topic \"{topic_name}\" already exists"))
+        let format = result_format(target, &prepared.plan, &prepared.names, source, properties, declared)?;
+        let timestamp_column = timestamp_of(&format, properties)?;
+        let keyed = create.kind == RelationKind::Table;
+        let partitions = prepared.source.topic.partitions;
+        let topic = topic_of(&self.catalog, &create.name, properties, properties.topic_config(keyed), partitions)?;
+        let Some(create_topic) = topic.create else {
+            return Err(Error::new(SqlState::DuplicateObject, format!("topic \"{}\" already exists", topic.name))
+                .with_position(create.name.position)
                 .with_hint("a result needs a topic of its own: WITH (kafka_topic = 'another name')"));
-        }
+        };
         let definition = QueryDefinition {
             id: storage.random().uuid().to_string(),
             name: name.clone(),
             source: source.name.clone(),
             source_topic: source.topic,
-            sink_topic: storage.new_topic_id(),
+            sink_topic: topic.id,
             statement: create.text.clone(),
             created_at_us: now_us,
         };
@@ -174,9 +172,9 @@ impl Supervisor {
             kind: create.kind,
             format,
             topic: definition.sink_topic,
-            topic_name: topic_name.clone(),
-            timestamp_column: options.timestamp_column.clone(),
-            window: prepared.window.clone().filter(|_| create.kind == RelationKind::Table),
+            topic_name: topic.name,
+            timestamp_column,
+            window: prepared.window.clone().filter(|_| keyed),
             query: Some(name.clone()),
             statement: create.text.clone(),
             oid,
@@ -184,22 +182,14 @@ impl Supervisor {
         };
         let mut query_change = change(QUERY_KIND, name, Some(definition.to_bytes()?), Expect::Absent);
         query_change.holds = vec![definition.source_topic, definition.sink_topic];
-        let relation_change = change(RELATION_KIND, name, Some(relation.to_bytes()?), Expect::Absent);
-        let compacted = TopicConfig { cleanup_policy: "compact".to_owned(), ..TopicConfig::default() };
-        let topic = TopicChange::Create {
-            id: definition.sink_topic,
-            name: topic_name,
-            partitions: options.partitions.unwrap_or(prepared.source.topic.partitions),
-            config: if create.kind == RelationKind::Table { compacted } else { TopicConfig::default() },
-        };
         let position = PositionChange {
             query: definition.id.clone(),
-            value: Some(Position::start(prepared.source.topic.partitions).to_bytes()?),
+            value: Some(Position::start(partitions).to_bytes()?),
             expect: Expect::Absent,
         };
         let commit = Commit {
-            topics: vec![topic],
-            definitions: vec![oid_change, relation_change, query_change],
+            topics: vec![create_topic],
+            definitions: vec![oid_change, relation_change(&relation)?, query_change],
             positions: vec![position],
             ..Commit::default()
         };
@@ -339,18 +329,6 @@ fn source_relation(prepared: &PreparedQuery) -> Result<Arc<Relation>> {
         Error::unsupported(format!("topics.\"{}\" as the source of a continuous query", prepared.source.topic.name))
             .with_hint("declare its columns with CREATE STREAM … WITH (kafka_topic = …) and read that")
     })
-}
-
-fn check_timestamp(options: &ResultOptions, format: &RecordFormat) -> Result<()> {
-    let Some(name) = &options.timestamp_column else { return Ok(()) };
-    let column = format.columns.iter().find(|column| column.name == *name);
-    match column.map(|column| &column.kind) {
-        Some(ColumnType::Timestamp | ColumnType::TimestampTz | ColumnType::BigInt) => Ok(()),
-        Some(_) => Err(Error::new(SqlState::InvalidParameterValue, format!("timestamp = '{name}' is no time"))
-            .with_hint("name a column of type timestamp, timestamptz or bigint (ms)")),
-        None => Err(Error::new(SqlState::UndefinedColumn, format!("column \"{name}\" does not exist"))
-            .with_hint("timestamp names a column of the SELECT list")),
-    }
 }
 
 fn nameless(name: &str) -> Name {

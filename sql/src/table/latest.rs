@@ -33,7 +33,11 @@ pub(crate) fn latest(
     let relation = scan.source.relation.as_ref().ok_or_else(|| {
         DataFusionError::from(Error::new(SqlState::InternalError, "a keyed table without a relation"))
     })?;
-    let keys: Vec<SourceColumn> = relation.key_columns().into_iter().map(SourceColumn::Declared).collect();
+    let mut keys: Vec<SourceColumn> = relation.key_columns().into_iter().map(SourceColumn::Declared).collect();
+    if keys.is_empty() {
+        // A table of one row, an aggregate without GROUP BY, has no key column: the partition it lies in is its key.
+        keys.push(SourceColumn::Partition);
+    }
     let columns: Vec<SourceColumn> = scan.columns.iter().chain(&keys).copied().collect();
     let (schema, rows) = scan.rows_of(&columns, partition, context.session_config().batch_size())?;
     let first_key = scan.columns.len();

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `_partition`, `_offset`, `_timestamp`, `_timestamp_type`, `_committed_at`, `_key`, `_value` | the record's own |
 //! | `_headers` | jsonb: `[{"key": …, "value": …}, …]`; what is not UTF-8 as its hex text behind `\x` |
-//! | `rowtime` | BIGINT ms of the relation's timestamp column, else of `_timestamp` |
+//! | `rowtime` | BIGINT ms of the relation's timestamp column, of `_timestamp` where there is none or it is NULL |
 //! | `rowpartition`, `rowoffset` | `_partition`, `_offset` under ksqlDB's names |
 //! | `_tombstone` | of a table with a primary key: whether the record deletes its key |
 //!
@@ -130,9 +130,14 @@ impl RowReader {
             "rowoffset" => raw(RecordColumn::Offset.name()),
             "_headers" => Ok(Arc::new(headers_json(raw(name)?.as_list()))),
             ROWTIME => {
-                let column = self.timestamp_column.as_deref().and_then(behind_raw);
-                let column = column.map_or_else(|| raw(RecordColumn::Timestamp.name()), Ok)?;
-                Ok(Arc::new(rowtime_ms(&column)?))
+                let record = rowtime_ms(&raw(RecordColumn::Timestamp.name())?)?;
+                let Some(declared) = self.timestamp_column.as_deref().and_then(behind_raw) else {
+                    return Ok(Arc::new(record));
+                };
+                // An event without a time of its own happened when its record was written.
+                let times = rowtime_ms(&declared)?;
+                let times = times.iter().zip(record.values());
+                Ok(Arc::new(times.map(|(time, record)| time.unwrap_or(*record)).collect::<Int64Array>()))
             }
             name => raw(name),
         }

@@ -187,9 +187,7 @@ fn names(directory: &Arc<Directory>) -> Vec<ScalarUDF> {
         function("to_regnamespace", 1..=1, Kind::Oid, true, |args| {
             text(args.first()).map(|name| namespace_oid(&name)).filter(|oid| *oid != 0).into()
         }),
-        function("to_regproc", 1..=1, Kind::Oid, true, |args| {
-            text(args.first()).and_then(|name| node::procedure_named(&name)).into()
-        }),
+        function("to_regproc", 1..=1, Kind::Oid, true, |_| Value::Null),
         // What casts to and from regclass and its like become: from a name to its OID, from an OID to its name.
         function("pg_regclass_in", 1..=1, Kind::Oid, true, move |args| {
             let named = || text(args.first()).and_then(|name| input.class_named(&name).map(|class| class.oid()));
@@ -207,13 +205,6 @@ fn names(directory: &Arc<Directory>) -> Vec<ScalarUDF> {
         function("pg_regtype_out", 1..=1, TEXT, true, |args| {
             let known = oid(args.first()).map(|oid| types::format_type(oid, None));
             known.or_else(|| types::by_name(&text(args.first())?).map(|oid| types::format_type(oid, None))).into()
-        }),
-        function("pg_regproc_in", 1..=1, Kind::Oid, true, |args| {
-            oid(args.first()).or_else(|| node::procedure_named(&text(args.first())?)).into()
-        }),
-        function("pg_regproc_out", 1..=1, TEXT, true, |args| {
-            let name = oid(args.first()).map(|oid| node::procedure_name(oid).unwrap_or_else(|| oid.to_string()));
-            name.or_else(|| text(args.first())).into()
         }),
         function("pg_regnamespace_in", 1..=1, Kind::Oid, true, |args| {
             oid(args.first()).or_else(|| Some(namespace_oid(&text(args.first())?))).into()
@@ -308,7 +299,6 @@ fn plain() -> Vec<ScalarUDF> {
             Some(0) => "SQL_ASCII".into(),
             _ => "".into(),
         }),
-        function("getdatabaseencoding", 0..=0, TEXT, false, |_| "UTF8".into()),
         function("pg_char_to_encoding", 1..=1, Kind::Int4, true, |args| {
             let utf8 =
                 text(args.first()).is_some_and(|name| matches!(name.to_ascii_uppercase().as_str(), "UTF8" | "UTF-8"));

@@ -221,15 +221,6 @@ fn nested_types_follow_the_same_rules_inside() {
 }
 
 #[test]
-fn a_small_record_does_not_unfold_without_bound() {
-    let fields = (0..100).map(|number| (format!("f{number}"), ColumnType::BigInt)).collect();
-    let wide = ColumnType::Array(Box::new(ColumnType::Struct(fields)));
-    let list = |count: usize| format!("[{}]", vec!["{}"; count].join(","));
-    assert!(read(wide.clone(), &list(1000)).is_ok());
-    refuses(&wide, &list(50_000), "unfolds to more than");
-}
-
-#[test]
 fn a_bad_record_is_left_out_and_reported_once_and_the_others_stay() {
     let format = stream(vec![
         column("k", ColumnType::Int, ColumnRole::Key),

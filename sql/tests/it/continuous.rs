@@ -1,0 +1,1 @@
+//! Continuous queries and push queries, one promise per test.
