@@ -49,7 +49,8 @@ impl QueryDefinition {
     /// Its definition's bytes.
     pub(crate) fn to_bytes(&self) -> Result<bytes::Bytes> {
         serde_json::to_vec(self).map(bytes::Bytes::from).map_err(|source| {
-            Error::new(SqlState::InternalError, format!("query \"{}\" cannot be written", self.name)).with_source(source)
+            Error::new(SqlState::InternalError, format!("query \"{}\" cannot be written", self.name))
+                .with_source(source)
         })
     }
 }
@@ -98,12 +99,7 @@ pub(crate) fn result_format(
         Some(count) => table_key_format(&columns, (count, keys.len()), plan, properties)?,
         None => stream_key_format(keys.is_empty(), source, properties.key_format)?,
     };
-    Ok(RecordFormat {
-        columns,
-        key_format: format,
-        value_format: Format::Json,
-        tombstones: plan.group_keys.is_some(),
-    })
+    Ok(RecordFormat { columns, key_format: format, value_format: Format::Json, tombstones: plan.group_keys.is_some() })
 }
 
 fn check_kind(kind: RelationKind, name: &Name, grouped: bool) -> Result<()> {
@@ -128,7 +124,9 @@ fn check_names(names: &[String]) -> Result<()> {
         if names[..index].contains(name) {
             return refused("is there twice", "give each column its own name: SELECT sum(x) AS total");
         }
-        if name.starts_with('_') || name.starts_with('?') || matches!(name.as_str(), "rowtime" | "rowpartition" | "rowoffset")
+        if name.starts_with('_')
+            || name.starts_with('?')
+            || matches!(name.as_str(), "rowtime" | "rowpartition" | "rowoffset")
         {
             return refused("cannot be a result's", "give it another name: SELECT … AS name");
         }

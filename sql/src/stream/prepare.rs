@@ -63,8 +63,9 @@ pub(crate) async fn prepare(
     purpose: Purpose,
 ) -> Result<PreparedQuery> {
     if query.emit == Some(Emit::Final) {
-        return Err(Error::unsupported("EMIT FINAL")
-            .with_hint("EMIT CHANGES shows a window's row from its first record on; select the closed windows from it"));
+        return Err(Error::unsupported("EMIT FINAL").with_hint(
+            "EMIT CHANGES shows a window's row from its first record on; select the closed windows from it",
+        ));
     }
     let system = no_system(catalog);
     let bound = bind(&Ground { session, catalog, view: None, system: &system }, query).await?;

@@ -71,7 +71,8 @@ pub(crate) async fn push(
 fn start(catalog: &Arc<Catalog>, prepared: PreparedQuery, schema: SchemaRef, from_start: bool) -> Result<Push> {
     let storage = catalog.storage();
     let reader = ScanReader::new(catalog, &prepared.source, &prepared.columns).map_err(Error::from)?;
-    let position = if from_start { Position::start(prepared.source.topic.partitions) } else { now(storage, &prepared)? };
+    let position =
+        if from_start { Position::start(prepared.source.topic.partitions) } else { now(storage, &prepared)? };
     let topic = prepared.source.topic.id;
     let source = Source::new(storage.clone(), topic, reader.raw_columns().to_vec(), position, None);
     let plan = prepared.plan;

@@ -7,9 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aquifer_storage::{
-    Commit, DefinitionChange, Expect, PositionChange, Storage, TopicPartition,
-};
+use aquifer_storage::{Commit, DefinitionChange, Expect, PositionChange, Storage, TopicPartition};
 use bytes::Bytes;
 use datafusion::execution::session_state::SessionState;
 use parking_lot::Mutex;

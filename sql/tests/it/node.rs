@@ -56,7 +56,8 @@ impl Node {
 
     /// Opens with other settings.
     pub(crate) async fn open_with(dir: &Path, change: impl FnOnce(&mut StorageSettings)) -> Self {
-        let mut settings = StorageSettings { wal_segment_bytes: 4 << 20, wal_reserve_bytes: 1 << 20, ..Default::default() };
+        let mut settings =
+            StorageSettings { wal_segment_bytes: 4 << 20, wal_reserve_bytes: 1 << 20, ..Default::default() };
         change(&mut settings);
         let options = OpenOptions {
             data_dir: dir.to_owned(),
