@@ -8,9 +8,7 @@ use datafusion::datasource::source_as_provider;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::TableScan;
 
-use super::supervisor::Supervisor;
 use crate::catalog::Catalog;
-use crate::catalog::system::SystemSources;
 use crate::error::{Error, Result};
 use crate::operator::window::Window;
 use crate::plan::bind::{Ground, bind};
@@ -67,8 +65,7 @@ pub(crate) async fn prepare(
             "EMIT CHANGES shows a window's row from its first record on; select the closed windows from it",
         ));
     }
-    let system = no_system(catalog);
-    let bound = bind(&Ground { session, catalog, view: None, system: &system }, query).await?;
+    let bound = bind(&Ground { session, catalog, view: None, system: None }, query).await?;
     let windowed = |scan: &TableScan| with_table(scan, |table| table.window.is_some()).unwrap_or(false);
     let mut plan = compile(&bound.state, bound.plan, purpose, windowed)?;
     let (source, scanned, window) =
@@ -85,15 +82,6 @@ pub(crate) async fn prepare(
     }
     let names = plan.output.iter().map(|column| shown_name(column.field.name()).to_owned()).collect();
     Ok(PreparedQuery { plan, source, columns, scanned, window, names })
-}
-
-/// The system's tables have no changes; they are known so that one that is named is refused by its name.
-fn no_system(catalog: &Arc<Catalog>) -> SystemSources {
-    SystemSources {
-        supervisor: Arc::new(Supervisor::new(Arc::clone(catalog))),
-        node_settings: Arc::default(),
-        session_settings: Arc::default(),
-    }
 }
 
 fn is_table(relation: &crate::catalog::Relation) -> bool {
