@@ -122,3 +122,6 @@ pub(crate) fn unknown_api_versions(api: &'static Api, correlation_id: i32) -> Re
     let header = RequestHeader { api, version: 0, correlation_id, client_id: None };
     Response::message(&header, &metadata::unknown_api_versions(api))
 }
+
+#[cfg(test)]
+mod tests;

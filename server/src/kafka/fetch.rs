@@ -22,6 +22,8 @@ use super::wire::{Malformed, Reader, Writer};
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
 /// Pause before reading again when there is something, but less than `min_bytes`: each record may wake us.
 const REREAD_PAUSE: Duration = Duration::from_millis(5);
+/// How many times `wal.sync_interval_max` an offset beyond the high watermark is waited for.
+const SYNCS_TO_WAIT: u32 = 4;
 /// Base offset and length: what stands in front of each batch.
 const BATCH_PREFIX_BYTES: usize = 12;
 
@@ -228,6 +230,13 @@ async fn read_partition(
     let (_, at) = broker.partition(name, wanted.partition).map_err(unknown)?;
     let watermarks = broker.storage.watermarks(at).map_err(|error| unknown(error.into()))?;
     check_epoch(wanted.leader_epoch, watermarks.leader_epoch).map_err(|refusal| (refusal, watermarks))?;
+    if wanted.offset > watermarks.high_watermark {
+        // Acknowledged by acks=1, perhaps, and not yet durable: neither shown nor called out of range before its sync.
+        let sync = Duration::from_millis(broker.storage.settings().wal_sync_interval_max_ms);
+        let below = [(at, wanted.offset - 1)];
+        let reached = broker.storage.wait_past(&below);
+        let _too_late = tokio::time::timeout(sync * SYNCS_TO_WAIT, reached).await;
+    }
     let bytes_max = wanted.bytes_max.min(call.bytes_max.saturating_sub(bytes_so_far));
     if bytes_so_far > 0 && bytes_max == 0 {
         return Ok((at, Found { partition: wanted.partition, error: None, watermarks, batches: Vec::new() }));

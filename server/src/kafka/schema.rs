@@ -238,4 +238,6 @@ impl Walk {
 }
 
 #[cfg(test)]
+pub(crate) mod generate;
+#[cfg(test)]
 mod tests;
