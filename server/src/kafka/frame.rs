@@ -28,7 +28,7 @@ const PREAMBLE_BYTES: usize = 8;
 pub(crate) enum FrameError {
     #[error("reading from the client")]
     Io(#[from] io::Error),
-    #[error("a frame of {bytes} bytes exceeds {setting} = {limit}")]
+    #[error("a frame of {bytes} bytes exceeds {setting} = {limit} (TLS and HTTP look like this too)")]
     TooLarge { bytes: usize, setting: &'static str, limit: usize },
     #[error(transparent)]
     Malformed(#[from] Malformed),

@@ -198,8 +198,10 @@ pub(crate) fn describe(broker: &Broker, request: &DescribeGroupsRequest, version
     let groups = request.groups.iter().map(|id| {
         let described = broker.coordinator.read(id, |group| describe_one(group, version)).unwrap_or_else(|| {
             let known = !broker.storage.group_offsets(Some(id)).is_empty();
-            let state = if known { State::Empty.name() } else { DEAD };
-            DescribedGroup::default().with_group_state(StrBytes::from_static_str(state))
+            let (state, protocol_type) = if known { (State::Empty.name(), CONSUMER) } else { (DEAD, "") };
+            DescribedGroup::default()
+                .with_group_state(StrBytes::from_static_str(state))
+                .with_protocol_type(text(protocol_type))
         });
         described.with_group_id(id.clone())
     });

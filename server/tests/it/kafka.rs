@@ -291,6 +291,84 @@ async fn an_idempotent_producer_is_answered_the_first_offset_again_and_a_gap_is_
     node.stop().await;
 }
 
+/// The member id and generation of a join in version 0; the group's only member leads.
+async fn join(client: &mut Client, group: &str) -> (String, i32) {
+    let mut body = BytesMut::new();
+    string(&mut body, group);
+    body.put_i32(10_000);
+    string(&mut body, ""); // member_id
+    string(&mut body, "consumer");
+    body.put_i32(1);
+    string(&mut body, "range");
+    body.put_i32(0); // metadata
+    let mut answer = client.ask(11, 0, &body).await;
+    assert_eq!(answer.get_i16(), 0);
+    let generation = answer.get_i32();
+    let mut text = || {
+        let length = usize::try_from(answer.get_i16()).unwrap();
+        String::from_utf8(answer.split_to(length).to_vec()).unwrap()
+    };
+    let (protocol, leader, member) = (text(), text(), text());
+    assert_eq!((protocol.as_str(), &leader), ("range", &member));
+    (member, generation)
+}
+
+/// The error of committing offset 7 for partition 0, in version 2.
+async fn commit_offset(client: &mut Client, group: &str, member: &str, generation: i32) -> i16 {
+    let mut body = BytesMut::new();
+    string(&mut body, group);
+    body.put_i32(generation);
+    string(&mut body, member);
+    body.put_i64(-1); // retention_time_ms
+    body.put_i32(1);
+    string(&mut body, "orders");
+    body.put_i32(1);
+    body.put_i32(0);
+    body.put_i64(7);
+    string(&mut body, "note");
+    let mut answer = client.ask(8, 2, &body).await;
+    answer.advance(4 + 2 + "orders".len() + 4 + 4);
+    answer.get_i16()
+}
+
+/// What a group has committed for partition 0, in version 1.
+async fn committed_offset(client: &mut Client, group: &str) -> i64 {
+    let mut body = BytesMut::new();
+    string(&mut body, group);
+    body.put_i32(1);
+    string(&mut body, "orders");
+    body.put_i32(1);
+    body.put_i32(0);
+    let mut answer = client.ask(9, 1, &body).await;
+    answer.advance(4 + 2 + "orders".len() + 4 + 4);
+    answer.get_i64()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_commits_offsets_in_its_generation_and_a_stranger_does_not() {
+    let node = Node::start().await;
+    let mut client = node.client().await;
+    client.make("orders").await;
+    assert_eq!(committed_offset(&mut client, "readers").await, -1);
+    let (member, generation) = join(&mut client, "readers").await;
+    let mut sync = BytesMut::new();
+    string(&mut sync, "readers");
+    sync.put_i32(generation);
+    string(&mut sync, &member);
+    sync.put_i32(1);
+    string(&mut sync, &member);
+    sync.put_i32(4);
+    sync.put_slice(b"mine");
+    assert_eq!(client.ask(14, 0, &sync).await[..], *b"\0\0\0\0\0\x04mine");
+    assert_eq!(commit_offset(&mut client, "readers", "stranger", generation).await, 25, "UNKNOWN_MEMBER_ID");
+    assert_eq!(commit_offset(&mut client, "readers", &member, generation - 1).await, 22, "ILLEGAL_GENERATION");
+    assert_eq!(committed_offset(&mut client, "readers").await, -1);
+    assert_eq!(commit_offset(&mut client, "readers", &member, generation).await, 0);
+    assert_eq!(committed_offset(&mut client, "readers").await, 7);
+    assert_eq!(commit_offset(&mut client, "without members", "", -1).await, 0);
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_produce_without_acks_is_not_answered_and_one_that_fails_closes_the_connection() {
     let node = Node::start().await;
