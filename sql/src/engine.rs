@@ -1,7 +1,7 @@
 //! `Engine`: the one door to SQL. It makes sessions, runs continuous queries, and knows what relations there are.
 
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Weak};
 
 use aquifer_storage::Storage;
 use aquifer_storage::settings::SettingInfo;
@@ -76,6 +76,8 @@ impl Engine {
             RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes))).build_arc()?;
         let state = session_state(runtime)?;
         let catalog = Arc::new(Catalog::new(storage.clone()));
+        let declared: Weak<Catalog> = Arc::downgrade(&catalog);
+        storage.declare_columns(declared);
         let supervisor = Arc::new(Supervisor::new(Arc::clone(&catalog)));
         supervisor.start_all(&state).await?;
         Ok(Self {

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use crate::error::{Error, Result, SqlState};
 use crate::statement::Name;
 
+mod cold;
 pub(crate) mod decode_errors;
 pub mod postgres;
 pub(crate) mod properties;

@@ -1,18 +1,23 @@
 //! Hot to cold and back: each offset once, whatever tiering, forgetting, deleting and restarting do meanwhile.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use aquifer_storage::record::columns::RecordColumn;
+use aquifer_storage::record::format::{ColumnRole, ColumnType, DeclaredColumn, Format, RecordFormat};
 use aquifer_storage::settings::StorageSettings;
-use aquifer_storage::{Error, ScanRequest, Storage, TimedOffset, Topic};
+use aquifer_storage::{DeclaredColumns, Error, ScanRequest, Storage, TimedOffset, Topic, TopicId};
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::Int64Type;
 use futures::TryStreamExt;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use proptest::prelude::*;
 
 use crate::records::{
     close, consume, forgetful_topic, open_tiered, produce, records, scan, scan_all, small_settings, snapshot,
     tiered_options,
 };
-use crate::support::{at, eventually};
+use crate::support::{appends, at, batch, eventually, values};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_scan_over_hot_and_cold_gives_each_offset_once() {
@@ -127,6 +132,47 @@ async fn objects_say_what_they_hold_and_other_programs_can_open_them() {
     close(storage).await;
 }
 
+/// Says that every topic's value is a JSON object with the number `n`.
+#[derive(Debug)]
+struct NumberedTopics;
+
+impl DeclaredColumns for NumberedTopics {
+    fn format_of(&self, _: TopicId) -> Option<RecordFormat> {
+        let n = DeclaredColumn {
+            name: "n".to_owned(),
+            field: "n".to_owned(),
+            kind: ColumnType::BigInt,
+            role: ColumnRole::Value,
+            not_null: false,
+        };
+        let (key_format, value_format) = (Format::None, Format::Json);
+        Some(RecordFormat { columns: vec![n], key_format, value_format, tombstones: false })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn objects_have_the_declared_columns_and_say_what_did_not_decode() {
+    let home = tempfile::tempdir().unwrap();
+    let storage = open_tiered(home.path()).await;
+    let declared_by: Arc<dyn DeclaredColumns> = Arc::new(NumberedTopics);
+    storage.declare_columns(Arc::downgrade(&declared_by));
+    let topic = forgetful_topic(&storage, "clicks", 1).await;
+    for value in [r#"{"n": 7}"#, "no json", r#"{"n": 9}"#] {
+        storage.commit(appends(at(&topic, 0), batch(&[value]))).await.unwrap();
+    }
+    storage.checkpoint().await.unwrap();
+    let file = std::fs::File::open(&storage.objects()[0].url).unwrap();
+    let mut batches = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
+    let rows = batches.next().unwrap().unwrap();
+    let numbers = rows.column_by_name("n").unwrap().as_primitive::<Int64Type>();
+    assert_eq!(numbers.iter().collect::<Vec<_>>(), [Some(7), None, Some(9)]);
+    let errors = rows.column_by_name("_error").unwrap();
+    assert!(errors.is_null(0) && errors.is_valid(1) && errors.is_null(2));
+    assert_eq!(values(&storage, at(&topic, 0)).await, [r#"{"n": 7}"#, "no json", r#"{"n": 9}"#]);
+    assert_eq!(scan_all(&snapshot(&storage, &topic), at(&topic, 0)).await.len(), 3);
+    close(storage).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_time_is_found_hot_and_cold() {
     let home = tempfile::tempdir().unwrap();
@@ -174,12 +220,12 @@ async fn a_bucket_of_another_data_directory_is_refused_by_name() {
 
     let mut foreign = tiered_options(&two, small_settings());
     foreign.object_store_url = Some(format!("file://{}", one.join("objects").display()));
-    let error = Storage::open(foreign).await.err().expect("another cluster's bucket is refused");
+    let Err(error) = Storage::open(foreign).await else { panic!("another cluster's bucket is taken") };
     assert!(matches!(&error, Error::Config { reason } if reason.contains(&cluster)), "{error}");
 
     let mut emptied = tiered_options(&one, small_settings());
     emptied.object_store_url = Some(format!("file://{}/empty", home.path().display()));
-    let error = Storage::open(emptied).await.err().expect("a bucket without what was forgotten is refused");
+    let Err(error) = Storage::open(emptied).await else { panic!("a bucket without what was forgotten is taken") };
     assert!(matches!(&error, Error::Config { reason } if reason.contains("lacks offsets 0 to")), "{error}");
 
     let storage = open_tiered(&one).await;
@@ -208,7 +254,7 @@ async fn with_objects_in_memory_the_log_forgets_nothing() {
     close(storage).await;
 }
 
-async fn produce_all(storage: Storage, topic: std::sync::Arc<Topic>, partition: i32, end: i64) {
+async fn produce_all(storage: Storage, topic: Arc<Topic>, partition: i32, end: i64) {
     produce(&storage, &topic, partition, 0..end, 5).await;
 }
 
