@@ -119,7 +119,7 @@ impl Appender {
     fn cut_back(&self, segment: &Segment, error: Error) -> AppendFailure {
         let at = segment.file_offset(self.end);
         let cut = segment.file.truncate(at).and_then(|()| segment.file.allocate(self.allocated));
-        match cut.and_then(|()| segment.file.sync()) {
+        match cut.and_then(|()| segment.sync()) {
             Ok(()) => AppendFailure::Undone(error),
             Err(second) => {
                 tracing::error!(%error, %second, "a failed write could not be cut back");

@@ -294,3 +294,98 @@ fn prefix_of(placed: &PlacedBatch) -> [u8; PREFIX_BYTES] {
     prefix[12..16].copy_from_slice(&LEADER_EPOCH.to_be_bytes());
     prefix
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::record::batch::{BatchBuilder, BatchHeader, Compression, TimestampType};
+
+    fn batch(records: usize, bytes: usize) -> CheckedBatch {
+        let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+        for index in 0..records {
+            builder.push(index as i64, None, Some(&vec![7; bytes]), &[]);
+        }
+        builder.build(Compression::None).unwrap()
+    }
+
+    fn placed(sizes: &[(u8, usize, usize)]) -> Vec<PlacedBatch> {
+        let mut ends = [100_i64; 4];
+        let mut all = Vec::new();
+        for (partition, records, bytes) in sizes {
+            let end = &mut ends[usize::from(*partition)];
+            let partition =
+                TopicPartition { topic: TopicId::from_bytes([*partition; 16]), partition: i32::from(*partition) };
+            all.push(PlacedBatch { partition, base_offset: *end, batch: batch(*records, *bytes) });
+            *end += *records as i64;
+        }
+        all
+    }
+
+    fn numbers(position: u64) -> FrameNumbers {
+        FrameNumbers { writer_epoch: 3, sequence: 9, commit_time_us: -5, durable_end: 64, position }
+    }
+
+    fn bytes_of(frame: &EncodedFrame) -> Vec<u8> {
+        frame.slices().iter().flat_map(|slice| slice.iter().copied()).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn a_frame_comes_back_with_every_batch_in_its_place(
+            sizes in proptest::collection::vec((0_u8..4, 1_usize..5, 0_usize..40_000), 0..12),
+            position in (0_u64..1 << 40).prop_map(|position| position * FRAME_ALIGN),
+        ) {
+            let batches = placed(&sizes);
+            let frame = EncodedFrame::new(numbers(position), batches.clone()).unwrap();
+            let bytes = bytes_of(&frame);
+            prop_assert_eq!(bytes.len() as u64, frame.header.frame_bytes());
+            let header = FrameHeader::decode(&bytes, position).unwrap();
+            prop_assert_eq!(header, frame.header);
+            prop_assert_eq!(FrameHeader::decode(&bytes, position + FRAME_ALIGN), Err(FrameDefect::Damaged));
+            let body = &bytes[FRAME_HEADER_BYTES..FRAME_HEADER_BYTES + header.body_bytes as usize];
+            let entries = decode_directory(&header, body).unwrap();
+            prop_assert_eq!(&entries, &frame.entries);
+            let mut found = Vec::new();
+            for entry in &entries {
+                let start = entry.frame_offset as usize;
+                let mut rest = &bytes[start..start + entry.bytes as usize];
+                let mut next_offset = entry.base_offset;
+                while !rest.is_empty() {
+                    let batch = BatchHeader::parse(rest).unwrap();
+                    prop_assert_eq!(batch.base_offset, next_offset);
+                    next_offset = batch.last_offset() + 1;
+                    let (whole, behind) = rest.split_at(batch.total_bytes());
+                    found.push((entry.partition, batch.base_offset, whole[PREFIX_BYTES..].to_vec()));
+                    rest = behind;
+                }
+                prop_assert_eq!(next_offset, entry.last_offset + 1);
+            }
+            let mut sent: Vec<_> = batches
+                .iter()
+                .map(|placed| (placed.partition, placed.base_offset, placed.batch.bytes()[PREFIX_BYTES..].to_vec()))
+                .collect();
+            sent.sort_by_key(|(partition, offset, _)| (*partition, *offset));
+            prop_assert_eq!(found, sent);
+        }
+
+        #[test]
+        fn a_flipped_bit_anywhere_is_seen(at in any::<prop::sample::Index>(), bit in 0_u32..8) {
+            let frame = EncodedFrame::new(numbers(128), placed(&[(1, 2, 50), (2, 1, 10)])).unwrap();
+            let mut bytes = bytes_of(&frame);
+            let covered = FRAME_HEADER_BYTES + frame.header.body_bytes as usize;
+            bytes[at.index(covered)] ^= 1 << bit;
+            let whole = FrameHeader::decode(&bytes, 128)
+                .and_then(|header| decode_directory(&header, &bytes[FRAME_HEADER_BYTES..covered]));
+            prop_assert!(whole.is_err());
+        }
+    }
+
+    #[test]
+    fn a_large_frame_has_a_run_for_every_64_kib() {
+        let frame = EncodedFrame::new(numbers(0), placed(&[(1, 1, 30_000); 10])).unwrap();
+        assert_eq!(frame.entries.len(), 4);
+        assert!(frame.entries.iter().all(|entry| entry.batches <= 3));
+    }
+}

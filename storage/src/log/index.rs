@@ -58,7 +58,7 @@ impl Runs {
     }
 
     /// The runs that hold `offset` and what follows.
-    pub(crate) fn from_offset(&self, offset: i64) -> impl Iterator<Item = &Run> {
+    pub(crate) fn starting_at(&self, offset: i64) -> impl Iterator<Item = &Run> {
         let first = self.0.partition_point(|run| run.last_offset < offset);
         self.0.range(first..)
     }
@@ -91,7 +91,7 @@ mod tests {
         for (base, last, at) in [(0, 9, 0), (10, 10, 64), (11, 30, 128)] {
             runs.push(run(base, last, at));
         }
-        let bases = |offset| runs.from_offset(offset).map(|run| run.base_offset).collect::<Vec<_>>();
+        let bases = |offset| runs.starting_at(offset).map(|run| run.base_offset).collect::<Vec<_>>();
         assert_eq!(bases(0), [0, 10, 11]);
         assert_eq!(bases(9), [0, 10, 11]);
         assert_eq!(bases(10), [10, 11]);

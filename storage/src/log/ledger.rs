@@ -304,8 +304,3 @@ fn check_topic(name: &str, partitions: i32, cleanup_policy: &str) -> Result<()> 
 pub(crate) fn stored_topics(own: &OwnState) -> Vec<Topic> {
     own.topics.values().filter(|topic| !topic.internal).map(|topic| topic.as_ref().clone()).collect()
 }
-
-/// Whether a partition's topic is there.
-pub(crate) fn lives(own: &OwnState, topic: TopicId) -> bool {
-    own.topics.contains_key(&topic)
-}

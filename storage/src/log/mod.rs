@@ -31,6 +31,8 @@ mod segment;
 mod shared;
 mod snapshot;
 mod tail;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::panic::AssertUnwindSafe;
@@ -238,10 +240,7 @@ impl Node {
         let units = u32::try_from(bytes.div_ceil(QUEUE_UNIT_BYTES)).unwrap_or(u32::MAX).min(self.budget_units);
         let (answer, answered) = oneshot::channel();
         let shared = Arc::clone(&self.shared);
-        let queue = move |permit| {
-            // A job that comes back is dropped, and with it its answer: the pipe is closed.
-            drop(shared.pipe.push(Job { request, bytes, answer, permit }));
-        };
+        let queue = move |permit| shared.pipe.push(Job { request, bytes, answer, permit });
         let mut permit = Box::pin(Arc::clone(&self.budget).acquire_many_owned(units));
         match futures::poll!(&mut permit) {
             Poll::Ready(permit) => queue(permit.map_err(|_| Error::Closed)?),

@@ -102,18 +102,17 @@ pub(crate) enum Next {
 }
 
 impl Pipe {
-    /// Queues a job; gives it back if the pipe is closed.
-    pub(crate) fn push(&self, job: Job) -> Result<(), Job> {
+    /// Queues a job. If the pipe is closed it is dropped, and with it its answer, which tells who waits.
+    pub(crate) fn push(&self, job: Job) {
         let mut ends = self.ends.lock();
         if ends.closing || ends.writer_gone {
-            return Err(job);
+            return;
         }
         ends.queued_bytes += job.bytes;
         ends.queued_unsynced |= job.request.commit.durability == Durability::Written;
         ends.queue.push_back(job);
         drop(ends);
         self.writer_wake.notify_one();
-        Ok(())
     }
 
     /// What the writer does next; `idle_after` bounds the wait.

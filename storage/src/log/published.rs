@@ -43,8 +43,7 @@ pub(crate) struct Published {
 impl PartitionView {
     /// First offset the log holds.
     pub(crate) fn hot_start(&self) -> i64 {
-        let first_run = self.runs.first_offset().unwrap_or(self.high_watermark);
-        self.damaged.iter().map(|range| range.start).fold(first_run, i64::min)
+        self.runs.first_offset().unwrap_or(self.high_watermark)
     }
 
     pub(crate) fn watermarks(&self) -> Watermarks {
@@ -69,7 +68,7 @@ impl PartitionView {
     pub(crate) fn set_tiered(&mut self, tiered_end: i64, log_start: i64) {
         self.tiered_end = self.tiered_end.max(tiered_end);
         self.log_start = self.log_start.max(log_start);
-        self.untiered_bytes = self.runs.from_offset(self.tiered_end).map(|run| u64::from(run.bytes)).sum();
+        self.untiered_bytes = self.runs.starting_at(self.tiered_end).map(|run| u64::from(run.bytes)).sum();
     }
 
     /// The damage at an offset, if there is any.
@@ -158,7 +157,7 @@ impl Published {
         let end = watermarks.last_stable_offset;
         let runs = view
             .runs
-            .from_offset(offset)
+            .starting_at(offset)
             .take_while(|run| run.base_offset < end)
             .filter_map(|run| self.hot_run(run))
             .collect();
@@ -180,7 +179,7 @@ impl Published {
             if self.own.topics.get(&partition.topic).is_none_or(|topic| topic.internal) {
                 continue;
             }
-            let oldest = view.runs.from_offset(view.tiered_end).next();
+            let oldest = view.runs.starting_at(view.tiered_end).next();
             backlog.push(Backlog {
                 partition: *partition,
                 tiered_end: view.tiered_end,

@@ -49,6 +49,10 @@ fn plan_fetch(published: &Published, request: FetchRequest) -> Result<FetchPlan>
     if offset < log_start_offset || offset > high_watermark {
         return Err(Error::OffsetOutOfRange { offset, log_start_offset, high_watermark });
     }
+    if let Some(damaged) = view.damage_at(offset) {
+        let reason = format!("offsets {}..{} are damaged", damaged.start, damaged.end);
+        return Err(Error::Corrupt { place: damaged.place.clone(), reason });
+    }
     let hot_start = view.hot_start();
     if offset < hot_start {
         if offset >= tiered_end_offset {
@@ -57,16 +61,13 @@ fn plan_fetch(published: &Published, request: FetchRequest) -> Result<FetchPlan>
         }
         return Ok(FetchPlan::Done(Reach::Below { hot_start, watermarks }));
     }
-    if let Some(damaged) = view.damage_at(offset) {
-        let reason = format!("offsets {}..{} are damaged", damaged.start, damaged.end);
-        return Err(Error::Corrupt { place: damaged.place.clone(), reason });
-    }
     // Up to the next damaged range: the next fetch begins inside it and is told.
     let stop = view.damaged.iter().map(|range| range.start).filter(|start| *start > offset).min();
     let mut runs = Vec::new();
     let mut bytes = 0;
-    for run in view.runs.from_offset(offset) {
-        if bytes >= bytes_max as u64 || stop.is_some_and(|stop| run.base_offset >= stop) {
+    for run in view.runs.starting_at(offset) {
+        let enough = !runs.is_empty() && bytes >= bytes_max as u64;
+        if enough || stop.is_some_and(|stop| run.base_offset >= stop) {
             break;
         }
         bytes += u64::from(run.bytes);
@@ -109,10 +110,10 @@ pub(crate) async fn offset_for_timestamp(
     let runs: Vec<HotRun> = {
         let published = shared.published.read();
         let view = published.partition(partition)?;
-        let late = view.runs.from_offset(view.log_start).filter(|run| run.max_timestamp_ms >= timestamp_ms);
-        // One run that reaches so far holds such a record; a second one is there in case the first lies below the log
-        // start in part.
-        late.take(2).filter_map(|run| published.hot_run(run)).collect()
+        // The first run that reaches so far holds such a record.
+        let mut runs = view.runs.starting_at(view.log_start);
+        let late = runs.find(|run| run.max_timestamp_ms >= timestamp_ms);
+        late.and_then(|run| published.hot_run(run)).into_iter().collect()
     };
     let limits = BatchLimits {
         decompressed_bytes_max: usize::try_from(shared.settings.batch_decompressed_bytes_max).unwrap_or(usize::MAX),

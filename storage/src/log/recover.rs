@@ -25,7 +25,7 @@ use crate::log::published::{PartitionView, Published};
 use crate::log::segment::{
     Extent, Origin, SEGMENT_HEADER_BYTES, Segment, decode_header, position_in_name, segment_path,
 };
-use crate::log::snapshot::{LogSnapshot, StoredPartition};
+use crate::log::snapshot::{LogSnapshot, StoredPartition, covered};
 use crate::record::batch::{BatchHeader, BatchLimits, CheckedBatch};
 
 /// What recovery has found.
@@ -75,20 +75,22 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
     let (snapshot, passed_over) = LogSnapshot::newest(disk.as_ref(), dir, &names)?;
     let mut bases: Vec<u64> = names.iter().filter_map(|name| position_in_name(name, ".wal")).collect();
     bases.sort_unstable();
-    if snapshot.is_none() && bases.first().is_some_and(|first| *first > 0) {
-        let reason = "no whole snapshot, and the segments before are gone; restore a snapshot file".to_owned();
+    let replay_from = snapshot.as_ref().map_or(0, |snapshot| snapshot.position);
+    if bases.first().is_some_and(|first| *first > replay_from) {
+        let reason = format!("the segments from position {replay_from} on are gone; restore a newer snapshot file");
         return Err(Error::Corrupt { place: dir.display().to_string(), reason });
     }
     let mut recovery = Recovery::new(snapshot, options.limits);
-    recovery.published.damaged.extend(passed_over);
-    let snapshot_position = recovery.replay_from;
+    for reason in passed_over {
+        tracing::error!(reason, "a snapshot of the log is damaged; an older one is taken");
+    }
     let mut appender = Appender {
         disk: Arc::clone(disk),
         dir: dir.clone(),
         origin: options.origin,
         segment_bytes: options.segment_bytes,
         segment: None,
-        end: snapshot_position,
+        end: replay_from,
         allocated: 0,
         next_sequence: 0,
         last_commit_time_us: 0,
@@ -98,8 +100,8 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
         match bases.get(index + 1) {
             Some(next) => recovery.sealed(options, *base, *next)?,
             // A snapshot is made after the segment before it is sealed.
-            None if *base < snapshot_position => {
-                recovery.sealed(options, *base, snapshot_position)?;
+            None if *base < replay_from => {
+                recovery.sealed(options, *base, replay_from)?;
                 appender.segment = recovery.published.segments.get(base).cloned();
             }
             None => recovery.last(options, *base, &mut appender)?,
@@ -109,7 +111,7 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
     appender.last_commit_time_us = recovery.last_commit_time_us;
     recovery.finish();
     let Recovery { ledger, published, .. } = recovery;
-    Ok(Recovered { ledger, published, appender, snapshot_position })
+    Ok(Recovered { ledger, published, appender, snapshot_position: covered(&names) })
 }
 
 impl Recovery {
@@ -152,6 +154,7 @@ impl Recovery {
                 for (partition, run) in footer.runs {
                     self.index(partition, run, &segment);
                 }
+                self.runs.clear();
             }
             _ => {
                 self.walk(&segment, next, true)?;
@@ -208,7 +211,9 @@ impl Recovery {
         for (start, end) in walked.damaged {
             let place = segment.place(start, end - start);
             tracing::error!(place, "damaged range in the log; everything else is served");
-            self.published.damaged.push(place);
+            if !self.published.damaged.contains(&place) {
+                self.published.damaged.push(place);
+            }
         }
         Ok(())
     }
@@ -227,7 +232,8 @@ impl Recovery {
         }
         for entry in &frame.entries {
             let plausible = entry.last_offset >= entry.base_offset && entry.base_offset >= 0;
-            if !frame.whole && !(plausible && self.follows(entry, replay)) {
+            let believed = frame.whole || (plausible && self.follows(entry, replay));
+            if !believed {
                 continue;
             }
             if replay {

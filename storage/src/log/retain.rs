@@ -37,6 +37,8 @@ pub(crate) fn forget(shared: &Shared) -> Result<()> {
         let Some(next) = front(&published).filter(|segment| may_go(&published, segment, rule)) else { return Ok(()) };
         let end = next.extent().end;
         published.segments.remove(&next.base);
+        let path = next.path.display().to_string();
+        published.damaged.retain(|place| !place.starts_with(&path));
         for (partition, view) in &mut published.partitions {
             view.runs.forget_below(end);
             if is_own(partition.topic) {

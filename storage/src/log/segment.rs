@@ -55,6 +55,9 @@ pub(crate) struct Segment {
     pub(crate) file: Arc<dyn DiskFile>,
     /// Written by the one writer, read by who asks for files; never held while a file is touched.
     extent: Mutex<Extent>,
+    /// A sync has failed. The kernel tells a failure once: without this, of two threads that sync at the same time one
+    /// could be told that all is well. Held over the sync itself.
+    sync_failed: Mutex<bool>,
 }
 
 /// How far a segment goes.
@@ -90,7 +93,18 @@ pub(crate) fn position_in_name(name: &str, extension: &str) -> Option<u64> {
 impl Segment {
     /// Wraps an open file.
     pub(crate) fn new(path: PathBuf, base: u64, file: Arc<dyn DiskFile>, extent: Extent) -> Self {
-        Self { path, base, file, extent: Mutex::new(extent) }
+        Self { path, base, file, extent: Mutex::new(extent), sync_failed: Mutex::new(false) }
+    }
+
+    /// Syncs the file; once that has failed it always fails.
+    pub(crate) fn sync(&self) -> std::io::Result<()> {
+        let mut failed = self.sync_failed.lock();
+        if *failed {
+            return Err(std::io::Error::other("an earlier sync has failed"));
+        }
+        let synced = self.file.sync();
+        *failed = synced.is_err();
+        synced
     }
 
     /// Makes a segment: room reserved, header written, both synced, and its name in the folder too.
@@ -153,7 +167,7 @@ impl Segment {
         self.file
             .write_at(&mut [IoSlice::new(&bytes), IoSlice::new(&trailer)], at)
             .and_then(|()| self.file.truncate(at + (bytes.len() + TRAILER_BYTES) as u64))
-            .and_then(|()| self.file.sync())
+            .and_then(|()| self.sync())
             .map_err(|error| full_or_io(error, action()))?;
         self.extent.lock().sealed = true;
         Ok(())

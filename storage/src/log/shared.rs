@@ -35,7 +35,7 @@ pub(crate) struct Shared {
     pub(crate) durable_end: AtomicU64,
     /// Position of the first frame that is kept.
     pub(crate) first_position: AtomicU64,
-    /// What the newest durable snapshot covers.
+    /// What even the oldest snapshot that is kept covers: should the newest be damaged, the frames since are needed.
     pub(crate) snapshot_position: AtomicU64,
     /// Why nothing is written any more; set once.
     pub(crate) read_only: OnceLock<String>,

@@ -140,15 +140,21 @@ impl LogSnapshot {
         Ok((None, passed_over))
     }
 
-    /// Removes all but the newest [`SNAPSHOTS_KEPT`].
-    pub(crate) fn sweep(disk: &dyn Disk, dir: &Path) -> Result<()> {
+    /// Removes all but the newest [`SNAPSHOTS_KEPT`]; answers with the position of the oldest one kept, which is what
+    /// the log must keep from; 0 if there are fewer.
+    pub(crate) fn sweep(disk: &dyn Disk, dir: &Path) -> Result<u64> {
         let names = disk.list(dir).map_err(Error::io(format!("list {}", dir.display())))?;
         for position in positions(&names).into_iter().skip(SNAPSHOTS_KEPT) {
             let path = snapshot_path(dir, position);
             disk.remove(&path).map_err(Error::io(format!("remove {}", path.display())))?;
         }
-        Ok(())
+        Ok(covered(&names))
     }
+}
+
+/// The position that even the oldest snapshot that is kept covers.
+pub(crate) fn covered(names: &[String]) -> u64 {
+    positions(names).get(SNAPSHOTS_KEPT - 1).copied().unwrap_or(0)
 }
 
 /// Positions of the snapshots among these names, newest first.

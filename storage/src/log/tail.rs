@@ -52,7 +52,7 @@ impl Tail {
 
     /// A partition has grown to this end.
     pub(crate) fn grown(&self, ends: impl Iterator<Item = (TopicPartition, i64)>) {
-        let mut waiters = self.waiters.lock();
+        let waiters = self.waiters.lock();
         if waiters.is_empty() {
             return;
         }

@@ -71,8 +71,15 @@ impl Writer {
             return;
         }
         let now_us = self.appender.commit_time_us(self.shared.clock.now_us());
-        let Ok(_) = self.write_frame(now_us, Vec::new()) else { return };
-        self.uncovered = false;
+        match self.write_frame(now_us, Vec::new()) {
+            Ok(_) => self.uncovered = false,
+            // The next silence tries again.
+            Err(AppendFailure::Undone(_)) => return,
+            Err(AppendFailure::Broken(error)) => {
+                self.shared.set_read_only(&error.to_string());
+                return;
+            }
+        }
         self.hand_over(Vec::new(), Vec::new(), Vec::new(), true);
     }
 
@@ -204,25 +211,27 @@ impl Writer {
         self.shared.pipe.written(Group { end, segment, changes, runs, pending, written_at, urgent });
     }
 
-    /// Seals the segment, writes a snapshot, makes the next segment. On a full disk the reserve is given up for
-    /// commits that hold no records of clients.
+    /// Goes on to the next segment. On a full disk the reserve is given up for commits that hold no records of clients.
     fn roll(&mut self, own_only: bool) -> Result<()> {
-        let poisoned = |error: Error| match error {
-            Error::Full { .. } => error,
-            error => self.shared.set_read_only(&error.to_string()),
-        };
-        self.appender.seal().map_err(poisoned)?;
-        self.snapshot()?;
         let whole = self.appender.segment_bytes;
-        let segment = match self.appender.start_segment(whole) {
+        match self.try_roll(whole) {
             Err(Error::Full { .. }) if own_only && self.shared.release_reserve()? => {
                 // A smaller one: it holds catalog changes only.
-                self.appender.start_segment(whole.min(self.shared.settings.wal_reserve_bytes / 2))?
+                self.try_roll(whole.min(self.shared.settings.wal_reserve_bytes / 2))
             }
-            made => made?,
-        };
+            rolled => rolled,
+        }
+    }
+
+    /// Seals the segment, writes a snapshot, makes the next segment. Each step can be tried again.
+    fn try_roll(&mut self, segment_bytes: u64) -> Result<()> {
+        self.appender.seal().map_err(|error| match error {
+            Error::Full { .. } => error,
+            error => self.shared.set_read_only(&error.to_string()),
+        })?;
+        self.snapshot()?;
+        let segment = self.appender.start_segment(segment_bytes)?;
         self.shared.published.write().segments.insert(segment.base, segment);
-        self.shared.keep_reserve();
         Ok(())
     }
 
@@ -252,8 +261,9 @@ impl Writer {
         };
         drop(published);
         snapshot.write(self.appender.disk.as_ref(), &self.appender.dir)?;
-        self.shared.snapshot_position.store(snapshot.position, Ordering::Release);
-        LogSnapshot::sweep(self.appender.disk.as_ref(), &self.appender.dir)
+        let covered = LogSnapshot::sweep(self.appender.disk.as_ref(), &self.appender.dir)?;
+        self.shared.snapshot_position.store(covered, Ordering::Release);
+        Ok(())
     }
 }
 
@@ -295,7 +305,7 @@ fn sync(shared: &Shared, groups: Vec<Group>) {
     let Some(last) = groups.last() else { return };
     let end = last.end;
     // A segment is sealed and synced before the next one is made: the last one's sync covers all.
-    let synced = if end > shared.durable_end.load(Ordering::Acquire) { last.segment.file.sync() } else { Ok(()) };
+    let synced = if end > shared.durable_end.load(Ordering::Acquire) { last.segment.sync() } else { Ok(()) };
     let failure = match (synced, shared.read_only()) {
         (Ok(()), None) => None,
         (Ok(()), Some(reason)) => Some(Error::ReadOnly { reason }),

@@ -76,7 +76,7 @@ impl State {
                     0 => false,
                     1 => !last,
                     2 => true,
-                    _ => self.next_random() % 2 == 0,
+                    _ => self.next_random().is_multiple_of(2),
                 };
                 let at = usize::try_from(*offset).unwrap_or(usize::MAX) + sector * SECTOR_BYTES;
                 if kept {
@@ -119,7 +119,7 @@ impl FaultDisk {
         paths.sort();
         for path in paths {
             let bytes = state.survive(&files[&path]);
-            let name_lost = state.unsynced_names.contains(&path) && state.next_random() % 2 == 0;
+            let name_lost = state.unsynced_names.contains(&path) && state.next_random().is_multiple_of(2);
             if name_lost {
                 std::fs::remove_file(&path)?;
             } else {

@@ -1,0 +1,118 @@
+//! The node without the tier: pins, forgetting, and what the index says of them.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::clock::{ManualClock, SystemRandom};
+use crate::commit::{Append, Commit, TopicChange};
+use crate::error::Error;
+use crate::ids::{TopicId, TopicPartition};
+use crate::log::{Node, Reach};
+use crate::record::batch::{BatchBuilder, CheckedBatch, Compression, TimestampType};
+use crate::settings::StorageSettings;
+use crate::storage::OpenOptions;
+use crate::view::{FetchRequest, TopicConfig};
+
+const HOUR_US: i64 = 3600 * 1_000_000;
+
+fn options(dir: &Path, clock: &Arc<ManualClock>) -> OpenOptions {
+    OpenOptions {
+        data_dir: dir.to_owned(),
+        object_store_url: None,
+        settings: StorageSettings { wal_segment_bytes: 1 << 15, wal_reserve_bytes: 0, ..Default::default() },
+        clock: Arc::clone(clock) as Arc<dyn crate::clock::Clock>,
+        random: Arc::new(SystemRandom),
+    }
+}
+
+fn batch(bytes: usize) -> CheckedBatch {
+    let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+    builder.push(5, None, Some(&vec![b'x'; bytes]), &[]);
+    builder.build(Compression::None).unwrap()
+}
+
+async fn topic(node: &Node, name: &str) -> TopicPartition {
+    let id = TopicId(node.random().uuid());
+    let create = TopicChange::Create { id, name: name.to_owned(), partitions: 1, config: TopicConfig::default() };
+    node.commit(Commit { topics: vec![create], ..Commit::default() }).await.unwrap();
+    TopicPartition { topic: id, partition: 0 }
+}
+
+async fn append(node: &Node, partition: TopicPartition, count: usize) {
+    for _ in 0..count {
+        let append = Append { topic: partition.topic, partition: 0, batch: batch(4000) };
+        node.commit(Commit { appends: vec![append], ..Commit::default() }).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn segments_go_when_tiered_and_old_enough_and_what_is_pinned_stays_readable() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at_us(1_000_000));
+    let node = Node::open(&options(dir.path(), &clock)).await.unwrap();
+    let here = topic(&node, "events").await;
+    append(&node, here, 40).await;
+    let count = node.segments().len();
+    let pinned = node.pin_hot(&[(here, 0)]).unwrap().remove(0);
+    assert_eq!((pinned.start, pinned.end, pinned.runs.len()), (0, 40, 40));
+    let pinned_bytes: u64 = pinned.runs.iter().map(|run| u64::from(run.len)).sum();
+    assert_eq!(node.tiering_backlog()[0].untiered_bytes, pinned_bytes);
+    node.forget().unwrap();
+    assert_eq!(node.segments().len(), count, "nothing is tiered yet");
+    node.set_tiered_end(&[(here, 40, 0)]);
+    assert_eq!(node.tiering_backlog()[0].untiered_bytes, 0);
+    node.forget().unwrap();
+    assert_eq!(node.segments().len(), count, "the local retention has not passed");
+    clock.advance_us(2 * HOUR_US);
+    node.forget().unwrap();
+    assert!(node.segments().len() < count);
+    let hot_start = node.hot_start(here).unwrap();
+    assert!(hot_start > 0);
+    let below = node.fetch_hot(FetchRequest { partition: here, offset: 0, bytes_max: 1 }).await.unwrap();
+    assert!(matches!(below, Reach::Below { hot_start: start, .. } if start == hot_start));
+    for run in &pinned.runs {
+        assert_eq!(run.read().unwrap()[0].header().base_offset, run.base_offset);
+    }
+    node.close().await.unwrap();
+    let node = Node::open(&options(dir.path(), &clock)).await.unwrap();
+    assert_eq!(node.hot_start(here).unwrap(), hot_start);
+    assert_eq!(node.watermarks(here).unwrap().high_watermark, 40);
+    assert_eq!(node.health(), crate::view::Health::Ready);
+    // Without a manifest that says so nothing below is tiered: what is missing is said, not skipped.
+    let missing = node.fetch_hot(FetchRequest { partition: here, offset: 0, bytes_max: 1 }).await;
+    assert!(matches!(missing, Err(Error::Corrupt { .. })));
+}
+
+#[tokio::test]
+async fn segments_of_deleted_topics_go_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at_us(1_000_000));
+    let node = Node::open(&options(dir.path(), &clock)).await.unwrap();
+    let gone = topic(&node, "gone").await;
+    append(&node, gone, 40).await;
+    let count = node.segments().len();
+    node.commit(Commit { topics: vec![TopicChange::Delete { id: gone.topic }], ..Commit::default() }).await.unwrap();
+    let other = topic(&node, "other").await;
+    node.forget().unwrap();
+    assert!(node.segments().len() < count);
+    append(&node, other, 1).await;
+    let own = TopicPartition { topic: TopicId::own(crate::ids::OwnTopic::Catalog), partition: 0 };
+    let ends = node.watermarks(own).unwrap();
+    assert_eq!(ends.log_start_offset, node.hot_start(own).unwrap());
+    assert!(ends.log_start_offset > 0, "our own topics' records go when snapshots cover them");
+}
+
+#[tokio::test]
+async fn a_node_on_a_store_in_memory_forgets_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at_us(1_000_000));
+    let options = OpenOptions { object_store_url: Some("memory:".to_owned()), ..options(dir.path(), &clock) };
+    let node = Node::open(&options).await.unwrap();
+    let here = topic(&node, "events").await;
+    append(&node, here, 40).await;
+    node.set_tiered_end(&[(here, 40, 0)]);
+    clock.advance_us(2 * HOUR_US);
+    let before = node.segments();
+    node.forget().unwrap();
+    assert_eq!(node.segments(), before);
+}
