@@ -11,6 +11,7 @@ use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::sql::sqlparser::ast::{self, ExactNumberInfo, TimezoneInfo};
 
+use crate::catalog::postgres;
 use crate::session::Column;
 
 /// Metadata key of a field: `jsonb` or `uuid`.
@@ -122,6 +123,10 @@ pub(crate) fn column_type_of(field: &Field) -> Option<ColumnType> {
 
 /// Postgres's OID and type modifier of a field.
 pub(crate) fn oid_of(field: &Field) -> (u32, i32) {
+    // System tables mark their columns with the type's name in `pg_type`.
+    if let Some(oid) = field.metadata().get(TYPE_KEY).and_then(|name| postgres::type_oid(name)) {
+        return (oid, -1);
+    }
     match field.data_type() {
         DataType::Boolean => (oid::BOOL, -1),
         DataType::Int8 | DataType::Int16 | DataType::UInt8 => (oid::INT2, -1),
@@ -145,11 +150,7 @@ pub(crate) fn oid_of(field: &Field) -> (u32, i32) {
         }
         DataType::Struct(_) | DataType::Map(..) | DataType::Union(..) => (oid::JSONB, -1),
         DataType::Dictionary(_, value) => oid_of(&Field::new("", value.as_ref().clone(), true)),
-        _ => match field.metadata().get(TYPE_KEY).map(String::as_str) {
-            Some("jsonb") => (oid::JSONB, -1),
-            Some("uuid") => (oid::UUID, -1),
-            _ => (oid::TEXT, -1),
-        },
+        _ => (oid::TEXT, -1),
     }
 }
 

@@ -14,6 +14,7 @@ use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::response::{ReadyForQuery, SslResponse, TransactionStatus as WireStatus};
 use pgwire::messages::startup::{Authentication, BackendKeyData, NegotiateProtocolVersion, ParameterStatus, SecretKey};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::cancel::{Cancellations, Place};
@@ -22,6 +23,7 @@ use super::errors::{Severity, Stop, error_response, notice_response, shutting_do
 use super::extended::Extended;
 use super::frame::{Framed, Opening, Request};
 use super::wire::{Heard, Wire};
+use super::worker::Worker;
 use crate::settings::ServerSettings;
 
 /// Version 3.0 of the protocol, as clients write it.
@@ -38,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) cancellations: Cancellations,
     /// No new work.
     pub(crate) shutdown: CancellationToken,
+    /// Where statements compute.
+    pub(crate) compute: Handle,
     /// No work at all.
     pub(crate) deadline: CancellationToken,
 }
@@ -115,7 +119,7 @@ async fn open(wire: &mut Wire, shared: &Shared) -> Option<BTreeMap<String, Strin
 /// A client with a session.
 pub(crate) struct Connection {
     pub(crate) wire: Wire,
-    pub(crate) session: Session,
+    pub(crate) worker: Worker,
     pub(crate) place: Place,
     pub(crate) zone: Tz,
     pub(crate) extended: Extended,
@@ -143,7 +147,7 @@ impl Connection {
         };
         Ok(Self {
             wire,
-            session,
+            worker: Worker::new(session, shared.compute.clone()),
             place,
             zone,
             extended: Extended::default(),
@@ -154,10 +158,10 @@ impl Connection {
 
     /// Answers messages until the client or the node ends.
     async fn run(&mut self) -> Result<(), Stop> {
-        self.tell_parameters()?;
+        self.tell_parameters().await?;
         let key = SecretKey::Bytes(self.place.secret.clone());
         self.wire.put(&PgWireBackendMessage::BackendKeyData(BackendKeyData::new(self.place.pid, key)))?;
-        self.ready()?;
+        self.ready().await?;
         loop {
             let heard = match self.wire.request_at_hand() {
                 Some(heard) => heard,
@@ -173,7 +177,9 @@ impl Connection {
                     self.answer(framed).await?;
                 }
             }
-            if self.shutdown.is_cancelled() && self.session.transaction_status() == TransactionStatus::Idle {
+            if self.shutdown.is_cancelled()
+                && self.worker.session().await.transaction_status() == TransactionStatus::Idle
+            {
                 return Err(Stop::Session(shutting_down()));
             }
         }
@@ -198,8 +204,8 @@ impl Connection {
         let answered = match framed.request {
             Ok(Request::Query(text)) => self.query(&text).await,
             Ok(Request::Sync) => {
-                self.sync();
-                return self.ready().map_err(Stop::Session);
+                self.sync().await;
+                return self.ready().await.map_err(Stop::Session);
             }
             Ok(Request::CopyRemains | Request::Terminate) => Ok(()),
             Ok(request) => self.extended_request(request).await,
@@ -208,15 +214,16 @@ impl Connection {
         match answered {
             Ok(()) => {}
             Err(Stop::Statement(error)) => {
-                self.session.fail_transaction();
-                self.tell_notices()?;
+                // The error goes out before the session is waited for, which may still be computing what was cancelled.
                 self.wire.put(&error_response(&error, Severity::Error))?;
+                self.wire.flush().await?;
+                self.worker.session().await.fail_transaction();
                 self.extended.failed(framed.extended);
             }
             Err(stop) => return Err(stop),
         }
         if simple || !framed.extended {
-            self.ready()?;
+            self.ready().await?;
         }
         Ok(())
     }
@@ -227,12 +234,14 @@ impl Connection {
     }
 
     /// Notices of the session, in front of what they belong to.
-    pub(crate) fn tell_notices(&mut self) -> Result<()> {
-        self.session.take_notices().iter().try_for_each(|notice| self.wire.put(&notice_response(notice)))
+    pub(crate) async fn tell_notices(&mut self) -> Result<()> {
+        let notices = self.worker.session().await.take_notices();
+        notices.iter().try_for_each(|notice| self.wire.put(&notice_response(notice)))
     }
 
-    fn tell_parameters(&mut self) -> Result<()> {
-        for (name, value) in self.session.take_parameter_changes() {
+    async fn tell_parameters(&mut self) -> Result<()> {
+        let changes = self.worker.session().await.take_parameter_changes();
+        for (name, value) in changes {
             if name.eq_ignore_ascii_case("timezone") {
                 // A zone unknown here keeps the one before: times are right in any zone, as they carry its offset.
                 self.zone = value.parse().unwrap_or(self.zone);
@@ -242,10 +251,10 @@ impl Connection {
         Ok(())
     }
 
-    fn ready(&mut self) -> Result<()> {
-        self.tell_notices()?;
-        self.tell_parameters()?;
-        let status = match self.session.transaction_status() {
+    async fn ready(&mut self) -> Result<()> {
+        self.tell_notices().await?;
+        self.tell_parameters().await?;
+        let status = match self.worker.session().await.transaction_status() {
             TransactionStatus::Idle => WireStatus::Idle,
             TransactionStatus::InBlock => WireStatus::Transaction,
             TransactionStatus::Failed => WireStatus::Error,

@@ -9,6 +9,7 @@ use aquifer_sql::session::Column;
 use arrow::array::timezone::Tz;
 use arrow::record_batch::RecordBatch;
 use futures::StreamExt;
+use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 use tokio_util::sync::CancellationToken;
@@ -72,10 +73,10 @@ pub(crate) struct Sent {
 
 impl Cursor {
     /// Starts to compute.
-    pub(crate) fn start(rows: session::Rows, zone: Tz) -> Self {
+    pub(crate) fn start(rows: session::Rows, zone: Tz, compute: &Handle) -> Self {
         let session::Rows { columns, mut stream, live, tag } = rows;
         let (sender, batches) = mpsc::channel(BATCHES_AHEAD_MAX);
-        let producer = tokio::spawn(async move {
+        let producer = compute.spawn(async move {
             loop {
                 let batch = stream.next().await.transpose().map_err(Error::from);
                 let last = !matches!(batch, Ok(Some(_)));

@@ -76,9 +76,9 @@ impl Extended {
 
 impl Connection {
     /// The end of a row of messages: portals do not outlive their transaction.
-    pub(crate) fn sync(&mut self) {
+    pub(crate) async fn sync(&mut self) {
         self.extended.skipping = false;
-        if self.session.transaction_status() == TransactionStatus::Idle {
+        if self.worker.session().await.transaction_status() == TransactionStatus::Idle {
             self.extended.portals.clear();
         }
     }
@@ -114,18 +114,18 @@ impl Connection {
         if self.extended.statements.len() >= STATEMENTS_MAX {
             return Err(too_many("prepared statements", STATEMENTS_MAX).into());
         }
-        let statements = self.session.parse(query)?;
-        let prepared = match statements.as_slice() {
-            [] => None,
-            [statement] => {
+        let mut statements = self.worker.session().await.parse(query)?;
+        let prepared = match (statements.pop(), statements.is_empty()) {
+            (None, _) => None,
+            (Some(statement), true) => {
                 let types: Vec<Option<DataType>> = type_oids.iter().map(|oid| oids::arrow_of(*oid)).collect();
                 tokio::select! {
                     biased;
                     stop = interrupts.stop(&mut self.wire, false) => return Err(stop),
-                    prepared = self.session.prepare(statement, &types) => Some(prepared?),
+                    prepared = self.worker.prepare(statement, types) => Some(prepared?),
                 }
             }
-            _ => {
+            (Some(_), false) => {
                 let message = "cannot insert multiple commands into a prepared statement";
                 return Err(Error::new(SqlState::SyntaxError, message).with_hint("send them one by one").into());
             }
@@ -208,7 +208,7 @@ impl Connection {
         let cursor = match std::mem::replace(&mut portal.state, State::Done("SELECT")) {
             State::Open(cursor) => cursor,
             State::Done(tag) => {
-                self.complete(tag, Some(0))?;
+                self.complete(tag, Some(0)).await?;
                 return Ok(State::Done(tag));
             }
             State::Bound(values) => {
@@ -219,19 +219,19 @@ impl Connection {
                 let outcome = tokio::select! {
                     biased;
                     stop = interrupts.stop(&mut self.wire, false) => return Err(stop),
-                    outcome = self.session.execute(prepared, values) => outcome?,
+                    outcome = self.worker.execute(prepared.clone(), values) => outcome?,
                 };
                 match outcome {
                     Outcome::Rows(rows) => {
                         as_described(&rows.columns, prepared.columns.as_deref())?;
-                        Box::new(Cursor::start(rows, self.zone))
+                        Box::new(Cursor::start(rows, self.zone, self.worker.compute()))
                     }
                     Outcome::CopyOut(rows) => {
                         self.copy_out(rows, interrupts).await?;
                         return Ok(State::Done("COPY"));
                     }
                     Outcome::Done(tag) => {
-                        self.complete(&tag, None)?;
+                        self.complete(&tag, None).await?;
                         return Ok(State::Done("SELECT"));
                     }
                     Outcome::Empty => {
@@ -253,7 +253,7 @@ impl Connection {
     ) -> Result<State, Stop> {
         let sent = cursor.send(&mut self.wire, format, rows_max, interrupts).await?;
         if sent.complete {
-            self.complete(cursor.tag, Some(sent.rows))?;
+            self.complete(cursor.tag, Some(sent.rows)).await?;
             return Ok(State::Done(cursor.tag));
         }
         self.wire.put(&PgWireBackendMessage::PortalSuspended(PortalSuspended::new()))?;

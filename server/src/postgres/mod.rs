@@ -18,12 +18,14 @@ mod rows;
 mod simple;
 mod text;
 mod wire;
+mod worker;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use aquifer_sql::engine::Engine;
 use aquifer_storage::clock::SystemRandom;
+use tokio::runtime::{Handle, Runtime};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -41,8 +43,10 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// Serves Postgres's port until `shutdown`, then waits for running statements at most `shutdown_drain_max_ms`.
 pub(crate) async fn serve(listener: Listener, engine: Engine, settings: ServerSettings, shutdown: CancellationToken) {
+    let compute = Compute::start();
     let shared = Shared {
         engine,
+        compute: compute.handle(),
         random: Arc::new(SystemRandom),
         cancellations: Cancellations::default(),
         shutdown: shutdown.clone(),
@@ -77,6 +81,29 @@ pub(crate) async fn serve(listener: Listener, engine: Engine, settings: ServerSe
         }
     }
     drain(connections, &shared).await;
+}
+
+/// Threads for queries alone, as many as there are processors. Where the system gives none, queries share ours.
+struct Compute(Option<Runtime>);
+
+impl Compute {
+    fn start() -> Self {
+        let built = tokio::runtime::Builder::new_multi_thread().thread_name("aquifer-query").enable_all().build();
+        Self(built.map_err(|error| tracing::error!(%error, "queries have no threads of their own")).ok())
+    }
+
+    fn handle(&self) -> Handle {
+        self.0.as_ref().map_or_else(Handle::current, |runtime| runtime.handle().clone())
+    }
+}
+
+impl Drop for Compute {
+    fn drop(&mut self) {
+        // A runtime must not be waited for where others run.
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
 }
 
 /// Idle sessions have heard of the shutdown; running statements may end until the deadline.

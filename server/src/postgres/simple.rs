@@ -17,24 +17,24 @@ impl Connection {
         self.extended.forget_unnamed();
         let running = self.place.begin();
         let interrupts = self.interrupts(running.token.clone());
-        let statements = self.session.parse(text)?;
+        let statements = self.worker.session().await.parse(text)?;
         if statements.is_empty() {
             self.wire.put(&PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new()))?;
         }
-        for statement in &statements {
+        for statement in statements {
             self.statement(statement, &interrupts).await?;
         }
         Ok(())
     }
 
-    async fn statement(&mut self, statement: &Statement, interrupts: &Interrupts) -> Result<(), Stop> {
+    async fn statement(&mut self, statement: Statement, interrupts: &Interrupts) -> Result<(), Stop> {
         let run = async {
-            let prepared = self.session.prepare(statement, &[]).await?;
+            let prepared = self.worker.prepare(statement, Vec::new()).await?;
             if !prepared.parameters.is_empty() {
                 return Err(Error::new(SqlState::UndefinedParameter, "there is no parameter $1")
                     .with_hint("parameters need the extended protocol, which drivers speak when given values"));
             }
-            self.session.execute(&prepared, Vec::new()).await
+            self.worker.execute(prepared, Vec::new()).await
         };
         let outcome = tokio::select! {
             biased;
@@ -45,12 +45,12 @@ impl Connection {
             Outcome::Rows(rows) => {
                 self.wire.put(&describe(&rows.columns, None))?;
                 let format = Format::of(&[], rows.columns.len())?;
-                let mut cursor = Cursor::start(rows, self.zone);
+                let mut cursor = Cursor::start(rows, self.zone, self.worker.compute());
                 let sent = cursor.send(&mut self.wire, &format, 0, interrupts).await?;
-                self.complete(cursor.tag, Some(sent.rows))?;
+                self.complete(cursor.tag, Some(sent.rows)).await?;
             }
             Outcome::CopyOut(rows) => self.copy_out(rows, interrupts).await?,
-            Outcome::Done(tag) => self.complete(&tag, None)?,
+            Outcome::Done(tag) => self.complete(&tag, None).await?,
             Outcome::Empty => self.wire.put(&PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new()))?,
         }
         Ok(())
@@ -59,16 +59,16 @@ impl Connection {
     /// `COPY … TO STDOUT`, in either protocol.
     pub(crate) async fn copy_out(&mut self, rows: Rows, interrupts: &Interrupts) -> Result<(), Stop> {
         self.wire.put(&copy_out(rows.columns.len()))?;
-        let mut cursor = Cursor::start(rows, self.zone);
+        let mut cursor = Cursor::start(rows, self.zone, self.worker.compute());
         let sent = cursor.send(&mut self.wire, &Format::Copy, 0, interrupts).await?;
         self.wire.put(&PgWireBackendMessage::CopyDone(CopyDone::new()))?;
-        self.complete(cursor.tag, Some(sent.rows))?;
+        self.complete(cursor.tag, Some(sent.rows)).await?;
         Ok(())
     }
 
     /// Notices, then the command's tag; those of results that count rows have the count behind them.
-    pub(crate) fn complete(&mut self, tag: &str, rows: Option<u64>) -> Result<(), Error> {
-        self.tell_notices()?;
+    pub(crate) async fn complete(&mut self, tag: &str, rows: Option<u64>) -> Result<(), Error> {
+        self.tell_notices().await?;
         let tag = match (tag, rows) {
             ("SHOW" | "EXPLAIN", _) | (_, None) => tag.to_owned(),
             (tag, Some(rows)) => format!("{tag} {rows}"),

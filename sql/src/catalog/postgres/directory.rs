@@ -17,7 +17,7 @@ const AQUIFER: u32 = 16_002;
 /// `pg_database.oid`.
 pub(crate) const DATABASE: u32 = 16_000;
 /// What is added to a relation's OID for the index of its primary key ...
-const INDEX_OFFSET: u32 = 0x4000_0000;
+const INDEX_OFFSET: u32 = 0x1000_0000;
 /// ... and for the constraint.
 const CONSTRAINT_OFFSET: u32 = 0x2000_0000;
 

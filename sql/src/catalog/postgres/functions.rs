@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use datafusion::common::ScalarValue;
 use datafusion::logical_expr::ScalarUDF;
 
 use super::directory::{Class, Directory, NAMESPACES, OWNER, constraint_oid, namespace_oid, quote_ident};
@@ -10,9 +11,6 @@ use super::kind::{Kind, Value};
 use super::{node, relations, types};
 
 const TEXT: Kind = Kind::Text("text");
-/// What version this speaks like; drivers read the number.
-pub(crate) const POSTGRES_VERSION: &str = "15.18";
-
 /// All system functions for one view of the catalog.
 pub(crate) fn all(directory: &Arc<Directory>) -> Vec<ScalarUDF> {
     let mut functions = session(directory);
@@ -32,7 +30,9 @@ fn session(directory: &Arc<Directory>) -> Vec<ScalarUDF> {
     let schema = view.search_path.first().cloned();
     let schemas = view.search_path.clone();
     let pid = view.backend_pid;
-    let version = format!("PostgreSQL {POSTGRES_VERSION} compatible, Aquifer {}", view.version);
+    let server_version = view.settings.iter().find(|setting| setting.name == "server_version");
+    let server_version = server_version.map_or("15", |setting| setting.value.as_str());
+    let version = format!("PostgreSQL {server_version} compatible, Aquifer {}", view.version);
     let settings = Arc::clone(view);
     vec![
         constant("current_database", view.database.clone()),
@@ -44,7 +44,7 @@ fn session(directory: &Arc<Directory>) -> Vec<ScalarUDF> {
         constant("version", version),
         function("current_schema", 0..=0, TEXT, false, move |_| schema.clone().into()),
         function("current_schemas", 1..=1, Kind::Texts, true, move |args| {
-            let implicit = matches!(args.first(), Some(datafusion::common::ScalarValue::Boolean(Some(true))));
+            let implicit = matches!(args.first(), Some(ScalarValue::Boolean(Some(true))));
             let system = implicit.then(|| "pg_catalog".to_owned());
             system.into_iter().chain(schemas.iter().cloned()).collect::<Vec<_>>().into()
         }),
@@ -174,9 +174,8 @@ fn described(directory: &Directory, oid: Option<u32>, column: i64) -> Value {
 fn names(directory: &Arc<Directory>) -> Vec<ScalarUDF> {
     let (to, input, output) = (Arc::clone(directory), Arc::clone(directory), Arc::clone(directory));
     let (user, role) = (directory.view.user.clone(), directory.view.user.clone());
-    let type_of = |args: &[datafusion::common::ScalarValue]| -> Option<u32> {
-        oid(args.first()).or_else(|| types::by_name(&text(args.first())?))
-    };
+    let type_of =
+        |args: &[ScalarValue]| -> Option<u32> { oid(args.first()).or_else(|| types::by_name(&text(args.first())?)) };
     vec![
         function("to_regclass", 1..=1, Kind::Oid, true, move |args| {
             text(args.first()).and_then(|name| to.class_named(&name).map(|class| class.oid())).into()
@@ -187,7 +186,9 @@ fn names(directory: &Arc<Directory>) -> Vec<ScalarUDF> {
         function("to_regnamespace", 1..=1, Kind::Oid, true, |args| {
             text(args.first()).map(|name| namespace_oid(&name)).filter(|oid| *oid != 0).into()
         }),
-        function("to_regproc", 1..=1, Kind::Oid, true, |_| Value::Null),
+        function("to_regproc", 1..=1, Kind::Oid, true, |args| {
+            text(args.first()).and_then(|name| node::procedure_named(&name)).into()
+        }),
         // What casts to and from regclass and its like become: from a name to its OID, from an OID to its name.
         function("pg_regclass_in", 1..=1, Kind::Oid, true, move |args| {
             let named = || text(args.first()).and_then(|name| input.class_named(&name).map(|class| class.oid()));
@@ -205,6 +206,13 @@ fn names(directory: &Arc<Directory>) -> Vec<ScalarUDF> {
         function("pg_regtype_out", 1..=1, TEXT, true, |args| {
             let known = oid(args.first()).map(|oid| types::format_type(oid, None));
             known.or_else(|| types::by_name(&text(args.first())?).map(|oid| types::format_type(oid, None))).into()
+        }),
+        function("pg_regproc_in", 1..=1, Kind::Oid, true, |args| {
+            oid(args.first()).or_else(|| node::procedure_named(&text(args.first())?)).into()
+        }),
+        function("pg_regproc_out", 1..=1, TEXT, true, |args| {
+            let name = oid(args.first()).map(|oid| node::procedure_name(oid).unwrap_or_else(|| oid.to_string()));
+            name.or_else(|| text(args.first())).into()
         }),
         function("pg_regnamespace_in", 1..=1, Kind::Oid, true, |args| {
             oid(args.first()).or_else(|| Some(namespace_oid(&text(args.first())?))).into()
@@ -283,6 +291,28 @@ fn size_pretty(bytes: i64) -> String {
     format!("{sign}{} {}", size.div_ceil(2), UNITS[unit])
 }
 
+/// Names and values that `json_build_object` takes.
+const JSON_ARGUMENTS_MAX: usize = 100;
+
+/// An object of names and values by turns; numbers and booleans stay what they are.
+fn json_object(args: &[ScalarValue]) -> Value {
+    let mut object = serde_json::Map::new();
+    for pair in args.chunks(2) {
+        let Some(name) = text(pair.first()) else { return Value::Null };
+        let value = match pair.get(1) {
+            Some(ScalarValue::Boolean(Some(value))) => serde_json::Value::Bool(*value),
+            Some(value) if value.is_null() => serde_json::Value::Null,
+            Some(value) if value.data_type().is_integer() => {
+                int(Some(value)).map_or(serde_json::Value::Null, Into::into)
+            }
+            Some(ScalarValue::Float64(Some(value))) => serde_json::Number::from_f64(*value).into(),
+            value => text(value).into(),
+        };
+        object.insert(name, value);
+    }
+    serde_json::Value::Object(object).to_string().into()
+}
+
 fn plain() -> Vec<ScalarUDF> {
     let bound = |name: &'static str, of: fn(i64) -> i64| {
         function(name, 2..=2, Kind::Int4, true, move |args| {
@@ -299,11 +329,14 @@ fn plain() -> Vec<ScalarUDF> {
             Some(0) => "SQL_ASCII".into(),
             _ => "".into(),
         }),
+        function("getdatabaseencoding", 0..=0, TEXT, false, |_| "UTF8".into()),
         function("pg_char_to_encoding", 1..=1, Kind::Int4, true, |args| {
             let utf8 =
                 text(args.first()).is_some_and(|name| matches!(name.to_ascii_uppercase().as_str(), "UTF8" | "UTF-8"));
             if utf8 { 6.into() } else { (-1).into() }
         }),
+        function("json_build_object", 0..=JSON_ARGUMENTS_MAX, Kind::Text("json"), false, json_object),
+        function("jsonb_build_object", 0..=JSON_ARGUMENTS_MAX, Kind::Text("jsonb"), false, json_object),
         bound("array_upper", |length| length),
         bound("array_lower", |_| 1),
     ]

@@ -11,8 +11,7 @@ use arrow::datatypes::{DataType, Field, Int16Type, Schema, SchemaRef, UInt32Type
 use arrow::record_batch::RecordBatch;
 use datafusion::error::Result;
 
-/// Metadata key of a field whose Postgres type Arrow cannot tell: its type's name in `pg_type`.
-const TYPE_KEY: &str = "aquifer.type";
+use crate::types::TYPE_KEY;
 
 /// A column's type, by its name in `pg_type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

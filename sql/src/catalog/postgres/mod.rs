@@ -12,6 +12,7 @@ mod kind;
 mod node;
 mod relations;
 mod rewrite;
+mod sleep;
 mod tables;
 mod types;
 mod view;
@@ -26,6 +27,7 @@ use crate::error::{Error, Result, SqlState};
 use directory::Directory;
 
 pub use rewrite::rewrite;
+pub(crate) use types::by_name as type_oid;
 pub use view::{CatalogColumn, CatalogRelation, CatalogSetting, CatalogView, RelationKind};
 
 /// Registers the schemas `pg_catalog` and `information_schema` in the context's default catalog, and Postgres's system
@@ -45,6 +47,7 @@ pub fn register(context: &SessionContext, view: &Arc<CatalogView>) -> Result<()>
     for function in functions::all(&directory) {
         context.register_udf(function);
     }
+    context.register_udf(sleep::pg_sleep());
     Ok(())
 }
 
@@ -136,8 +139,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_corpus() {
-        let Ok(path) = std::env::var("PG_CORPUS") else { return };
-        let text = std::fs::read_to_string(path).unwrap();
+        let Ok(paths) = std::env::var("PG_CORPUS") else { return };
+        let text: String = paths.split(':').map(|path| std::fs::read_to_string(path).unwrap()).collect();
         let mut seen: HashMap<String, usize> = HashMap::new();
         for block in text.split("\n-- [").skip(1) {
             let Some((head, rest)) = block.split_once('\n') else { continue };

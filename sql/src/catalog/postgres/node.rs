@@ -210,3 +210,18 @@ pub(crate) fn procedures() -> Vec<Row> {
 pub(crate) fn procedure(oid: u32) -> Option<(u32, &'static [i64])> {
     PROCEDURES.iter().find(|(known, ..)| *known == oid).map(|(_, _, result, arguments)| (*result, *arguments))
 }
+
+/// A function's name, for `regproc`.
+pub(crate) fn procedure_name(oid: u32) -> Option<String> {
+    if oid == 0 {
+        return Some("-".to_owned());
+    }
+    PROCEDURES.iter().find(|(known, ..)| *known == oid).map(|(_, name, ..)| (*name).to_owned())
+}
+
+/// A function's OID by its name, with or without schema and arguments.
+pub(crate) fn procedure_named(text: &str) -> Option<u32> {
+    let name = text.split('(').next()?.trim();
+    let name = name.strip_prefix("pg_catalog.").unwrap_or(name);
+    PROCEDURES.iter().find(|(_, known, ..)| *known == name).map(|(oid, ..)| *oid)
+}

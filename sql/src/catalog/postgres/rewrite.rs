@@ -4,13 +4,15 @@
 //! What is about catalogs only (scalar subqueries that Postgres knows to give one row, queries over tables that are
 //! always empty) is left alone wherever a relation of the user takes part.
 
+mod empty;
+mod scalar;
+
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentClause,
-    FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, OrderByKind, Query, Select, SelectItem,
-    SetExpr, Statement, TableFactor, TableWithJoins, Value, VisitMut, VisitorMut, visit_expressions,
-    visit_expressions_mut,
+    FunctionArgumentList, FunctionArguments, Ident, ObjectName, ObjectNamePart, Query, Select, SelectItem, Statement,
+    TableFactor, TableWithJoins, Value, ValueWithSpan, Visit, VisitMut, Visitor, VisitorMut, visit_expressions_mut,
 };
 
 use super::tables;
@@ -28,7 +30,8 @@ impl VisitorMut for Rewriter {
     type Break = ();
 
     fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        never_computed(select);
+        empty::never_computed(select);
+        scalar::join_subqueries(select);
         for item in &mut select.projection {
             name_of_cast(item);
         }
@@ -55,13 +58,17 @@ impl VisitorMut for Rewriter {
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         match expr {
-            Expr::Subquery(query) => one_row(query),
+            Expr::Subquery(query) if empty::has_no_rows(query) => *expr = null(),
+            Expr::Subquery(query) => scalar::one_row(query),
             Expr::Function(function) => {
-                if let Some(query) = array_of_subquery(function) {
-                    *expr = Expr::Subquery(query);
+                if let Some(array) = scalar::array_of_subquery(function).or_else(|| subscripts(function)) {
+                    *expr = array;
                 }
             }
             Expr::Cast { .. } => cast(expr),
+            Expr::Like { pattern, escape_char, .. } | Expr::ILike { pattern, escape_char, .. } => {
+                unescape(pattern, escape_char);
+            }
             _ => {}
         }
         ControlFlow::Continue(())
@@ -246,52 +253,6 @@ fn name_of_cast(item: &mut SelectItem) {
     }
 }
 
-/// `ARRAY(SELECT x … ORDER BY y)` as `(SELECT array_agg(x ORDER BY y) …)`.
-fn array_of_subquery(function: &mut Function) -> Option<Box<Query>> {
-    if !function.name.0.last().is_some_and(|part| part_is(part, &["array"])) {
-        return None;
-    }
-    let FunctionArguments::Subquery(query) = &mut function.args else { return None };
-    let mut query = query.clone();
-    aggregate(&mut query, "array_agg")?;
-    Some(query)
-}
-
-/// Wraps the one column of a query into an aggregate, its order included; `None` if it is not that simple.
-fn aggregate(query: &mut Query, name: &str) -> Option<()> {
-    let SetExpr::Select(select) = query.body.as_mut() else { return None };
-    let [item] = select.projection.as_mut_slice() else { return None };
-    let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else { return None };
-    let value = std::mem::replace(expr, null());
-    let order = match query.order_by.take().map(|order| order.kind) {
-        Some(OrderByKind::Expressions(keys)) => keys,
-        _ => Vec::new(),
-    };
-    // An ordinal can only mean the one column.
-    let keys = order.into_iter().map(|mut key| {
-        if matches!(&key.expr, Expr::Value(number) if matches!(number.value, Value::Number(..))) {
-            key.expr = value.clone();
-        }
-        key
-    });
-    let keys: Vec<_> = keys.collect();
-    let clauses = if keys.is_empty() { Vec::new() } else { vec![FunctionArgumentClause::OrderBy(keys)] };
-    let args = vec![FunctionArg::Unnamed(FunctionArgExpr::Expr(value))];
-    *item = SelectItem::ExprWithAlias { expr: function_of(name, args, clauses), alias: Ident::new(name) };
-    query.limit_clause = None;
-    query.fetch = None;
-    Some(())
-}
-
-/// A scalar subquery over system tables gives at most one row; DataFusion wants to see that as an aggregate.
-fn one_row(query: &mut Query) {
-    let SetExpr::Select(select) = query.body.as_ref() else { return };
-    if !select.from.is_empty() && over_system_tables(select) && !is_aggregated(select) {
-        // What is not a single plain column is left as it is.
-        let _ = aggregate(query, "first_value");
-    }
-}
-
 /// Whether all it reads directly are system tables.
 fn over_system_tables(select: &Select) -> bool {
     factors(&select.from).all(|factor| system_table(factor).is_some())
@@ -311,63 +272,98 @@ fn system_table(factor: &TableFactor) -> Option<&'static tables::SystemTable> {
     }
 }
 
+/// Functions that make one row of many.
+const AGGREGATES: [&str; 12] = [
+    "count",
+    "sum",
+    "min",
+    "max",
+    "avg",
+    "array_agg",
+    "string_agg",
+    "bool_and",
+    "bool_or",
+    "first_value",
+    "json_agg",
+    "last_value",
+];
+
+/// Whether it makes one row of many itself; what its subqueries do is theirs.
 fn is_aggregated(select: &Select) -> bool {
-    const AGGREGATES: [&str; 12] = [
-        "count",
-        "sum",
-        "min",
-        "max",
-        "avg",
-        "array_agg",
-        "string_agg",
-        "bool_and",
-        "bool_or",
-        "first_value",
-        "json_agg",
-        "last_value",
-    ];
-    let mut found = false;
-    for item in &select.projection {
-        let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else { continue };
-        let _ = visit_expressions(expr, |expr| {
-            if let Expr::Function(function) = expr {
-                found |= function.name.0.last().is_some_and(|part| part_is(part, &AGGREGATES));
-            }
-            ControlFlow::<()>::Continue(())
-        });
+    struct Find {
+        depth: usize,
     }
-    found
+    impl Visitor for Find {
+        type Break = ();
+
+        fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.depth += 1;
+            ControlFlow::Continue(())
+        }
+
+        fn post_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+            self.depth -= 1;
+            ControlFlow::Continue(())
+        }
+
+        fn pre_visit_expr(&mut self, expr: &Expr) -> ControlFlow<()> {
+            match expr {
+                Expr::Function(function)
+                    if self.depth == 0 && function.name.0.last().is_some_and(|part| part_is(part, &AGGREGATES)) =>
+                {
+                    ControlFlow::Break(())
+                }
+                _ => ControlFlow::Continue(()),
+            }
+        }
+    }
+    select.projection.iter().any(|item| match item {
+        SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } => {
+            expr.visit(&mut Find { depth: 0 }).is_break()
+        }
+        _ => false,
+    })
 }
 
-/// A query that joins a table which is always empty has no rows, so that subqueries in its select list are never run:
-/// they become NULL, whatever of Postgres they use.
-fn never_computed(select: &mut Select) {
-    use datafusion::sql::sqlparser::ast::JoinOperator as Join;
-    let always_empty = |factor: &TableFactor| system_table(factor).is_some_and(|table| table.rows.is_none());
-    let no_rows = select.from.iter().any(|table| {
-        let inner = |join: &Join| matches!(join, Join::Join(_) | Join::Inner(_) | Join::CrossJoin(_));
-        let keeps_left = table
-            .joins
-            .iter()
-            .all(|join| inner(&join.join_operator) || matches!(join.join_operator, Join::Left(_) | Join::LeftOuter(_)));
-        let empty_joined = table.joins.iter().any(|join| inner(&join.join_operator) && always_empty(&join.relation));
-        keeps_left && (always_empty(&table.relation) || empty_joined)
-    });
-    if !no_rows || is_aggregated(select) {
+/// `LIKE 'a/_b' ESCAPE '/'` with the backslash, which is the one that DataFusion knows.
+fn unescape(pattern: &mut Expr, escape: &mut Option<ValueWithSpan>) {
+    let Some(Value::SingleQuotedString(mark)) = escape.as_ref().map(|escape| &escape.value) else { return };
+    let Ok([mark]) = <[char; 1]>::try_from(mark.chars().collect::<Vec<_>>()) else { return };
+    if mark == '\\' {
         return;
     }
-    for item in &mut select.projection {
-        let (SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) = item else { continue };
-        let _ = visit_expressions_mut(expr, |expr| {
-            let subquery = match expr {
-                Expr::Subquery(_) | Expr::Exists { .. } | Expr::InSubquery { .. } => true,
-                Expr::Function(function) => matches!(function.args, FunctionArguments::Subquery(_)),
-                _ => false,
-            };
-            if subquery {
-                *expr = null();
+    let _ = visit_expressions_mut(pattern, |expr| {
+        if let Expr::Value(value) = expr
+            && let Value::SingleQuotedString(text) = &mut value.value
+        {
+            let mut backslashed = String::with_capacity(text.len());
+            let mut chars = text.chars();
+            while let Some(char) = chars.next() {
+                match char {
+                    '\\' => backslashed.push_str("\\\\"),
+                    char if char == mark => match chars.next() {
+                        Some(next) if next == mark => backslashed.push(mark),
+                        Some(next) => backslashed.extend(['\\', next]),
+                        None => backslashed.push(mark),
+                    },
+                    char => backslashed.push(char),
+                }
             }
-            ControlFlow::<()>::Continue(())
-        });
+            *text = backslashed;
+        }
+        ControlFlow::<()>::Continue(())
+    });
+    *escape = None;
+}
+
+/// `generate_subscripts(a, 1)` counts along a list beside `unnest(a)`.
+fn subscripts(function: &Function) -> Option<Expr> {
+    if !function.name.0.last().is_some_and(|part| part_is(part, &["generate_subscripts"])) {
+        return None;
     }
+    let FunctionArguments::List(list) = &function.args else { return None };
+    let [FunctionArg::Unnamed(FunctionArgExpr::Expr(array)), ..] = list.args.as_slice() else { return None };
+    let one = Expr::Value(Value::Number("1".to_owned(), false).with_empty_span());
+    let length = call("array_length", vec![array.clone()]);
+    Some(call("unnest", vec![call("generate_series", vec![one, length])]))
 }

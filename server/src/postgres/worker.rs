@@ -1,0 +1,55 @@
+//! `Worker`: a session whose statements compute on threads of their own. A query that keeps its threads busy for
+//! seconds between two waits must not keep the sockets, a cancel among them, waiting as well.
+
+use std::sync::Arc;
+
+use aquifer_sql::error::{Error, Result, SqlState};
+use aquifer_sql::session::{Outcome, Prepared, Session, Statement};
+use arrow::datatypes::DataType;
+use datafusion::common::ScalarValue;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, MutexGuard};
+use tokio_util::task::AbortOnDropHandle;
+
+/// See the head of this file.
+pub(crate) struct Worker {
+    session: Arc<Mutex<Session>>,
+    compute: Handle,
+}
+
+impl Worker {
+    pub(crate) fn new(session: Session, compute: Handle) -> Self {
+        Self { session: Arc::new(Mutex::new(session)), compute }
+    }
+
+    /// Where results are to be computed.
+    pub(crate) fn compute(&self) -> &Handle {
+        &self.compute
+    }
+
+    /// The session, when no statement of it computes any more.
+    pub(crate) async fn session(&self) -> MutexGuard<'_, Session> {
+        self.session.lock().await
+    }
+
+    /// [`Session::prepare`]; dropping the future ends the work.
+    pub(crate) async fn prepare(&self, statement: Statement, types: Vec<Option<DataType>>) -> Result<Prepared> {
+        let session = Arc::clone(&self.session);
+        let work = async move { session.lock().await.prepare(&statement, &types).await };
+        AbortOnDropHandle::new(self.compute.spawn(work)).await.map_err(broken)?
+    }
+
+    /// [`Session::execute`]; dropping the future ends the work.
+    pub(crate) async fn execute(&self, prepared: Prepared, values: Vec<ScalarValue>) -> Result<Outcome> {
+        let session = Arc::clone(&self.session);
+        let work = async move { session.lock().await.execute(&prepared, values).await };
+        AbortOnDropHandle::new(self.compute.spawn(work)).await.map_err(broken)?
+    }
+}
+
+/// A statement that panicked costs itself, not the connection.
+fn broken(error: tokio::task::JoinError) -> Error {
+    Error::new(SqlState::InternalError, "the statement broke down")
+        .with_hint("the server's log says where; please report it")
+        .with_source(error)
+}
