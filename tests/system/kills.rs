@@ -80,9 +80,7 @@ async fn load(
 #[tokio::test(flavor = "multi_thread")]
 async fn kills_under_load_lose_nothing_repeat_nothing_and_keep_the_order() {
     let mut node = Node::start();
-    if std::env::var_os("NOSQL").is_none() {
-        declare(&Sql::connect(&node).await).await;
-    }
+    declare(&Sql::connect(&node).await).await;
     let stop = Arc::new(AtomicBool::new(false));
     let count = Arc::new(AtomicUsize::new(0));
     let settings = [("message.timeout.ms", "120000"), ("queue.buffering.max.messages", "1000")];
@@ -111,9 +109,7 @@ async fn kills_under_load_lose_nothing_repeat_nothing_and_keep_the_order() {
         producer.flush(PATIENCE).expect("flushed");
     }
     check_topic(&node, &acknowledged).await;
-    if std::env::var_os("NOSQL").is_none() {
-        check_table(&node).await;
-    }
+    check_table(&node).await;
 }
 
 async fn declare(sql: &Sql) {

@@ -21,7 +21,14 @@ const ROOMS: [(&str, &[&str]); 3] = [
 ];
 
 /// (file, room it may import against the order, why).
-const AGAINST_THE_ORDER: &[(&str, &str, &str)] = &[];
+const AGAINST_THE_ORDER: [(&str, &str, &str); 2] = [
+    ("sql/src/catalog/system.rs", "stream", "aquifer.queries shows what runs, and only the supervisor knows it"),
+    (
+        "sql/src/function/mod.rs",
+        "plan",
+        "current_database() and current_schema() give the names that the binder resolves",
+    ),
+];
 
 /// Words that name no room, and words that are no business of the repository.
 const NO_ROOMS: [&str; 5] = ["utils", "util", "common", "manager", "helpers"];
@@ -91,7 +98,9 @@ fn every_file_opens_with_its_promise() {
 
 #[test]
 fn files_stay_short() {
-    let problems = rust().into_iter().filter_map(|source| {
+    // A file that is nothing but a module's tests stands apart so that the module stays short.
+    let written = rust().into_iter().filter(|source| !source.path.ends_with("/tests.rs"));
+    let problems = written.filter_map(|source| {
         let lines = source.without_tests().lines().count();
         (lines > FILE_LINES_MAX).then(|| format!("{}: {lines} lines, at most {FILE_LINES_MAX}", source.path))
     });
