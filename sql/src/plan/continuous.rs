@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use arrow::datatypes::{FieldRef, Schema, SchemaRef};
+use arrow::row::{RowConverter, SortField};
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::error::DataFusionError;
@@ -313,6 +314,12 @@ impl Compiler<'_> {
         flow.group_keys = Some(group_by.len());
         flow.enter(&node.schema);
         let schema = nullable(flow.schema.as_arrow());
+        for field in schema.fields().iter().take(group_by.len()) {
+            if !RowConverter::supports_fields(&[SortField::new(field.data_type().clone())]) {
+                return Err(Error::unsupported(format!("GROUP BY {} of type {}", field.name(), field.data_type()))
+                    .with_hint("group by a field of it"));
+            }
+        }
         let aggregate = Aggregate::new(group_by, calls, window_end, schema).map_err(Error::from)?;
         flow.stages.push(Stage::Aggregate(aggregate));
         Ok(())

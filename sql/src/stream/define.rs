@@ -69,6 +69,10 @@ pub(crate) fn result_format(
     declared: impl Fn(usize) -> Option<usize>,
 ) -> Result<RecordFormat> {
     check_kind(kind, name, plan.group_keys.is_some())?;
+    if properties.value_format.is_some_and(|format| format != Format::Json) {
+        return Err(Error::unsupported("another value_format than 'json' of a result")
+            .with_hint("leave value_format out: a result's values are JSON objects"));
+    }
     check_names(names)?;
     let mut columns = Vec::with_capacity(plan.output.len());
     let mut keys: Vec<Lineage> = Vec::new();

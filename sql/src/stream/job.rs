@@ -108,7 +108,7 @@ impl Job {
         }
         while !stop.is_cancelled() {
             let Some(tick) = self.next(&mut source, &mut pending, stop).await? else { return Ok(()) };
-            let Some(computed) = self.compute(&state, &position, tick, &mut pending)? else { continue };
+            let Some(computed) = self.compute(&state, &position, tick, &mut pending).await? else { continue };
             if !self.commit(computed.commit, stop).await? {
                 return Ok(());
             }
@@ -148,7 +148,7 @@ impl Job {
                 }
             };
             pause = RETRY_PAUSE_MIN;
-            let input = self.reader.read_tick(&tick)?;
+            let input = self.reader.read_tick(&tick).await?;
             let (_, delta) = self.chain.step(&state, input, self.start_ms).map_err(Error::from)?;
             state.apply(&self.chain, delta);
             state.forget_closed_windows(&self.chain, self.reader.partitions());
@@ -190,14 +190,14 @@ impl Job {
     }
 
     /// Computes a tick; `None` if its output did not fit and its halves are pending instead.
-    fn compute(
+    async fn compute(
         &mut self,
         state: &ChainState,
         position: &Position,
         tick: Tick,
         pending: &mut VecDeque<Tick>,
     ) -> Result<Option<Computed>> {
-        let input = self.reader.read_tick(&tick)?;
+        let input = self.reader.read_tick(&tick).await?;
         let (changes, delta) = self.chain.step(state, input, self.start_ms).map_err(Error::from)?;
         let appends = self.sink.encode(&changes)?;
         let (bytes, limit) = (appended_bytes(&appends), self.storage.settings().wal_commit_bytes_max);

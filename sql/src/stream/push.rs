@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use aquifer_storage::{Storage, TopicPartition};
 use arrow::array::{Int64Array, RecordBatch};
-use arrow::compute::cast;
 use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::SessionState;
@@ -23,6 +22,7 @@ use crate::error::{Error, Result};
 use crate::operator::chain::{Chain, ChainState};
 use crate::operator::change::Changes;
 use crate::plan::continuous::Purpose;
+use crate::run::query::cast_batch;
 use crate::session::Rows;
 use crate::statement::WindowedQuery;
 use crate::table::reader::ScanReader;
@@ -129,18 +129,9 @@ impl Push {
         let (changes, delta) = self.chain.step(&self.state, input, 0).map_err(Error::from)?;
         self.state.apply(&self.chain, delta);
         for batch in changes {
-            self.ready.push_back(self.shown(&batch.rows)?);
+            self.ready.push_back(cast_batch(&batch.rows, &self.schema).map_err(Error::from)?);
         }
         Ok(())
-    }
-
-    /// Rows in the types results travel in.
-    fn shown(&self, rows: &RecordBatch) -> Result<RecordBatch> {
-        let columns = rows.columns().iter().zip(self.schema.fields());
-        let columns = columns.map(|(column, field)| cast(column, field.data_type()));
-        let columns = columns.collect::<std::result::Result<Vec<_>, _>>().map_err(DataFusionError::from)?;
-        let rows = RecordBatch::try_new(SchemaRef::clone(&self.schema), columns).map_err(DataFusionError::from)?;
-        Ok(rows)
     }
 
     fn limited(&mut self, batch: RecordBatch) -> RecordBatch {

@@ -9,8 +9,7 @@ use std::collections::HashMap;
 use aquifer_storage::record::batch::{BatchBuilder, CheckedBatch, Compression, TimestampType};
 use aquifer_storage::record::format::{ColumnRole, EncodedRecord, Encoder, RecordFormat, partition_of_key};
 use aquifer_storage::{Append, TopicId};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt64Array};
-use arrow::compute::cast;
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt64Array};
 use arrow::datatypes::{Int32Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::row::{RowConverter, SortField};
@@ -18,6 +17,7 @@ use datafusion::error::DataFusionError;
 
 use crate::error::{Error, Result, SqlState};
 use crate::operator::change::Changes;
+use crate::run::query::cast_batch;
 use crate::types::field_of;
 
 /// Headers of one record, as a batch takes them.
@@ -139,11 +139,7 @@ impl Sink {
 
     /// Result rows in the types of the declared columns.
     fn declared(&self, rows: &RecordBatch) -> Result<RecordBatch> {
-        let columns = rows.columns().iter().zip(self.schema.fields());
-        let columns = columns.map(|(column, field)| cast(column, field.data_type()));
-        let columns = columns.collect::<Result<Vec<_>, _>>().map_err(refused)?;
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
-        RecordBatch::try_new_with_options(SchemaRef::clone(&self.schema), columns, &options).map_err(refused)
+        cast_batch(rows, &self.schema).map_err(Error::from)
     }
 }
 

@@ -4,12 +4,14 @@
 //! durable. Its definition is all that is needed to start it again: the statement is planned anew at every start.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use aquifer_storage::{Commit, DefinitionChange, Expect, PositionChange, Storage, TopicPartition};
 use bytes::Bytes;
 use datafusion::execution::session_state::SessionState;
+use futures::FutureExt;
 use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -211,7 +213,10 @@ impl Supervisor {
         let stop = CancellationToken::new();
         let (stopped, shown, name) = (stop.clone(), Arc::clone(&progress), definition.name.clone());
         let task = tokio::spawn(async move {
-            if let Err(error) = job.run(&stopped).await {
+            // A bug in one query ends that query: it says so, and the node goes on.
+            let ended = AssertUnwindSafe(job.run(&stopped)).catch_unwind().await;
+            let panicked = || Error::new(SqlState::InternalError, "the query panicked; the log has the details");
+            if let Err(error) = ended.unwrap_or_else(|_| Err(panicked())) {
                 tracing::error!(query = name, %error, "query ended");
                 shown.fail(error);
             }
