@@ -90,11 +90,6 @@ impl Aggregate {
         self.group_by.is_empty()
     }
 
-    /// Schema of the changes.
-    pub(crate) fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
     /// The changes a tick's input makes, and what to remember of it. `start_ms` is the timestamp of a row that comes
     /// from no record.
     pub(crate) fn step(

@@ -337,15 +337,15 @@ impl Cell {
                 *sum = sum.wrapping_add(more);
                 *count += times;
             }
-            (Self::Smallest(smallest), Self::Smallest(Some(value))) => {
-                if smallest.as_ref().is_none_or(|smallest| value < *smallest) {
-                    *smallest = Some(value);
-                }
+            (Self::Smallest(smallest), Self::Smallest(Some(value)))
+                if smallest.as_ref().is_none_or(|smallest| value < *smallest) =>
+            {
+                *smallest = Some(value);
             }
-            (Self::Largest(largest), Self::Largest(Some(value))) => {
-                if largest.as_ref().is_none_or(|largest| value > *largest) {
-                    *largest = Some(value);
-                }
+            (Self::Largest(largest), Self::Largest(Some(value)))
+                if largest.as_ref().is_none_or(|largest| value > *largest) =>
+            {
+                *largest = Some(value);
             }
             (Self::Values(values), Self::Values(more)) => {
                 for (value, weight) in more {

@@ -8,20 +8,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, BooleanArray, Int64Array, Int64Builder, RecordBatch};
-use arrow::datatypes::{DataType, Field, FieldRef, SchemaRef};
+use arrow::datatypes::SchemaRef;
 use datafusion::error::Result;
 
 use super::change::{Changes, int64};
-
-/// Name of the column that holds a window's first millisecond.
-pub(crate) const WINDOW_START: &str = "windowstart";
-/// Name of the column that holds the first millisecond after a window.
-pub(crate) const WINDOW_END: &str = "windowend";
-
-/// The two columns a windowed source adds behind its own.
-pub(crate) fn window_fields() -> [FieldRef; 2] {
-    [WINDOW_START, WINDOW_END].map(|name| Arc::new(Field::new(name, DataType::Int64, false)))
-}
 
 /// Windows of one size, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +73,7 @@ pub(crate) struct Window {
     pub(crate) tumbling: Tumbling,
     /// Index of the input's column that holds the rowtime, BIGINT ms.
     pub(crate) rowtime: usize,
-    /// The input's first columns, then [`window_fields`].
+    /// The input's first columns, then `windowstart` and `windowend`.
     pub(crate) schema: SchemaRef,
 }
 

@@ -73,11 +73,6 @@ impl Source {
         Ok(Some(tick))
     }
 
-    /// Where the next tick begins.
-    pub(crate) fn position(&self) -> &Position {
-        &self.position
-    }
-
     /// Returns when there may be more to read.
     pub(crate) fn wait(&self) -> impl Future<Output = ()> + Send + use<> {
         let offsets: Vec<_> =

@@ -54,7 +54,8 @@ async fn a_windowed_table_counts_per_window_and_its_topic_has_the_window_in_the_
 async fn a_group_that_no_longer_satisfies_having_is_a_tombstone() {
     let dir = tempfile::tempdir().unwrap();
     let mut node = node_with_events(&dir).await;
-    node.run("CREATE TABLE twice AS SELECT user_id, count(*) AS n FROM events GROUP BY user_id HAVING count(*) = 2").await;
+    node.run("CREATE TABLE twice AS SELECT user_id, count(*) AS n FROM events GROUP BY user_id HAVING count(*) = 2")
+        .await;
     for (x, expected) in [(0, 0), (1, 1), (2, 0)] {
         node.append("events", 0, &[event(10 + x, "a", x)]).await;
         node.caught_up().await;
@@ -97,8 +98,10 @@ async fn until(node: &mut Node, sql: &str, expected: &Vec<Vec<Cell>>) {
 async fn a_filter_keeps_key_timestamp_headers_and_the_partition_of_a_null_key() {
     let dir = tempfile::tempdir().unwrap();
     let mut node = node_with_events(&dir).await;
-    node.run("CREATE STREAM large WITH (kafka_topic = 'large-events') AS SELECT id, x * 2 AS y FROM events WHERE x > 5")
-        .await;
+    node.run(
+        "CREATE STREAM large WITH (kafka_topic = 'large-events') AS SELECT id, x * 2 AS y FROM events WHERE x > 5",
+    )
+    .await;
     let headers = vec![("h".to_owned(), "1".to_owned()), ("h".to_owned(), "2".to_owned())];
     let keyed = Record { headers, ..event(77, "a", 10) };
     let keyless = Record { key: None, ..event(78, "a", 20) };
@@ -120,8 +123,10 @@ async fn the_group_null_has_a_row_whatever_the_key_format() {
     let mut node = node_with_events(&dir).await;
     for format in ["kafka", "json"] {
         let with = format!("WITH (key_format = '{format}')");
-        node.run(&format!("CREATE TABLE by_{format} {with} AS SELECT user_id, count(*) AS n FROM events GROUP BY user_id"))
-            .await;
+        node.run(&format!(
+            "CREATE TABLE by_{format} {with} AS SELECT user_id, count(*) AS n FROM events GROUP BY user_id"
+        ))
+        .await;
     }
     let nameless = Record { value: Some("{\"x\": 1}".to_owned()), ..event(1, "", 0) };
     node.append("events", 0, &[event(1, "a", 1), nameless.clone(), nameless]).await;
@@ -235,7 +240,11 @@ async fn output_that_does_not_fit_one_commit_is_cut_and_nothing_is_lost() {
     let mut node = Node::open_with(dir.path(), small).await;
     node.run("CREATE STREAM wide (k STRING, pad STRING)").await;
     let pad = "p".repeat(1000);
-    let record = |k: i64| Record { timestamp_ms: k, value: Some(format!("{{\"k\": \"{k}\", \"pad\": \"{pad}\"}}")), ..Record::default() };
+    let record = |k: i64| Record {
+        timestamp_ms: k,
+        value: Some(format!("{{\"k\": \"{k}\", \"pad\": \"{pad}\"}}")),
+        ..Record::default()
+    };
     for batch in 0..20 {
         node.append("wide", batch % 3, &(0..100).map(|k| record(i64::from(batch) * 100 + k)).collect::<Vec<_>>()).await;
     }

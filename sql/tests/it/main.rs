@@ -1,5 +1,12 @@
 //! SQL against a storage of its own: statements in, rows as text out.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "clippy.toml allows these in functions marked as tests only, not in what tests share"
+)]
+
 mod continuous;
 mod node;
 mod oracle;
