@@ -170,6 +170,9 @@ fn too_large(bytes: usize, limit_bytes: usize) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
     use super::*;
 
     /// What Java's SnappyOutputStream would write, cut into blocks of `block_bytes`.
@@ -226,5 +229,40 @@ mod tests {
         // The varint claims 60 MiB, four bytes follow.
         let claim = Bytes::from_static(&[0x80, 0x80, 0x80, 0x1e, 0, 0, 0, 0]);
         assert!(matches!(decompress(Compression::Snappy, &claim, 64 << 20), Err(Error::CorruptBatch { .. })));
+    }
+
+    #[test]
+    fn the_buffer_never_grows_beyond_the_limit_and_one() {
+        for limit in [0, 1, 1000, FIRST_BUFFER_BYTES, 100_000] {
+            let fits = read_bounded(Compression::Gzip, io::repeat(7).take(limit as u64), limit).unwrap();
+            assert_eq!(fits.len(), limit);
+            assert!(fits.capacity() <= limit + 1, "{} bytes taken for {limit}", fits.capacity());
+            assert!(matches!(read_bounded(Compression::Gzip, io::repeat(7), limit), Err(Error::TooLarge { .. })));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn damaged_bodies_never_panic_and_never_exceed_the_limit(
+            plain in vec(any::<u8>(), 0..2000),
+            damage in vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            framed in any::<bool>(),
+            limit in 0..3000usize,
+        ) {
+            for codec in Compression::ALL {
+                let mut body = match codec {
+                    Compression::Snappy if framed => xerial(&plain, 700).to_vec(),
+                    codec => compress(codec, &plain).unwrap(),
+                };
+                let damage = if body.is_empty() { &[][..] } else { &damage };
+                for (index, byte) in damage {
+                    let at = index.index(body.len());
+                    body[at] = *byte;
+                }
+                if let Ok(decompressed) = decompress(codec, &Bytes::from(body), limit) {
+                    prop_assert!(decompressed.len() <= limit);
+                }
+            }
+        }
     }
 }

@@ -245,6 +245,17 @@ fn what_a_client_may_not_send_is_refused_by_name() {
 }
 
 #[test]
+fn a_record_of_headers_alone_is_refused_beyond_the_limit() {
+    let with_headers = |count: usize| {
+        let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+        builder.push(0, None, None, &vec![(&b""[..], None); count]);
+        CheckedBatch::parse_produced(builder.build(Compression::None).unwrap().bytes().clone(), LIMITS)
+    };
+    assert!(with_headers(64 << 10).is_ok());
+    assert!(matches!(with_headers((64 << 10) + 1), Err(Error::InvalidBatch { .. })));
+}
+
+#[test]
 fn claims_beyond_the_bytes_are_corrupt() {
     let batch = one_record();
     let whole = batch.bytes().clone();

@@ -11,6 +11,9 @@ use super::{BatchHeader, TimestampType, corrupt};
 /// Bytes of the smallest header: two varints of one byte each.
 const RECORD_HEADER_BYTES_MIN: usize = 2;
 
+/// Headers one record may have: a view of an empty one is sixteen times as large as its bytes.
+const RECORD_HEADERS_MAX: usize = 64 << 10;
+
 /// A record's headers in their order; a value may be null.
 pub type HeaderViews<'a> = Vec<(&'a [u8], Option<&'a [u8]>)>;
 
@@ -92,6 +95,14 @@ impl Records {
         for expected in 0..self.header.record_count {
             let front = RecordFront::read(&mut rest)?;
             front.read_headers(|_, _| {})?;
+            if front.header_count > RECORD_HEADERS_MAX {
+                return Err(Error::InvalidBatch {
+                    reason: format!(
+                        "record {expected} has {} headers, at most {RECORD_HEADERS_MAX} are taken",
+                        front.header_count
+                    ),
+                });
+            }
             if front.offset_delta != expected {
                 return Err(Error::InvalidBatch {
                     reason: format!("record {expected} has an offset delta of {}", front.offset_delta),

@@ -28,6 +28,27 @@ pub(super) const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// How many more values a record may unfold to. A record is small, what it unfolds to need not be: three bytes of JSON
+/// are a whole STRUCT of nulls.
+#[derive(Debug)]
+pub(super) struct Budget(usize);
+
+/// Array elements, map entries and struct fields of one record.
+const VALUES_PER_RECORD_MAX: usize = 4 << 20;
+
+impl Budget {
+    /// That of one record.
+    pub(super) fn of_record() -> Self {
+        Self(VALUES_PER_RECORD_MAX)
+    }
+
+    fn spend(&mut self, values: usize) -> Result<(), String> {
+        let left = self.0.checked_sub(values);
+        self.0 = left.ok_or_else(|| format!("the record unfolds to more than {VALUES_PER_RECORD_MAX} values"))?;
+        Ok(())
+    }
+}
+
 /// One column being filled.
 #[derive(Debug)]
 pub(super) struct Column {
@@ -114,29 +135,34 @@ impl Column {
 
     /// Appends a JSON value, `None` for a field that is missing. After an error the column may hold half a value:
     /// truncate it.
-    pub(super) fn append_json(&mut self, json: Option<&RawValue>) -> Result<(), String> {
+    pub(super) fn append_json(&mut self, json: Option<&RawValue>, budget: &mut Budget) -> Result<(), String> {
         let Some(json) = json.filter(|json| json.get() != "null") else {
             self.append_null();
             return Ok(());
         };
         match &mut self.values {
             Values::List(ends, item) => {
-                for element in elements(json)? {
-                    item.append_json(Some(element))?;
+                let elements = elements(json)?;
+                budget.spend(elements.len())?;
+                for element in elements {
+                    item.append_json(Some(element), budget)?;
                 }
                 ends.push(item.len())?;
             }
             Values::Struct(table, fields) => {
+                budget.spend(fields.len())?;
                 let mut slots = Vec::new();
                 table.read(json.get().as_bytes(), &mut slots)?;
                 for (field, slot) in fields.iter_mut().zip(&slots) {
-                    field.append_json(slot.value)?;
+                    field.append_json(slot.value, budget)?;
                 }
             }
             Values::Map(ends, keys, values) => {
-                for (key, value) in entries(json)? {
+                let entries = entries(json)?;
+                budget.spend(entries.len())?;
+                for (key, value) in entries {
                     keys.push(key.as_bytes())?;
-                    values.append_json(Some(value))?;
+                    values.append_json(Some(value), budget)?;
                 }
                 ends.push(values.len())?;
             }

@@ -14,7 +14,7 @@ use arrow::error::ArrowError;
 use crate::error::{Error, Result};
 use crate::record::columns::RecordColumn;
 
-use super::column::Column;
+use super::column::{Budget, Column};
 use super::json::{FieldTable, Slot};
 use super::{ColumnRole, DecodeError, Decoded, Format, NULL_KEY, RecordFormat};
 
@@ -286,8 +286,9 @@ impl Part {
             Self::Kafka(index) => targets[*index].column.append_primitive(bytes).map_err(|error| (Some(*index), error)),
             Self::Json(table, columns) => {
                 table.read(bytes, slots).map_err(|error| (None, format!("{what} does not parse: {error}")))?;
+                let mut budget = Budget::of_record();
                 for (&index, slot) in columns.iter().zip(slots.iter()) {
-                    targets[index].column.append_json(slot.value).map_err(|error| (Some(index), error))?;
+                    targets[index].column.append_json(slot.value, &mut budget).map_err(|error| (Some(index), error))?;
                 }
                 Ok(())
             }
