@@ -202,6 +202,12 @@ impl Node {
         &self.random
     }
 
+    /// Writes nothing any more: somebody newer has taken over.
+    pub(crate) fn step_down(&self, reason: &str) {
+        // The error is for those who write from now on.
+        let _ = self.shared.set_read_only(reason);
+    }
+
     pub(crate) fn health(&self) -> Health {
         if let Some(reason) = self.shared.read_only() {
             return Health::ReadOnly(reason);

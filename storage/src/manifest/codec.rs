@@ -113,8 +113,17 @@ mod tests {
 
     fn any_entry() -> impl Strategy<Value = Entry> {
         let cover = any::<(i32, i64, i64)>().prop_map(|(partition, start, end)| Cover { partition, start, end });
-        let object = (".*", any::<(u64, u32)>(), prop::collection::vec(row_group(), 0..5))
-            .prop_map(|(path, (bytes, footer_bytes), row_groups)| Object { path, bytes, footer_bytes, row_groups });
+        let numbers = any::<(u64, u32, u32, Vec<u32>)>();
+        let object = (".*", numbers, prop::collection::vec(row_group(), 0..5)).prop_map(
+            |(path, (bytes, footer_bytes, footer_crc, chunk_crcs), row_groups)| Object {
+                path,
+                bytes,
+                footer_bytes,
+                footer_crc,
+                chunk_crcs,
+                row_groups,
+            },
+        );
         (prop::collection::vec(cover, 0..5), prop::option::of(object))
             .prop_map(|(covers, object)| Entry { covers, object })
     }

@@ -43,6 +43,10 @@ pub(crate) struct Object {
     pub(crate) bytes: u64,
     /// Bytes of its footer, length and magic included: metadata in one read.
     pub(crate) footer_bytes: u32,
+    /// CRC-32C of the footer.
+    pub(crate) footer_crc: u32,
+    /// CRC-32C of every column chunk, row group by row group: Parquet has no checksum a writer of ours would set.
+    pub(crate) chunk_crcs: Vec<u32>,
     /// Its row groups, by their number in it: partitions ascend, offsets ascend in each.
     pub(crate) row_groups: Vec<RowGroup>,
 }
@@ -225,7 +229,8 @@ pub(crate) mod tests {
         });
         let row_groups: Vec<_> = row_groups.collect();
         let covers = covers.iter().map(|&(partition, start, end)| Cover { partition, start, end }).collect();
-        let object = Object { path: name.to_owned(), bytes: 100, footer_bytes: 10, row_groups };
+        let (path, chunk_crcs) = (name.to_owned(), vec![]);
+        let object = Object { path, bytes: 100, footer_bytes: 10, footer_crc: 0, chunk_crcs, row_groups };
         Entry { covers, object: (!object.row_groups.is_empty()).then_some(object) }
     }
 

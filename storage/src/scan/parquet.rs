@@ -1,5 +1,6 @@
 //! Row groups of cold objects as rows: only the columns asked for, only the offsets wanted, in offset order.
 
+use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -24,12 +25,14 @@ use crate::record::rows::schema_of;
 use crate::scan::plan::{ObjectRead, Wanted};
 use crate::tier::cold::Cold;
 
-/// One object, read through the bucket's retries.
+/// One object, read through the bucket's retries; what is read is checked before anybody looks at it.
 struct ObjectReader {
     bucket: Bucket,
     path: Path,
     bytes: u64,
     footer_bytes: u32,
+    /// Length and checksum of the parts that will be read, by where they begin.
+    checks: HashMap<u64, (u64, u32)>,
 }
 
 impl ObjectReader {
@@ -39,21 +42,60 @@ impl ObjectReader {
             path: Path::from(object.path.as_str()),
             bytes: object.bytes,
             footer_bytes: object.footer_bytes,
+            checks: HashMap::from([(
+                object.bytes.saturating_sub(object.footer_bytes.into()),
+                (object.footer_bytes.into(), object.footer_crc),
+            )]),
         }
+    }
+
+    /// Expects the column chunks of these row groups to be what the manifest says.
+    fn expect_chunks(&mut self, footer: &ArrowReaderMetadata, object: &Object, groups: &[GroupAt]) -> Result<()> {
+        let leaves = footer.parquet_schema().num_columns();
+        for at in groups {
+            let crcs = object.chunk_crcs.get(at.ordinal * leaves..(at.ordinal + 1) * leaves).ok_or_else(|| {
+                let reason = format!("the manifest has no checksums of row group {}", at.ordinal);
+                Error::Corrupt { place: object.path.clone(), reason }
+            })?;
+            for (chunk, crc) in footer.metadata().row_group(at.ordinal).columns().iter().zip(crcs) {
+                let (start, length) = chunk.byte_range();
+                self.checks.insert(start, (length, *crc));
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what was read; a part without a checksum is none that we ask for, so it is refused.
+    fn check(&self, range: &Range<u64>, bytes: &Bytes) -> parquet::errors::Result<()> {
+        let length = range.end.saturating_sub(range.start);
+        let reason = match self.checks.get(&range.start).filter(|(expected, _)| *expected == length) {
+            Some((_, crc)) if crc_fast::crc32_iscsi(bytes) == *crc => return Ok(()),
+            Some(_) => "do not match their checksum",
+            None => "have no checksum",
+        };
+        let reason = format!("bytes {}..{} {reason}", range.start, range.end);
+        Err(ParquetError::External(Box::new(Error::Corrupt { place: self.path.to_string(), reason })))
     }
 }
 
 impl AsyncFileReader for ObjectReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
         async move {
-            let mut parts = self.bucket.get_ranges(&self.path, &[range]).await?;
+            let mut parts = self.get_byte_ranges(vec![range]).await?;
             parts.pop().ok_or_else(|| ParquetError::General("the object store gave nothing for a range".to_owned()))
         }
         .boxed()
     }
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
-        async move { Ok(self.bucket.get_ranges(&self.path, &ranges).await?) }.boxed()
+        async move {
+            let parts = self.bucket.get_ranges(&self.path, &ranges).await?;
+            for (range, bytes) in ranges.iter().zip(&parts) {
+                self.check(range, bytes)?;
+            }
+            Ok(parts)
+        }
+        .boxed()
     }
 
     fn get_metadata<'a>(
@@ -111,6 +153,7 @@ async fn open(
     let mut reader = ObjectReader::new(&cold.bucket, object);
     let footer = footer(cold, object, &mut reader).await?;
     check_groups(&footer, object, &read.groups)?;
+    reader.expect_chunks(&footer, object, &read.groups)?;
     let needed = columns.iter().copied().chain(read.clipped.then_some(RecordColumn::Offset));
     let roots = needed.map(|column| root_of(&footer, &path, column)).collect::<Result<Vec<_>>>()?;
     let mask = ProjectionMask::roots(footer.parquet_schema(), roots);
@@ -180,15 +223,20 @@ fn no_object() -> Error {
     Error::Corrupt { place: "manifest".into(), reason: "a row group is in no object".into() }
 }
 
-/// What the object store said, if it was the object store that spoke.
+/// What a checksum or the object store said, if it was one of these that spoke.
 fn failed(path: &str, error: ParquetError) -> Error {
     let action = format!("read {path}");
-    match error {
-        ParquetError::External(source) => match source.downcast::<object_store::Error>() {
-            Ok(store) => Error::object(action)(*store),
-            Err(source) => Error::format(action)(ParquetError::External(source)),
-        },
-        error => Error::format(action)(error),
+    let source = match error {
+        ParquetError::External(source) => source,
+        error => return Error::format(action)(error),
+    };
+    let source = match source.downcast::<Error>() {
+        Ok(ours) => return *ours,
+        Err(source) => source,
+    };
+    match source.downcast::<object_store::Error>() {
+        Ok(store) => Error::object(action)(*store),
+        Err(source) => Error::format(action)(ParquetError::External(source)),
     }
 }
 

@@ -12,6 +12,7 @@ use object_store::path::Path;
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use crate::error::Error;
 use crate::ids::{TopicId, TopicPartition};
 use crate::manifest::model::{Cover, Entry, Object, TopicManifest};
 use crate::object::bucket::Bucket;
@@ -108,6 +109,8 @@ async fn tier(cold: &Cold, name: &str, partitions: &[(i32, &[Sent])]) {
         path: name.to_owned(),
         bytes: finished.bytes.len() as u64,
         footer_bytes: finished.footer_bytes,
+        footer_crc: finished.footer_crc,
+        chunk_crcs: finished.chunk_crcs,
         row_groups: finished.row_groups,
     };
     cold.bucket.put_new(&Path::from(name), PutPayload::from_bytes(finished.bytes)).await.unwrap();
@@ -200,6 +203,39 @@ async fn a_fetch_gives_at_least_one_record_and_about_as_many_bytes_as_asked() {
     assert_eq!(until_end, plains(990..995));
     assert!(cold_fetch::fetch(&cold, at(0), 1000, 2000, 1).await.unwrap().is_empty());
     assert!(cold_fetch::fetch(&cold, at(1), 0, 2000, 1).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_flipped_bit_in_an_object_is_named_and_never_served() {
+    let cold = cold();
+    let mut records = plains(0..40);
+    records[7].headers = vec![(b"a".to_vec(), Some(b"1".to_vec()))];
+    tier(&cold, "a.parquet", &[(0, &records)]).await;
+    let manifest = cold.manifests.get(TOPIC);
+    let path = Path::from("a.parquet");
+    let whole = cold.bucket.get(&path, 1 << 20).await.unwrap().unwrap();
+    let sound = scan(&cold, &manifest, 0, &RecordColumn::ALL, Wanted::offsets(0, 40), 64).await;
+    let mut unnoticed = 0;
+    for at in 0..whole.len() {
+        let damaged = Arc::new(Cold::new(Bucket::for_test()));
+        let mut bytes = whole.to_vec();
+        bytes[at] ^= 1 << (at % 8);
+        damaged.bucket.put_new(&path, PutPayload::from(bytes)).await.unwrap();
+        let wanted = Wanted::offsets(0, 40);
+        let reads = plan(&manifest, 0, &wanted);
+        let rows = parquet::rows(Arc::clone(&damaged), reads, Arc::from(RecordColumn::ALL), wanted, 64);
+        let rows: Result<Vec<RecordBatch>, Error> = rows.try_collect().await;
+        match rows {
+            Err(Error::Corrupt { place, .. }) => assert_eq!(place, "a.parquet"),
+            Err(error) => panic!("byte {at}: {error}"),
+            // Page indexes and bloom filters are for others; we do not read them.
+            Ok(rows) => {
+                assert_eq!(rows, sound, "byte {at}");
+                unnoticed += 1;
+            }
+        }
+    }
+    assert!(unnoticed < whole.len() * 9 / 10, "{unnoticed} of {} bytes are not read", whole.len());
 }
 
 #[tokio::test]

@@ -134,12 +134,13 @@ impl Runner {
             return Ok((Entry { covers, object: None }, CheckpointReport::default()));
         };
         let path = paths::data(topic, node.writer_epoch(), node.random().uuid());
-        let Finished { bytes: payload, footer_bytes, row_groups } = finished;
+        let Finished { bytes: payload, footer_bytes, footer_crc, chunk_crcs, row_groups } = finished;
         let bytes = payload.len() as u64;
         // The name is fresh, so a taken one is an earlier attempt of this very put.
         self.cold.bucket.put_new(&path, PutPayload::from_bytes(payload)).await?;
         let rows = row_groups.iter().map(|group| u64::from(group.rows)).sum();
-        let object = Object { path: path.to_string(), bytes, footer_bytes, row_groups };
+        let path = path.to_string();
+        let object = Object { path, bytes, footer_bytes, footer_crc, chunk_crcs, row_groups };
         Ok((Entry { covers, object: Some(object) }, CheckpointReport { objects: 1, rows }))
     }
 }

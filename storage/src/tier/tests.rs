@@ -22,7 +22,7 @@ use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
 use crate::testing::fault::{Fault, Faults, FaultyStore};
 use crate::tier::Tier;
-use crate::view::{ScanRequest, TopicConfig};
+use crate::view::{Health, ScanRequest, TopicConfig};
 
 /// A node over a faulty bucket that survives restarts.
 struct Bench {
@@ -180,7 +180,7 @@ async fn a_manifest_that_was_published_before_the_process_died_counts_at_the_nex
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_newer_writer_ends_the_work_of_the_older_for_good() {
+async fn a_newer_writer_makes_the_older_read_only_for_good() {
     let bench = Bench::new();
     let (node, tier) = bench.open().await;
     bench.produce(&node, 10).await;
@@ -190,8 +190,10 @@ async fn a_newer_writer_ends_the_work_of_the_older_for_good() {
         let error = tier.checkpoint().await.unwrap_err();
         assert!(matches!(error, Error::Fenced { .. }), "{error}");
     }
+    assert!(matches!(node.health(), Health::ReadOnly(_)), "{:?}", node.health());
     assert_eq!(bench.offsets(&node, &tier).await, (0..10).collect::<Vec<_>>());
-    stop(node, tier).await;
+    tier.close().await;
+    assert!(matches!(node.close().await, Err(Error::ReadOnly { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,7 @@
 //! The background worker of tiering: it wakes, works, reports and stops; nobody else writes objects or manifests.
 //!
 //! Requests wait in a queue of [`REQUESTS_MAX`]. Trouble that may pass is met with a growing pause; being fenced is not
-//! trouble that passes, so it ends the work for good and every later request is told why.
+//! trouble that passes, so it ends the work for good, makes the node read-only, and every later request is told why.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -150,8 +150,8 @@ impl Work {
         };
         let reason = chain(error);
         if error.kind() == ErrorKind::StepDown {
-            if self.fenced.is_none() {
-                tracing::error!(%reason, "tiering has stopped for good");
+            if let Ok(node) = self.runner.node() {
+                node.step_down(&reason);
             }
             self.fenced = Some(error.clone());
             return;

@@ -39,6 +39,10 @@ pub(crate) struct Finished {
     pub(crate) bytes: Bytes,
     /// How much of its end is the footer, with length and magic.
     pub(crate) footer_bytes: u32,
+    /// CRC-32C of that.
+    pub(crate) footer_crc: u32,
+    /// CRC-32C of every column chunk, row group by row group.
+    pub(crate) chunk_crcs: Vec<u32>,
     /// Its row groups.
     pub(crate) row_groups: Vec<RowGroup>,
 }
@@ -141,18 +145,36 @@ impl ObjectWriter {
         if self.row_groups.is_empty() {
             return Ok(None);
         }
+        let chunks = self.parquet.flushed_row_groups().iter().flat_map(|group| group.columns());
+        let ranges: Vec<_> = chunks.map(|chunk| chunk.byte_range()).collect();
         let bytes = self.parquet.into_inner().map_err(Error::format("end an object"))?;
         let footer_bytes = footer_bytes(&bytes)?;
-        Ok(Some(Finished { bytes: Bytes::from(bytes), footer_bytes, row_groups: self.row_groups }))
+        let footer_crc = checksum(&bytes, bytes.len() as u64 - u64::from(footer_bytes), footer_bytes.into())?;
+        let crcs = ranges.into_iter().map(|(start, length)| checksum(&bytes, start, length));
+        let chunk_crcs = crcs.collect::<Result<_>>()?;
+        let (bytes, row_groups) = (Bytes::from(bytes), self.row_groups);
+        Ok(Some(Finished { bytes, footer_bytes, footer_crc, chunk_crcs, row_groups }))
     }
+}
+
+/// CRC-32C of a part of the object.
+fn checksum(object: &[u8], start: u64, length: u64) -> Result<u32> {
+    let part = usize::try_from(start).ok().zip(usize::try_from(start + length).ok());
+    let part = part.and_then(|(start, end)| object.get(start..end)).ok_or_else(no_footer)?;
+    Ok(crc_fast::crc32_iscsi(part))
 }
 
 /// Parquet ends with the footer, its length in four bytes, and the magic in four.
 fn footer_bytes(object: &[u8]) -> Result<u32> {
-    let corrupt = || Error::Corrupt { place: "object being written".into(), reason: "it has no Parquet footer".into() };
-    let end = object.last_chunk::<8>().ok_or_else(corrupt)?;
+    let end = object.last_chunk::<8>().ok_or_else(no_footer)?;
     let [l0, l1, l2, l3, ..] = *end;
-    u32::from_le_bytes([l0, l1, l2, l3]).checked_add(8).ok_or_else(corrupt)
+    let footer_bytes = u32::from_le_bytes([l0, l1, l2, l3]).checked_add(8).ok_or_else(no_footer)?;
+    if u64::from(footer_bytes) <= object.len() as u64 { Ok(footer_bytes) } else { Err(no_footer()) }
+}
+
+/// A bug of ours or of the Parquet writer; nothing is put then.
+fn no_footer() -> Error {
+    Error::Corrupt { place: "object being written".into(), reason: "its footer does not describe it".into() }
 }
 
 fn properties(topic: String) -> Result<WriterProperties> {
