@@ -121,7 +121,6 @@ pub(super) fn parse(request: &Request, wait_max_ms: u64) -> Result<Call, Malform
     if flexible {
         reader.skip_tagged_fields()?;
     }
-    reader.end()?;
     Ok(Call {
         wait: Duration::from_millis(wait_ms.min(wait_max_ms)),
         bytes_min,

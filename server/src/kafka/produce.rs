@@ -100,7 +100,6 @@ pub(super) fn parse(request: &Request) -> Result<ProduceRequest, Malformed> {
     if flexible {
         reader.skip_tagged_fields()?;
     }
-    reader.end()?;
     Ok(ProduceRequest { transactional_id, acks, topics })
 }
 

@@ -40,14 +40,6 @@ impl Reader {
         self.bytes.slice(self.at..)
     }
 
-    /// Fails if anything is left: a frame ends where its message ends.
-    pub(crate) fn end(&self) -> Result<(), Malformed> {
-        match self.remaining() {
-            0 => Ok(()),
-            left => Err(Malformed::new(format!("{left} bytes after the end of the message"))),
-        }
-    }
-
     pub(crate) fn skip(&mut self, count: usize) -> Result<(), Malformed> {
         if count > self.remaining() {
             let left = self.remaining();
@@ -222,7 +214,7 @@ mod tests {
             writer.uvarint(value);
             let mut reader = Reader::new(writer.bytes.freeze());
             assert_eq!(reader.uvarint(), Ok(value));
-            assert_eq!(reader.end(), Ok(()));
+            assert_eq!(reader.remaining(), 0);
         }
         assert!(Reader::new(Bytes::from_static(&[0xff, 0xff, 0xff, 0xff, 0x1f])).uvarint().is_err());
         assert!(Reader::new(Bytes::from_static(&[0xff, 0xff])).uvarint().is_err());
