@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Buf;
 use futures::future::BoxFuture;
 use futures::stream::{FuturesOrdered, StreamExt};
 use tokio::io::{AsyncWrite, AsyncWriteExt};
@@ -29,8 +30,10 @@ use kafka_protocol::messages::ApiKey;
 const SHARE_BYTES: usize = 64 << 10;
 /// Shares of one connection: 512 requests, or 32 MiB of them (or one that is larger).
 const SHARES: u32 = 512;
-/// A connection without a request, or with an answer that nobody reads, is closed after this; Kafka's default.
+/// A connection without a request is closed after this; Kafka's default.
 const IDLE_MAX: Duration = Duration::from_mins(10);
+/// A client that reads nothing of its answer for so long is given up: it has given us up long before.
+const UNREAD_MAX: Duration = Duration::from_mins(1);
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -204,8 +207,11 @@ async fn write_answers(mut stream: OwnedWriteHalf, mut answers: mpsc::UnboundedR
 }
 
 async fn write_answer(stream: &mut (impl AsyncWrite + Unpin), response: &mut Response) -> std::io::Result<()> {
-    match timeout(IDLE_MAX, stream.write_all_buf(response)).await {
-        Ok(written) => written,
-        Err(_) => Err(std::io::ErrorKind::TimedOut.into()),
+    while response.has_remaining() {
+        let written = timeout(UNREAD_MAX, stream.write_buf(response)).await;
+        if written.map_err(|_| std::io::ErrorKind::TimedOut)?? == 0 {
+            return Err(std::io::ErrorKind::WriteZero.into());
+        }
     }
+    Ok(())
 }

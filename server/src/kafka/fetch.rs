@@ -3,12 +3,14 @@
 //! Read and written by hand: the message crate would copy every byte of every batch. Sessions (KIP-227) are never made:
 //! the session id is always 0, which clients take as "send whole requests".
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use aquifer_storage::{Error, FetchRequest, TopicPartition, Watermarks};
 use bytes::{BufMut, Bytes};
 use kafka_protocol::ResponseError;
 use kafka_protocol::protocol::StrBytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use super::api::Request;
@@ -20,6 +22,9 @@ use super::wire::{Malformed, Reader, Writer};
 
 /// Largest answer, whatever the client allows; a first batch larger than this still comes.
 const RESPONSE_BYTES_MAX: usize = 64 << 20;
+/// What a fetch may answer however much is in flight: consumers go on, with smaller answers, beside clients that read
+/// nothing.
+const ANSWER_BYTES_MIN: usize = 1 << 20;
 /// Pause before reading again when there is something, but less than `min_bytes`: each record may wake us.
 const REREAD_PAUSE: Duration = Duration::from_millis(5);
 /// How many times `wal.sync_interval_max` an offset beyond the high watermark is waited for.
@@ -64,6 +69,42 @@ struct Pass {
     ends: Vec<(TopicPartition, i64)>,
 }
 
+/// Room for answers that their clients have not read yet, shared by all connections
+/// (`kafka.fetch_bytes_in_flight_max`).
+#[derive(Clone, Debug)]
+pub(crate) struct FetchRoom {
+    bytes: Arc<Semaphore>,
+}
+
+/// Bytes of the room, given back when dropped. `None` where the room is used up and only the minimum is granted.
+type Held = Option<OwnedSemaphorePermit>;
+
+impl FetchRoom {
+    pub(crate) fn new(bytes: usize) -> Self {
+        Self { bytes: Arc::new(Semaphore::new(bytes.min(Semaphore::MAX_PERMITS))) }
+    }
+
+    /// Grants at most a quarter of what is left, so that no few clients take all, but never less than the minimum: who
+    /// has to wait for strangers to read would wait for ever.
+    fn take(&self, wanted: usize) -> (Held, usize) {
+        let granted = wanted.min((self.bytes.available_permits() / 4).max(ANSWER_BYTES_MIN));
+        (self.hold(granted), granted)
+    }
+
+    fn hold(&self, bytes: usize) -> Held {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.bytes.clone().try_acquire_many_owned(bytes).ok()
+    }
+}
+
+/// Gives back what an answer did not need.
+fn shrink(held: Held, bytes: usize) -> Held {
+    let mut held = held?;
+    let unused = held.num_permits().saturating_sub(bytes);
+    drop(held.split(unused));
+    Some(held)
+}
+
 /// Answers a fetch, perhaps after waiting for records.
 ///
 /// # Errors
@@ -71,17 +112,20 @@ struct Pass {
 pub(crate) async fn answer(broker: &Broker, request: &Request) -> Result<Response, Malformed> {
     let call = parse(request, broker.settings.kafka_fetch_wait_max_ms)?;
     if call.session_id != 0 {
-        let none = Pass::default();
-        return Ok(encode(request, ResponseError::FetchSessionIdNotFound.code(), none));
+        return Ok(encode(request, ResponseError::FetchSessionIdNotFound.code(), Pass::default()));
     }
     let deadline = Instant::now() + call.wait;
     loop {
-        let pass = read(broker, &call).await;
+        let (held, bytes_max) = broker.fetch_room.take(call.bytes_max);
+        let mut pass = read(broker, &call, bytes_max).await;
         let enough = pass.bytes >= call.bytes_min || pass.failed;
         if enough || Instant::now() >= deadline || broker.shutdown.is_cancelled() {
             metrics::counter!("aquifer_kafka_fetched_bytes_total").increment(pass.bytes as u64);
-            return Ok(encode(request, 0, pass));
+            let held = shrink(held, pass.bytes);
+            return Ok(encode(request, 0, pass).holding(held));
         }
+        pass.topics.clear();
+        drop(held);
         let more = async {
             if pass.bytes > 0 {
                 tokio::time::sleep(REREAD_PAUSE).await;
@@ -185,12 +229,12 @@ fn parse_forgotten(reader: &mut Reader, flexible: bool) -> Result<(), Malformed>
     Ok(())
 }
 
-async fn read(broker: &Broker, call: &Call) -> Pass {
+async fn read(broker: &Broker, call: &Call, bytes_max: usize) -> Pass {
     let mut pass = Pass::default();
     for (name, partitions) in &call.topics {
         let mut found = Vec::with_capacity(partitions.len());
         for wanted in partitions {
-            let result = read_partition(broker, call, name, wanted, pass.bytes).await;
+            let result = read_partition(broker, call, name, wanted, (pass.bytes, bytes_max)).await;
             found.push(match result {
                 Ok((at, part)) => {
                     pass.bytes += part.batches.iter().map(Bytes::len).sum::<usize>();
@@ -223,7 +267,7 @@ async fn read_partition(
     call: &Call,
     name: &str,
     wanted: &Wanted,
-    bytes_so_far: usize,
+    (bytes_so_far, bytes_max): (usize, usize),
 ) -> Result<(TopicPartition, Found), (Refusal, Watermarks)> {
     let unknown = |refusal| (refusal, NO_WATERMARKS);
     let (_, at) = broker.partition(name, wanted.partition).map_err(unknown)?;
@@ -236,7 +280,7 @@ async fn read_partition(
         let reached = broker.storage.wait_past(&below);
         let _too_late = tokio::time::timeout(sync * SYNCS_TO_WAIT, reached).await;
     }
-    let bytes_max = wanted.bytes_max.min(call.bytes_max.saturating_sub(bytes_so_far));
+    let bytes_max = wanted.bytes_max.min(bytes_max.saturating_sub(bytes_so_far));
     if bytes_so_far > 0 && bytes_max == 0 {
         return Ok((at, Found { partition: wanted.partition, error: None, watermarks, batches: Vec::new() }));
     }
@@ -362,6 +406,21 @@ mod tests {
         assert_eq!(lengths(0, usize::MAX), [0; 0]);
         assert_eq!(lengths(i64::MAX, 140), [134]);
         assert_eq!(lengths(i64::MAX, 61), [0; 0]);
+    }
+
+    #[test]
+    fn room_for_answers_shrinks_but_never_below_the_minimum_and_comes_back() {
+        let room = FetchRoom::new(16 * ANSWER_BYTES_MIN);
+        let (first, granted) = room.take(usize::MAX);
+        assert_eq!(granted, 4 * ANSWER_BYTES_MIN);
+        let rest: Vec<_> = (0..40).map(|_| room.take(usize::MAX)).collect();
+        assert!(rest.iter().all(|(_, granted)| *granted >= ANSWER_BYTES_MIN));
+        assert!(rest.iter().filter(|(held, _)| held.is_none()).count() > 20);
+        drop(rest);
+        let first = shrink(first, 10);
+        assert_eq!(room.bytes.available_permits(), 16 * ANSWER_BYTES_MIN - 10);
+        drop(first);
+        assert_eq!(room.bytes.available_permits(), 16 * ANSWER_BYTES_MIN);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::Encodable;
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::sync::OwnedSemaphorePermit;
 
 use super::api::RequestHeader;
 use super::wire::Malformed;
@@ -30,6 +31,8 @@ pub(crate) enum FrameError {
     Io(#[from] io::Error),
     #[error("a frame of {bytes} bytes exceeds {setting} = {limit} (TLS and HTTP look like this too)")]
     TooLarge { bytes: usize, setting: &'static str, limit: usize },
+    #[error("the client closed after {0} bytes of a frame")]
+    Half(usize),
     #[error(transparent)]
     Malformed(#[from] Malformed),
 }
@@ -68,7 +71,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
                 return match self.buffer.len() {
                     0 => Ok(None),
-                    half => Err(Malformed::new(format!("the client closed after {half} bytes of a frame")).into()),
+                    half => Err(FrameError::Half(half)),
                 };
             }
         }
@@ -112,6 +115,8 @@ fn announced(buffer: &[u8], limits: FrameLimits) -> Result<Option<usize>, FrameE
 pub(crate) struct Response {
     pieces: VecDeque<Bytes>,
     remaining: usize,
+    /// Given back when the answer has been written.
+    held: Option<OwnedSemaphorePermit>,
 }
 
 impl Response {
@@ -132,7 +137,12 @@ impl Response {
         let mut all = VecDeque::with_capacity(pieces.len() + 1);
         all.push_back(Bytes::copy_from_slice(&length));
         all.extend(pieces.into_iter().filter(|piece| !piece.is_empty()));
-        Self { pieces: all, remaining: total + 4 }
+        Self { pieces: all, remaining: total + 4, held: None }
+    }
+
+    /// The same answer, which keeps this until it has been written.
+    pub(crate) fn holding(self, held: Option<OwnedSemaphorePermit>) -> Self {
+        Self { held, ..self }
     }
 }
 
@@ -170,6 +180,7 @@ impl Buf for Response {
             count -= piece.len();
             self.pieces.pop_front();
         }
+        self.held = None;
     }
 }
 

@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::broker::Broker;
 use self::coordinator::Coordinator;
+use self::fetch::FetchRoom;
 use crate::listen::Listener;
 use crate::settings::ServerSettings;
 
@@ -58,6 +59,7 @@ pub(crate) async fn serve(
         host: broker::text(host),
         port: port.into(),
         storage,
+        fetch_room: FetchRoom::new(settings.kafka_fetch_bytes_in_flight_max),
         settings: settings.clone(),
         shutdown: shutdown.clone(),
     });

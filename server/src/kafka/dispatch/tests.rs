@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::super::api::{APIS, Incoming};
 use super::super::broker::text;
 use super::super::coordinator::Coordinator;
+use super::super::fetch::FetchRoom;
 use super::super::produce::{self, Produced};
 use super::super::schema::generate::generate;
 use super::*;
@@ -33,6 +34,7 @@ async fn broker(data_dir: &std::path::Path) -> Arc<Broker> {
         storage,
         host: text("127.0.0.1"),
         port: 9092,
+        fetch_room: FetchRoom::new(settings.kafka_fetch_bytes_in_flight_max),
         settings,
         shutdown: CancellationToken::new(),
     })
