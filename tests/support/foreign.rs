@@ -16,6 +16,7 @@ pub(crate) enum Foreign {
     Psql,
     Python,
     Node,
+    Shell,
 }
 
 /// How a foreign program ended.
@@ -40,6 +41,7 @@ impl Foreign {
         let found = match self {
             Self::Kcat => answers("kcat", "-V"),
             Self::Psql => answers("psql", "--version"),
+            Self::Shell => Some(PathBuf::from("sh")),
             Self::Python => answers(&clients().join("../.venv/bin/python").display().to_string(), "--version"),
             Self::Node => answers("node", "--version").filter(|_| clients().join("node_modules/kafkajs").exists()),
         };

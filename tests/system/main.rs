@@ -18,5 +18,6 @@ mod guide;
 mod history;
 mod kills;
 mod process;
+mod readme;
 mod relations;
 mod tidy;
