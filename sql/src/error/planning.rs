@@ -116,6 +116,12 @@ fn plan(message: &str) -> Error {
         return Error::new(SqlState::UndefinedTable, format!("relation \"{name}\" does not exist"))
             .with_hint("SHOW STREAMS and SHOW TABLES list what there is; topics are in schema topics");
     }
+    if lower.contains("must appear in the group by clause")
+        && let Some(column) = message.split("column \"").nth(1).and_then(|rest| rest.split('"').next())
+    {
+        let message = format!("column \"{column}\" must appear in the GROUP BY clause or be used in an aggregate function");
+        return Error::new(SqlState::GroupingError, message);
+    }
     let state = if lower.starts_with("invalid function") || lower.contains("no function matches") {
         SqlState::UndefinedFunction
     } else if lower.contains("must appear in the group by") || lower.contains("in group by clause or must be part of") {
@@ -147,7 +153,13 @@ fn execution(message: &str) -> Error {
 /// DataFusion adds advice on its own making behind the first line; a client has no use for it.
 fn first_line(message: &str) -> String {
     let line = message.lines().next().unwrap_or_default();
-    line.strip_prefix("Error during planning: ").unwrap_or(line).trim_end_matches('.').to_owned()
+    let line = line.strip_prefix("Error during planning: ").unwrap_or(line);
+    // Inner structures are not words: what is printed as one is left out, from its name on.
+    let words = match line.find(" { ").or_else(|| line.find("ScalarFunction(")) {
+        Some(at) => line[..at].rsplit_once(' ').map_or("this expression cannot be run", |(words, _)| words),
+        None => line,
+    };
+    words.trim_end_matches(['.', ',', ' ']).to_owned()
 }
 
 #[cfg(test)]

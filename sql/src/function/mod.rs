@@ -6,12 +6,14 @@ use arrow::datatypes::DataType;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::prelude::SessionConfig;
 
 use crate::error::Result;
 use crate::plan::bind::{DATABASE, SCHEMA};
 use crate::types::TypeNames;
 
+mod checked;
 mod json;
 
 /// A state with all functions; every session clones it.
@@ -29,7 +31,7 @@ pub(crate) fn session_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
     options.sql_parser.parse_float_as_decimal = true;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.collect_spans = true;
-    let mut planners = vec![Arc::new(json::Arrows) as _];
+    let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(json::Arrows), Arc::new(checked::CheckedArithmetic)];
     planners.extend(SessionStateDefaults::default_expr_planners());
     let mut state = SessionStateBuilder::new()
         .with_config(config)

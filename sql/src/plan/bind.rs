@@ -21,6 +21,7 @@ use datafusion::sql::sqlparser::ast::{self, ObjectName, Visit, Visitor};
 
 use super::hidden::{expand_wildcards, folded_name, named_hidden, quote_fields};
 use super::naming::name_columns;
+use super::spelling;
 use crate::catalog::{Catalog, postgres, system};
 use crate::error::{Error, Result, SqlState};
 use crate::statement::cursor::Places;
@@ -70,6 +71,7 @@ pub(crate) async fn bind(ground: &Ground<'_>, query: &WindowedQuery) -> Result<B
     };
     let sources = sources(ground, query, &mut tree)?;
     name_columns(&mut tree);
+    spelling::rewrite(&mut tree)?;
     let context = SessionContext::new_with_state(ground.session.clone());
     register(ground, &context, &sources)?;
     let statement = DataFusionStatement::Statement(Box::new(ast::Statement::Query(tree)));

@@ -5,3 +5,4 @@ pub(crate) mod continuous;
 pub(crate) mod hidden;
 pub(crate) mod naming;
 pub(crate) mod parameters;
+pub(crate) mod spelling;

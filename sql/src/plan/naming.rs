@@ -39,10 +39,17 @@ impl VisitorMut for Namer {
 
 fn name_select(select: &mut Select) {
     let mut used: HashSet<String> = HashSet::new();
-    for item in &select.projection {
+    let mut repeated = 0;
+    let mut again = |name: &str| {
+        repeated += 1;
+        Ident::with_quote('"', format!("{name}{REPEATED}{repeated}"))
+    };
+    for item in &mut select.projection {
         match item {
             SelectItem::ExprWithAlias { alias, .. } => {
-                used.insert(folded(alias));
+                if !used.insert(folded(alias)) {
+                    *alias = again(&folded(alias));
+                }
             }
             SelectItem::UnnamedExpr(Expr::Identifier(ident)) => {
                 used.insert(folded(ident));
@@ -51,7 +58,6 @@ fn name_select(select: &mut Select) {
         }
     }
     let mut plain: HashSet<String> = HashSet::new();
-    let mut repeated = 0;
     for item in &mut select.projection {
         let SelectItem::UnnamedExpr(expr) = item else { continue };
         let name = match &*expr {
@@ -59,13 +65,8 @@ fn name_select(select: &mut Select) {
             Expr::CompoundIdentifier(_) if plain.insert(expr.to_string()) => continue,
             expr => column_name(expr).unwrap_or_else(|| "?column?".to_owned()),
         };
-        let alias = if used.insert(name.clone()) {
-            name
-        } else {
-            repeated += 1;
-            format!("{name}{REPEATED}{repeated}")
-        };
-        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', alias) };
+        let alias = if used.insert(name.clone()) { Ident::with_quote('"', name) } else { again(&name) };
+        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias };
     }
 }
 
@@ -162,6 +163,7 @@ mod tests {
             named("SELECT 1, 2, a, a FROM t"),
             "SELECT 1 AS \"?column?\", 2 AS \"?column?#1\", a, a AS \"a#2\" FROM t"
         );
+        assert_eq!(named("SELECT 1 AS a, 2 AS a"), "SELECT 1 AS a, 2 AS \"a#1\"");
         assert_eq!(shown_name("a\u{1}2"), "a");
     }
 

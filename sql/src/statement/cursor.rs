@@ -79,14 +79,14 @@ pub(crate) struct Cursor<'a> {
     tokens: &'a [TokenWithSpan],
     places: &'a Places,
     next: usize,
-    /// `>` left over from a `>>` of which one half closed an inner type.
-    half: bool,
+    /// How many of a `>>` or longer token have closed inner types already.
+    closed: usize,
 }
 
 impl<'a> Cursor<'a> {
     /// At the first token.
     pub(crate) fn new(tokens: &'a [TokenWithSpan], places: &'a Places) -> Self {
-        Self { tokens, places, next: 0, half: false }
+        Self { tokens, places, next: 0, closed: 0 }
     }
 
     /// The text's places.
@@ -182,13 +182,13 @@ impl<'a> Cursor<'a> {
         if self.eat_token(token) { Ok(()) } else { Err(self.expected(&format!("\"{token}\""))) }
     }
 
-    /// Takes a closing `>` of a type, also one half of `>>`.
+    /// Takes a closing `>` of a type, also one of several that the tokenizer took for an operator.
     pub(crate) fn expect_closing_angle(&mut self) -> Result<()> {
-        match self.peek() {
-            Some(Token::Gt) => self.next += 1,
-            Some(Token::ShiftRight) if self.half => (self.half, self.next) = (false, self.next + 1),
-            Some(Token::ShiftRight) => self.half = true,
-            _ => return Err(self.expected("\">\"")),
+        let angles = self.peek().map(ToString::to_string).filter(|token| token.chars().all(|char| char == '>'));
+        let Some(angles) = angles else { return Err(self.expected("\">\"")) };
+        self.closed += 1;
+        if self.closed == angles.len() {
+            (self.closed, self.next) = (0, self.next + 1);
         }
         Ok(())
     }

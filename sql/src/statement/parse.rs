@@ -303,3 +303,105 @@ fn deallocate(cursor: &mut Cursor<'_>) -> Result<Sentence> {
     cursor.end()?;
     Ok(Sentence::Deallocate(name))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::statement::{Emit, RelationKind, WindowSpec};
+    use aquifer_storage::record::format::ColumnType;
+
+    fn one(sql: &str) -> Sentence {
+        let mut statements = parse(sql).unwrap();
+        assert_eq!(statements.len(), 1, "{sql}");
+        statements.remove(0).sentence
+    }
+
+    #[test]
+    fn emit_and_windows_are_cut_out_and_belong_to_their_select() {
+        let Sentence::Query(query) = one(
+            "SELECT x.k, x.n FROM (SELECT k, count(*) AS n FROM s AS a WINDOW TUMBLING (SIZE 5 MINUTES, GRACE PERIOD 1 \
+             HOUR) GROUP BY k) AS x WHERE n > 1 EMIT CHANGES LIMIT 3",
+        ) else {
+            panic!("a query")
+        };
+        assert_eq!(query.emit, Some(Emit::Changes));
+        let [window] = query.windows.as_slice() else { panic!("one window") };
+        assert_eq!(window.source.value, "s");
+        assert_eq!(window.spec, WindowSpec::Tumbling { size_ms: 300_000, grace_ms: Some(3_600_000) });
+        let tree = query.query.to_string().replace(&window.marker, "marker");
+        assert_eq!(
+            tree,
+            "SELECT x.k, x.n FROM (SELECT k, count(*) AS n, windowstart, windowend FROM \"marker\" AS a GROUP BY k, \
+             windowstart, windowend) AS x WHERE n > 1 LIMIT 3"
+        );
+    }
+
+    #[test]
+    fn emit_and_window_are_names_where_they_are_used_as_names() {
+        for sql in ["SELECT emit, changes FROM t", "SELECT window FROM t", "SELECT emit changes FROM t"] {
+            let Sentence::Query(query) = one(sql) else { panic!("a query") };
+            assert!(query.emit.is_none() && query.windows.is_empty(), "{sql}");
+        }
+        let Sentence::Query(query) = one("SELECT sum(a) OVER w FROM t WINDOW w AS (PARTITION BY b)") else {
+            panic!("a query")
+        };
+        assert!(query.windows.is_empty());
+    }
+
+    #[test]
+    fn a_declaration_s_columns_keep_their_case_for_json_and_fold_for_sql() {
+        let Sentence::CreateRelation(create) = one(
+            "CREATE STREAM IF NOT EXISTS Events (userId STRING KEY, \"Total\" DECIMAL(10, 2), tags ARRAY<MAP<STRING, \
+             STRUCT<a INT, b ARRAY<BIGINT>>>>, at TIMESTAMP WITH TIME ZONE, n int[]) WITH (kafka_topic='e', partitions=4)",
+        ) else {
+            panic!("a declaration")
+        };
+        assert_eq!((create.kind, create.name.value.as_str(), create.if_not_exists), (RelationKind::Stream, "events", true));
+        assert_eq!((create.columns[0].name.value.as_str(), create.columns[0].field.as_str()), ("userid", "userId"));
+        assert_eq!(create.columns[1].name.value, "Total");
+        assert_eq!(create.columns[1].kind, ColumnType::Decimal { precision: 10, scale: 2 });
+        assert_eq!(create.columns[3].kind, ColumnType::TimestampTz);
+        assert_eq!(create.columns[4].kind, ColumnType::Array(Box::new(ColumnType::Int)));
+        assert_eq!(create.with[1].value, "4");
+    }
+
+    #[test]
+    fn a_create_as_select_knows_its_text() {
+        let sql = "CREATE TABLE t WITH (partitions=1) AS SELECT k, count(*) FROM s GROUP BY k EMIT CHANGES";
+        let Sentence::CreateAsSelect(create) = one(sql) else { panic!("a query") };
+        assert_eq!(create.text, sql);
+        assert_eq!(create.query.text, "SELECT k, count(*) FROM s GROUP BY k EMIT CHANGES");
+        assert_eq!(create.query.emit, Some(Emit::Changes));
+    }
+
+    #[test]
+    fn texts_are_split_at_semicolons_outside_of_quotes() {
+        let statements = parse("SELECT ';'; -- a ; comment\n ; SELECT 2").unwrap();
+        let texts: Vec<_> = statements.iter().map(|parsed| parsed.text.as_str()).collect();
+        assert_eq!(texts, ["SELECT ';'", "SELECT 2"]);
+        assert!(matches!(parse(" -- nothing").unwrap()[0].sentence, Sentence::Empty));
+    }
+
+    #[test]
+    fn errors_point_at_the_character() {
+        let error = parse("SELECT 1;\nSELECT a FROM t WHERE )").unwrap_err();
+        assert_eq!(error.state, SqlState::SyntaxError);
+        assert_eq!(error.position, Some(33), "{error}");
+        assert_eq!(parse("CREATE STREAM s (a BIGINT").unwrap_err().position, Some(26));
+        assert_eq!(parse("FOO").unwrap_err().position, Some(1));
+        assert_eq!(parse("SELECT 'a").unwrap_err().state, SqlState::SyntaxError);
+    }
+
+    #[test]
+    fn settings_and_blocks_are_read_as_drivers_write_them() {
+        let Sentence::Set(set) = one("SET SESSION 'auto.offset.reset' = 'earliest'") else { panic!("a setting") };
+        assert_eq!((set.name.as_str(), set.value.as_deref()), ("auto.offset.reset", Some("earliest")));
+        let Sentence::Set(set) = one("SET search_path TO a, \"B\"") else { panic!("a setting") };
+        assert_eq!(set.value.as_deref(), Some("a, B"));
+        assert!(matches!(one("BEGIN ISOLATION LEVEL READ COMMITTED, READ WRITE"), Sentence::Begin));
+        assert!(matches!(one("START TRANSACTION"), Sentence::Begin));
+        assert!(matches!(one("END WORK"), Sentence::Commit));
+        assert_eq!(parse("BEGIN ISOLATION LEVEL SERIALIZABLE").unwrap_err().state, SqlState::FeatureNotSupported);
+        assert_eq!(parse("ROLLBACK TO SAVEPOINT a").unwrap_err().state, SqlState::FeatureNotSupported);
+    }
+}
