@@ -119,7 +119,8 @@ fn plan(message: &str) -> Error {
     if lower.contains("must appear in the group by clause")
         && let Some(column) = message.split("column \"").nth(1).and_then(|rest| rest.split('"').next())
     {
-        let message = format!("column \"{column}\" must appear in the GROUP BY clause or be used in an aggregate function");
+        let message =
+            format!("column \"{column}\" must appear in the GROUP BY clause or be used in an aggregate function");
         return Error::new(SqlState::GroupingError, message);
     }
     let state = if lower.starts_with("invalid function") || lower.contains("no function matches") {

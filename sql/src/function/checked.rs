@@ -26,13 +26,14 @@ impl ExprPlanner for CheckedArithmetic {
             _ => return Ok(PlannerResult::Original(expr)),
         };
         // A parameter has no type yet; it is left to DataFusion, which infers one.
-        let is_integer = |side: &Expr| !matches!(side, Expr::Placeholder(_)) && {
-            side.get_type(schema).is_ok_and(|kind| width(&kind).is_some())
+        let is_integer = |side: &Expr| {
+            !matches!(side, Expr::Placeholder(_)) && { side.get_type(schema).is_ok_and(|kind| width(&kind).is_some()) }
         };
         if !is_integer(&expr.left) || !is_integer(&expr.right) {
             return Ok(PlannerResult::Original(expr));
         }
-        let function = ScalarUDF::new_from_impl(Checked { operation, signature: Signature::any(2, Volatility::Immutable) });
+        let function =
+            ScalarUDF::new_from_impl(Checked { operation, signature: Signature::any(2, Volatility::Immutable) });
         Ok(PlannerResult::Planned(Arc::new(function).call(vec![expr.left, expr.right])))
     }
 }
@@ -100,8 +101,12 @@ impl ScalarUDFImpl for Checked {
         };
         let array = match (left, right) {
             (ColumnarValue::Array(left), ColumnarValue::Array(right)) => kernel(left, right)?,
-            (ColumnarValue::Array(left), ColumnarValue::Scalar(right)) => kernel(left, &right.to_scalar()? as &dyn Datum)?,
-            (ColumnarValue::Scalar(left), ColumnarValue::Array(right)) => kernel(&left.to_scalar()? as &dyn Datum, right)?,
+            (ColumnarValue::Array(left), ColumnarValue::Scalar(right)) => {
+                kernel(left, &right.to_scalar()? as &dyn Datum)?
+            }
+            (ColumnarValue::Scalar(left), ColumnarValue::Array(right)) => {
+                kernel(&left.to_scalar()? as &dyn Datum, right)?
+            }
             (ColumnarValue::Scalar(left), ColumnarValue::Scalar(right)) => {
                 let result = kernel(&left.to_scalar()?, &right.to_scalar()?)?;
                 return Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&result, 0)?));

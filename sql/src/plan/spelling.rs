@@ -115,16 +115,15 @@ fn rewrite_function(function: &mut Function) -> Result<Option<Expr>> {
             };
             Ok(Some(call("to_char", vec![(*value).clone(), text(&strftime(template)?)])))
         }
-        ("age", _) => {
-            Err(Error::unsupported("age()").with_hint("subtract: a - b"))
-        }
+        ("age", _) => Err(Error::unsupported("age()").with_hint("subtract: a - b")),
         _ => Ok(None),
     }
 }
 
 fn arguments_of(function: &Function) -> Vec<&Expr> {
     let FunctionArguments::List(list) = &function.args else { return Vec::new() };
-    let plain = |argument: &'_ FunctionArg| -> bool { matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Expr(_))) };
+    let plain =
+        |argument: &'_ FunctionArg| -> bool { matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Expr(_))) };
     if !list.args.iter().all(plain) {
         return Vec::new();
     }
@@ -230,8 +229,9 @@ fn strftime(template: &str) -> Result<String> {
 }
 
 fn unknown_pattern(pattern: &str) -> Error {
-    Error::unsupported(format!("the pattern \"{pattern}\" of to_char"))
-        .with_hint("there are YYYY, MM, DD, HH24, HH12, MI, SS, MS, US, Mon, Month, Dy, Day, DDD, IW, AM; quote other text")
+    Error::unsupported(format!("the pattern \"{pattern}\" of to_char")).with_hint(
+        "there are YYYY, MM, DD, HH24, HH12, MI, SS, MS, US, Mon, Month, Dy, Day, DDD, IW, AM; quote other text",
+    )
 }
 
 #[cfg(test)]

@@ -356,7 +356,10 @@ mod tests {
         ) else {
             panic!("a declaration")
         };
-        assert_eq!((create.kind, create.name.value.as_str(), create.if_not_exists), (RelationKind::Stream, "events", true));
+        assert_eq!(
+            (create.kind, create.name.value.as_str(), create.if_not_exists),
+            (RelationKind::Stream, "events", true)
+        );
         assert_eq!((create.columns[0].name.value.as_str(), create.columns[0].field.as_str()), ("userid", "userId"));
         assert_eq!(create.columns[1].name.value, "Total");
         assert_eq!(create.columns[1].kind, ColumnType::Decimal { precision: 10, scale: 2 });
