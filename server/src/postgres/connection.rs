@@ -291,7 +291,9 @@ fn session_of(
         session.set(&name, &value)?;
     }
     for (name, value) in parameters {
-        session.set(&name, &value)?;
+        // Some drivers send the encoding's name in quotes, which Postgres passes over as it does punctuation.
+        let value = if name == "client_encoding" { value.trim_matches('\'') } else { &value };
+        session.set(&name, value)?;
     }
     Ok(session)
 }
