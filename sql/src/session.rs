@@ -21,6 +21,7 @@ use crate::statement::{Parsed, Sentence, parse};
 
 mod execute;
 mod prepare;
+mod savepoint;
 
 /// One parsed statement, opaque to protocols.
 #[derive(Clone, Debug)]
@@ -99,6 +100,8 @@ struct Block {
     /// Settings from before it.
     settings: SessionSettings,
     failed: bool,
+    /// Places it can go back to, first to last.
+    savepoints: Vec<savepoint::Savepoint>,
 }
 
 /// What one connection is.
@@ -208,7 +211,10 @@ impl Session {
     }
 
     fn refuse_in_failed_block(&self, parsed: &Parsed) -> Result<()> {
-        let ends = matches!(parsed.sentence, Sentence::Rollback | Sentence::Commit | Sentence::Empty);
+        let ends = matches!(
+            parsed.sentence,
+            Sentence::Rollback | Sentence::RollbackTo(_) | Sentence::Commit | Sentence::Empty
+        );
         if self.transaction_status() != TransactionStatus::Failed || ends {
             return Ok(());
         }

@@ -177,11 +177,6 @@ impl Connection {
                     self.answer(framed).await?;
                 }
             }
-            if self.shutdown.is_cancelled()
-                && self.worker.session().await.transaction_status() == TransactionStatus::Idle
-            {
-                return Err(Stop::Session(shutting_down()));
-            }
         }
     }
 
@@ -189,9 +184,11 @@ impl Connection {
     async fn wait(&mut self) -> Result<Heard<Framed>, Stop> {
         let interrupts = self.interrupts(CancellationToken::new());
         flush(&mut self.wire, &interrupts, false).await?;
+        // Between the messages of one round the client still waits for an answer.
+        let end = if self.extended.awaits_sync() { &self.deadline } else { &self.shutdown };
         tokio::select! {
             biased;
-            () = self.shutdown.cancelled() => Err(Stop::Session(shutting_down())),
+            () = end.cancelled() => Err(Stop::Session(shutting_down())),
             heard = self.wire.request() => Ok(heard),
         }
     }

@@ -54,12 +54,19 @@ pub(crate) struct Extended {
     statements: HashMap<String, Arc<Named>>,
     portals: HashMap<String, Portal>,
     skipping: bool,
+    /// A message has come, and no Sync behind it.
+    in_round: bool,
 }
 
 impl Extended {
     /// Whether a message is passed over, because one before it failed and Sync has not come.
     pub(crate) fn skips(&self, framed: &Framed) -> bool {
         self.skipping && !matches!(framed.request, Ok(Request::Sync | Request::Terminate))
+    }
+
+    /// Whether a round of messages is under way.
+    pub(crate) fn awaits_sync(&self) -> bool {
+        self.in_round
     }
 
     /// A message failed.
@@ -78,6 +85,7 @@ impl Connection {
     /// The end of a row of messages: portals do not outlive their transaction.
     pub(crate) async fn sync(&mut self) {
         self.extended.skipping = false;
+        self.extended.in_round = false;
         if self.worker.session().await.transaction_status() == TransactionStatus::Idle {
             self.extended.portals.clear();
         }
@@ -87,6 +95,7 @@ impl Connection {
     pub(crate) async fn extended_request(&mut self, request: Request) -> Result<(), Stop> {
         let running = self.place.begin();
         let interrupts = self.interrupts(running.token.clone());
+        self.extended.in_round = true;
         match request {
             Request::Parse { name, query, type_oids } => self.parse(name, &query, &type_oids, &interrupts).await,
             Request::Bind(bind) => Ok(self.bind(&bind)?),

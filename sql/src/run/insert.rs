@@ -80,6 +80,21 @@ impl Pending {
         Ok(())
     }
 
+    /// How much there is now.
+    pub(crate) fn mark(&self) -> Mark {
+        let lengths = self.batches.iter().map(|(place, builders)| (*place, builders.len())).collect();
+        Mark { lengths, bytes: self.bytes }
+    }
+
+    /// Forgets what came after a mark.
+    pub(crate) fn truncate(&mut self, mark: &Mark) {
+        self.batches.retain(|place, builders| {
+            builders.truncate(mark.lengths.get(place).copied().unwrap_or(0));
+            !builders.is_empty()
+        });
+        self.bytes = mark.bytes;
+    }
+
     /// As a commit's appends.
     pub(crate) fn into_appends(self) -> Vec<Append> {
         let mut appends = Vec::new();
@@ -89,6 +104,13 @@ impl Pending {
         }
         appends
     }
+}
+
+/// A length of [`Pending`]: what is added later is behind it.
+#[derive(Debug)]
+pub(crate) struct Mark {
+    lengths: BTreeMap<(TopicId, i32), usize>,
+    bytes: usize,
 }
 
 /// Where the columns of an INSERT go.

@@ -92,6 +92,9 @@ impl Session {
             Sentence::Begin => Ok(self.begin()),
             Sentence::Commit => self.commit().await,
             Sentence::Rollback => Ok(self.rollback()),
+            Sentence::Savepoint(name) => self.savepoint(name),
+            Sentence::Release(name) => self.release(name),
+            Sentence::RollbackTo(name) => self.rollback_to(name),
             Sentence::Discard => {
                 if self.block.is_some() {
                     return Err(Error::new(
@@ -233,7 +236,12 @@ impl Session {
             let message = "there is already a transaction in progress";
             self.notice(Error::new(SqlState::ActiveTransaction, message));
         } else {
-            self.block = Some(Block { pending: Pending::default(), settings: self.settings.clone(), failed: false });
+            self.block = Some(Block {
+                pending: Pending::default(),
+                settings: self.settings.clone(),
+                failed: false,
+                savepoints: Vec::new(),
+            });
         }
         Outcome::Done("BEGIN".to_owned())
     }

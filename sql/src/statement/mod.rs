@@ -65,6 +65,12 @@ pub(crate) enum Sentence {
     Commit,
     /// `ROLLBACK`, `ABORT`.
     Rollback,
+    /// `SAVEPOINT name`.
+    Savepoint(String),
+    /// `RELEASE [SAVEPOINT] name`.
+    Release(String),
+    /// `ROLLBACK TO [SAVEPOINT] name`.
+    RollbackTo(String),
     /// `COPY name | (query) TO STDOUT`.
     CopyOut(WindowedQuery),
     /// `DISCARD ALL` and its like: the session as new.

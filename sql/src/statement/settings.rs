@@ -113,12 +113,17 @@ pub(crate) fn transaction(cursor: &mut Cursor<'_>) -> Result<Option<Sentence>> {
         () if cursor.eat(&["end"]) => ("END", Sentence::Commit),
         () if cursor.eat(&["rollback"]) => ("ROLLBACK", Sentence::Rollback),
         () if cursor.eat(&["abort"]) => ("ABORT", Sentence::Rollback),
-        () if cursor.at(&["savepoint"]) || cursor.at(&["release"]) => return Err(savepoint(cursor)),
+        () if cursor.eat(&["savepoint"]) => return savepoint(cursor).map(Sentence::Savepoint).map(Some),
+        () if cursor.eat(&["release"]) => {
+            cursor.eat(&["savepoint"]);
+            return savepoint(cursor).map(Sentence::Release).map(Some);
+        }
         () => return Ok(None),
     };
     noise(cursor);
-    if cursor.at(&["to"]) {
-        return Err(savepoint(cursor));
+    if matches!(sentence, Sentence::Rollback) && cursor.eat(&["to"]) {
+        cursor.eat(&["savepoint"]);
+        return savepoint(cursor).map(Sentence::RollbackTo).map(Some);
     }
     if cursor.at(&["prepared"]) {
         return Err(Error::unsupported(format!("{word} PREPARED"))
@@ -135,10 +140,10 @@ pub(crate) fn transaction(cursor: &mut Cursor<'_>) -> Result<Option<Sentence>> {
     Ok(Some(sentence))
 }
 
-fn savepoint(cursor: &Cursor<'_>) -> Error {
-    Error::unsupported("SAVEPOINT")
-        .with_position(cursor.position())
-        .with_hint("a block is kept or dropped whole: COMMIT or ROLLBACK")
+fn savepoint(cursor: &mut Cursor<'_>) -> Result<String> {
+    let (name, _) = cursor.identifier("a savepoint's name")?;
+    cursor.end()?;
+    Ok(name)
 }
 
 fn noise(cursor: &mut Cursor<'_>) {

@@ -134,7 +134,7 @@ async fn errors_have_code_position_and_hint() {
         ("SHOW nope", "42704"),
         ("SET nope = 1", "42704"),
         ("UPDATE t SET a = 1", "0A000"),
-        ("SAVEPOINT x", "0A000"),
+        ("SAVEPOINT x", "25P01"),
         ("CREATE TABLE t (a int)", "42P07"),
         ("CREATE OR REPLACE STREAM x (a int)", "0A000"),
         ("CREATE STREAM x (_a int)", "42602"),

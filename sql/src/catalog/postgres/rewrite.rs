@@ -227,7 +227,9 @@ fn cast(expr: &mut Expr) {
         *expr = call(&format!("pg_{alias}_{}", if textual { "out" } else { "in" }), vec![innermost]);
         return;
     }
-    if let Some(alias) = alias_type(data_type) {
+    if let Some(bytes) = hex_bytes(inner, data_type) {
+        *expr = bytes;
+    } else if let Some(alias) = alias_type(data_type) {
         // A literal or a parameter is a name to be looked up; anything else is an OID to be shown.
         let named = matches!(inner.as_ref(), Expr::Value(value) if !matches!(value.value, Value::Number(..)));
         let inner = std::mem::replace(inner.as_mut(), null());
@@ -235,6 +237,14 @@ fn cast(expr: &mut Expr) {
     } else if let Some(known) = known_type(data_type) {
         *data_type = known;
     }
+}
+
+/// `'\x00ff'::bytea` is two bytes, not the six of the text.
+fn hex_bytes(inner: &Expr, data_type: &DataType) -> Option<Expr> {
+    let (Expr::Value(value), DataType::Bytea) = (inner, data_type) else { return None };
+    let Value::SingleQuotedString(text) = &value.value else { return None };
+    let digits = text.strip_prefix("\\x").filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))?;
+    (digits.len() % 2 == 0).then(|| Expr::Value(Value::HexStringLiteral(digits.to_owned()).with_span(value.span)))
 }
 
 /// `SELECT 'orders'::regclass` shows the name, unlike the same cast in a comparison.
