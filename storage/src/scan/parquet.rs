@@ -25,6 +25,9 @@ use crate::record::rows::schema_of;
 use crate::scan::plan::{ObjectRead, Wanted};
 use crate::tier::cold::Cold;
 
+/// Objects opened at once: the next footer is there when the rows before it have been read.
+const OPENS_MAX: usize = 2;
+
 /// One object, read through the bucket's retries; what is read is checked before anybody looks at it.
 struct ObjectReader {
     bucket: Bucket,
@@ -134,10 +137,11 @@ pub(crate) fn rows(
     batch_rows: usize,
 ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
     stream::iter(reads)
-        .then(move |read| {
+        .map(move |read| {
             let (cold, columns) = (Arc::clone(&cold), Arc::clone(&columns));
             async move { open(&cold, read, columns, wanted, batch_rows).await }
         })
+        .buffered(OPENS_MAX)
         .try_flatten()
 }
 

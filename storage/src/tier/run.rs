@@ -120,6 +120,8 @@ impl Runner {
             (partition, published.tiered_end(cover.partition), published.start(cover.partition))
         });
         node.set_tiered_end(&ends.collect::<Vec<_>>());
+        metrics::counter!("aquifer_tier_objects_total").increment(report.objects);
+        metrics::counter!("aquifer_tier_rows_total").increment(report.rows);
         tracing::info!(%topic, version = published.version, rows = report.rows, "tiered");
         Ok(Some(report))
     }

@@ -148,6 +148,7 @@ impl Work {
             self.pause_ms = 0;
             return;
         };
+        metrics::counter!("aquifer_tier_failures_total").increment(1);
         let reason = chain(error);
         if error.kind() == ErrorKind::StepDown {
             if let Ok(node) = self.runner.node() {

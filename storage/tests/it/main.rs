@@ -1,7 +1,6 @@
 //! The storage through its door: what is acknowledged is there, once, at its offset, hot or cold, whatever happens to the
 //! process and the disk.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
 
 mod commits;
