@@ -46,11 +46,7 @@ fn name_select(select: &mut Select) {
     };
     for item in &mut select.projection {
         match item {
-            SelectItem::ExprWithAlias { alias, .. } => {
-                if !used.insert(folded(alias)) {
-                    *alias = again(&folded(alias));
-                }
-            }
+            SelectItem::ExprWithAlias { alias, .. } if !used.insert(folded(alias)) => *alias = again(&folded(alias)),
             SelectItem::UnnamedExpr(Expr::Identifier(ident)) => {
                 used.insert(folded(ident));
             }

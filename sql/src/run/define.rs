@@ -18,8 +18,6 @@ pub(crate) struct TopicOf {
     pub(crate) id: TopicId,
     /// Its name.
     pub(crate) name: String,
-    /// Its partitions.
-    pub(crate) partitions: i32,
     /// Makes it.
     pub(crate) create: Option<TopicChange>,
 }
@@ -41,10 +39,10 @@ pub(crate) fn topic_of(
         let partitions = properties.partitions.map_or(partitions, |(partitions, _)| partitions);
         let id = storage.new_topic_id();
         let create = TopicChange::Create { id, name: topic_name.clone(), partitions, config };
-        return Ok(TopicOf { id, name: topic_name, partitions, create: Some(create) });
+        return Ok(TopicOf { id, name: topic_name, create: Some(create) });
     };
     fits(&topic, properties)?;
-    Ok(TopicOf { id: topic.id, name: topic_name, partitions: topic.partitions, create: None })
+    Ok(TopicOf { id: topic.id, name: topic_name, create: None })
 }
 
 fn fits(topic: &Topic, properties: &Properties) -> Result<()> {

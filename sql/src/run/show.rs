@@ -155,7 +155,7 @@ pub(crate) async fn explain(
         displayable(plan.as_ref()).indent(explain.verbose).to_string()
     };
     let mut table = TextTable::new(EXPLAIN_COLUMNS, "EXPLAIN");
-    let logical = explain.verbose.then_some(logical).unwrap_or_default();
+    let logical = if explain.verbose { logical } else { String::new() };
     for line in logical.lines().chain(text.lines()) {
         table.push(vec![Some(line.to_owned())]);
     }

@@ -24,6 +24,7 @@ impl Session {
     pub(super) async fn execute_parsed(&mut self, prepared: &Prepared, parameters: &[ScalarValue]) -> Result<Outcome> {
         let parsed = Arc::clone(&prepared.parsed);
         let deadline = deadline(self.settings.statement_timeout());
+        tracing::debug!(statement = parsed.text, pid = self.options.backend_pid, "execute");
         match &parsed.sentence {
             Sentence::Empty => Ok(Outcome::Empty),
             Sentence::Query(query) => {

@@ -142,7 +142,7 @@ impl Session {
     fn make_view(&self) -> CatalogView {
         let catalog = &self.engine.catalog;
         let mut relations: Vec<CatalogRelation> = Vec::new();
-        relations.extend(catalog.relations().by_name.values().map(|relation| declared_relation(relation)));
+        relations.extend(catalog.relations().by_name.values().map(declared_relation));
         relations.extend(self.engine.storage.topics().into_iter().map(topic_relation));
         relations.extend((0..).zip(system::schemas()).map(|(index, (name, schema))| CatalogRelation {
             oid: SYSTEM_OID + index,

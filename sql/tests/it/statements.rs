@@ -273,3 +273,34 @@ async fn postgres_s_spelling_is_understood() {
         assert_eq!(run(&mut session, sql).await.unwrap(), [answer], "{sql}");
     }
 }
+
+#[tokio::test]
+async fn a_select_reads_hot_and_cold_records_once_and_a_table_its_latest_rows_over_both() {
+    let node = Node::start().await;
+    let mut session = node.session();
+    run(&mut session, "CREATE STREAM s (v int) WITH (kafka_topic = 'x', partitions = 2); CREATE TABLE t (k text PRIMARY KEY, v int)")
+        .await
+        .unwrap();
+    run(&mut session, "INSERT INTO s SELECT * FROM generate_series(1, 1000)").await.unwrap();
+    run(&mut session, "INSERT INTO t VALUES ('a', 1), ('b', 2), ('c', 3); CHECKPOINT").await.unwrap();
+    run(&mut session, "INSERT INTO s SELECT * FROM generate_series(1001, 1500)").await.unwrap();
+    run(&mut session, "INSERT INTO t VALUES ('a', 10); DELETE FROM t WHERE k = 'b'").await.unwrap();
+    let node = node.restart().await;
+    let mut session = node.session();
+    let all = "SELECT count(*), count(DISTINCT v), min(v), max(v), sum(v) FROM s";
+    assert_eq!(run(&mut session, all).await.unwrap(), ["1500|1500|1|1500|1125750"]);
+    let offsets = "SELECT count(*) FROM (SELECT DISTINCT _partition, _offset FROM topics.x) o";
+    assert_eq!(run(&mut session, offsets).await.unwrap(), ["1500"]);
+    assert_eq!(run_sorted(&mut session, "SELECT * FROM t").await.unwrap(), ["a|10", "c|3"]);
+    assert_eq!(run(&mut session, "SELECT count(*) > 0 FROM aquifer.objects WHERE topic = 'x'").await.unwrap(), ["true"]);
+}
+
+#[tokio::test]
+async fn an_insert_larger_than_a_commit_is_refused_whole() {
+    let node = Node::start().await;
+    let mut session = node.session();
+    run(&mut session, "CREATE TABLE t (a text)").await.unwrap();
+    let error = fails(&mut session, "INSERT INTO t SELECT repeat('x', 10000) FROM generate_series(1, 2000)").await;
+    assert_eq!(error.state.code(), "54000");
+    assert_eq!(run(&mut session, "SELECT count(*) FROM t").await.unwrap(), ["0"]);
+}
