@@ -278,9 +278,12 @@ async fn postgres_s_spelling_is_understood() {
 async fn a_select_reads_hot_and_cold_records_once_and_a_table_its_latest_rows_over_both() {
     let node = Node::start().await;
     let mut session = node.session();
-    run(&mut session, "CREATE STREAM s (v int) WITH (kafka_topic = 'x', partitions = 2); CREATE TABLE t (k text PRIMARY KEY, v int)")
-        .await
-        .unwrap();
+    run(
+        &mut session,
+        "CREATE STREAM s (v int) WITH (kafka_topic = 'x', partitions = 2); CREATE TABLE t (k text PRIMARY KEY, v int)",
+    )
+    .await
+    .unwrap();
     run(&mut session, "INSERT INTO s SELECT * FROM generate_series(1, 1000)").await.unwrap();
     run(&mut session, "INSERT INTO t VALUES ('a', 1), ('b', 2), ('c', 3); CHECKPOINT").await.unwrap();
     run(&mut session, "INSERT INTO s SELECT * FROM generate_series(1001, 1500)").await.unwrap();
@@ -292,7 +295,10 @@ async fn a_select_reads_hot_and_cold_records_once_and_a_table_its_latest_rows_ov
     let offsets = "SELECT count(*) FROM (SELECT DISTINCT _partition, _offset FROM topics.x) o";
     assert_eq!(run(&mut session, offsets).await.unwrap(), ["1500"]);
     assert_eq!(run_sorted(&mut session, "SELECT * FROM t").await.unwrap(), ["a|10", "c|3"]);
-    assert_eq!(run(&mut session, "SELECT count(*) > 0 FROM aquifer.objects WHERE topic = 'x'").await.unwrap(), ["true"]);
+    assert_eq!(
+        run(&mut session, "SELECT count(*) > 0 FROM aquifer.objects WHERE topic = 'x'").await.unwrap(),
+        ["true"]
+    );
 }
 
 #[tokio::test]
