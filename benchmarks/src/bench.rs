@@ -11,6 +11,14 @@ use crate::node::Node;
 /// Bytes of one record's key and value together.
 pub(crate) const RECORD_BYTES: u64 = 1024;
 
+/// Settings of a node that shall be measured alone: nothing is tiered meanwhile.
+pub(crate) const HOT_SETTINGS: [(&str, &str); 2] =
+    [("AQUIFER_TIER_BYTES_MIN", "1 TiB"), ("AQUIFER_TIER_AGE_MAX", "86400000")];
+
+/// Settings of a node whose log keeps nothing that is tiered. A log forgets whole segments: small ones leave less.
+pub(crate) const COLD_SETTINGS: [(&str, &str); 2] =
+    [("AQUIFER_TOPIC_LOCAL_RETENTION_MS", "0"), ("AQUIFER_WAL_SEGMENT_BYTES", "16 MiB")];
+
 /// One run of the benchmarks.
 pub(crate) struct Bench {
     binary: PathBuf,

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::bench::Bench;
+use crate::bench::{Bench, COLD_SETTINGS, HOT_SETTINGS};
 use crate::disk::Disk;
 use crate::failure::Result;
 use crate::load;
@@ -84,6 +84,8 @@ impl Report {
                 "bytes": bench.bytes(),
                 "probes": bench.probes,
                 "partitions": bench.partitions,
+                "hot_node": settings(&HOT_SETTINGS),
+                "cold_node": settings(&COLD_SETTINGS),
                 "producer": settings(&load::PRODUCER_SETTINGS),
                 "consumer": settings(&load::CONSUMER_SETTINGS),
             },

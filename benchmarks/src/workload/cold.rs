@@ -2,14 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use crate::bench::Bench;
+use crate::bench::{Bench, COLD_SETTINGS};
 use crate::failure::Result;
 use crate::load::{self, Loaded, TOPIC};
 use crate::node::Node;
 use crate::sql::Sql;
-
-/// The log keeps nothing that is tiered.
-const SETTINGS: [(&str, &str); 1] = [("AQUIFER_TOPIC_LOCAL_RETENTION_MS", "0")];
 
 /// Longest that the log is waited for to forget what was tiered.
 const FORGET_WAIT: Duration = Duration::from_secs(30);
@@ -29,7 +26,7 @@ pub(super) struct Cold {
 
 /// Fills a node and tiers everything.
 pub(super) async fn start(bench: &Bench) -> Result<Cold> {
-    let node = bench.start_node(&SETTINGS)?;
+    let node = bench.start_node(&COLD_SETTINGS)?;
     let loaded = load::fill(&node.kafka, bench).await?;
     let sql = Sql::connect(&node.postgres).await?;
     let begun = Instant::now();

@@ -1,6 +1,6 @@
 //! One librdkafka consumer over all partitions from the first offset, from the log and from the object store.
 
-use crate::bench::Bench;
+use crate::bench::{Bench, HOT_SETTINGS};
 use crate::failure::Result;
 use crate::load;
 use crate::report::{Goal, Measurement};
@@ -12,7 +12,7 @@ use super::cold;
 const PASSES: u32 = 3;
 
 pub(super) async fn run_hot(bench: &Bench) -> Result<Vec<Measurement>> {
-    let node = bench.start_node(&[])?;
+    let node = bench.start_node(&HOT_SETTINGS)?;
     load::fill(&node.kafka, bench).await?;
     Ok(vec![measure("consume_hot", &node.kafka, bench).await?.with_goal(Goal::AtLeast(300.0))])
 }

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use crate::bench::Bench;
+use crate::bench::{Bench, HOT_SETTINGS};
 use crate::failure::Result;
 use crate::load::{self, Loaded, TOPIC};
 use crate::report::Measurement;
@@ -16,7 +16,7 @@ use super::cold;
 const PASSES: u32 = 3;
 
 pub(super) async fn run_hot(bench: &Bench) -> Result<Vec<Measurement>> {
-    let node = bench.start_node(&[])?;
+    let node = bench.start_node(&HOT_SETTINGS)?;
     let loaded = load::fill(&node.kafka, bench).await?;
     let mut measurements = measure("hot", &node.postgres, bench, loaded).await?;
     measurements.push(Measurement::new("scan_hot_resident", node.resident_bytes()? as f64 / 1_048_576.0, "MiB"));
