@@ -12,15 +12,17 @@ use std::time::Duration;
 
 use aquifer_storage::{Commit, ErrorKind, Expect, PositionChange, Storage};
 use parking_lot::Mutex;
+use tokio::runtime::RuntimeFlavor;
 use tokio_util::sync::CancellationToken;
 
 use super::position::Position;
 use super::reader::Reader;
 use super::sink::{Sink, appended_bytes};
-use super::source::{Source, offset_of};
+use super::source::{Source, TICK_BYTES_MAX, offset_of};
 use super::tick::Tick;
 use crate::error::{Error, Result, SqlState};
 use crate::operator::chain::{Chain, ChainDelta, ChainState};
+use crate::operator::change::Changes;
 
 /// Bytes of a commit kept for its position and its framing.
 const COMMIT_OVERHEAD_BYTES: u64 = 64 << 10;
@@ -30,6 +32,8 @@ const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Pause when a wait ended but nothing can be read yet: the records are behind an open transaction.
 const UNSTABLE_PAUSE: Duration = Duration::from_millis(10);
+/// Records that are read and computed faster than their thread could be given to others.
+const LIGHT_RECORDS_MAX: usize = 1024;
 /// The part of `memory.limit` that one query's state may take: one in so many.
 const STATE_SHARE: u64 = 4;
 
@@ -101,14 +105,19 @@ impl Job {
         let mut position = Position::from_bytes(&stored)?;
         self.progress.reach(&position);
         let mut state = self.rebuild(&position, stop).await?;
-        let mut source = self.source(position.clone(), None);
+        let mut source = self.source(position.clone());
+        if self.reader.keeps_origin() {
+            // Records come out about as large as they went in: a tick that fits its commit need not be halved.
+            let half = self.storage.settings().wal_commit_bytes_max / 2;
+            source = source.with_tick_bytes_max(usize::try_from(half).unwrap_or(usize::MAX).min(TICK_BYTES_MAX));
+        }
         let mut pending = VecDeque::new();
         if position.ticks == 0 && self.chain.begins_with_row() {
             pending.push_back(Tick::default());
         }
         while !stop.is_cancelled() {
             let Some(tick) = self.next(&mut source, &mut pending, stop).await? else { return Ok(()) };
-            let Some(computed) = self.compute(&state, &position, tick, &mut pending).await? else { continue };
+            let Some(computed) = self.compute(&state, &position, tick, &mut pending)? else { continue };
             if !self.commit(computed.commit, stop).await? {
                 return Ok(());
             }
@@ -122,8 +131,8 @@ impl Job {
         Ok(())
     }
 
-    fn source(&self, from: Position, until: Option<Position>) -> Source {
-        Source::new(self.storage.clone(), self.reader.topic(), self.reader.raw_columns().to_vec(), from, until)
+    fn source(&self, from: Position) -> Source {
+        Source::new(self.storage.clone(), self.reader.topic(), self.reader.raw_columns().to_vec(), from)
     }
 
     /// The state at `position`: its input run again, its output suppressed.
@@ -136,7 +145,7 @@ impl Job {
             let (_, delta) = self.chain.step(&state, Vec::new(), self.start_ms).map_err(Error::from)?;
             state.apply(&self.chain, delta);
         }
-        let mut source = self.source(Position::start(self.reader.partitions()), Some(position.clone()));
+        let mut source = self.source(Position::start(self.reader.partitions())).until(position.clone());
         let mut pause = RETRY_PAUSE_MIN;
         while !stop.is_cancelled() {
             let tick = match source.next().await {
@@ -148,8 +157,7 @@ impl Job {
                 }
             };
             pause = RETRY_PAUSE_MIN;
-            let input = self.reader.read_tick(&tick).await?;
-            let (_, delta) = self.chain.step(&state, input, self.start_ms).map_err(Error::from)?;
+            let (_, delta) = heavy(tick.rows(), || self.step(&state, &tick))?;
             state.apply(&self.chain, delta);
             state.forget_closed_windows(&self.chain, self.reader.partitions());
             self.check_memory(&state)?;
@@ -189,17 +197,23 @@ impl Job {
         Ok(None)
     }
 
+    fn step(&mut self, state: &ChainState, tick: &Tick) -> Result<(Vec<Changes>, ChainDelta)> {
+        let input = self.reader.read_tick(tick)?;
+        self.chain.step(state, input, self.start_ms).map_err(Error::from)
+    }
+
     /// Computes a tick; `None` if its output did not fit and its halves are pending instead.
-    async fn compute(
+    fn compute(
         &mut self,
         state: &ChainState,
         position: &Position,
         tick: Tick,
         pending: &mut VecDeque<Tick>,
     ) -> Result<Option<Computed>> {
-        let input = self.reader.read_tick(&tick).await?;
-        let (changes, delta) = self.chain.step(state, input, self.start_ms).map_err(Error::from)?;
-        let appends = self.sink.encode(&changes)?;
+        let (appends, delta) = heavy(tick.rows(), || -> Result<_> {
+            let (changes, delta) = self.step(state, &tick)?;
+            Ok((self.sink.encode(&changes)?, delta))
+        })?;
         let (bytes, limit) = (appended_bytes(&appends), self.storage.settings().wal_commit_bytes_max);
         if bytes.saturating_add(COMMIT_OVERHEAD_BYTES) > limit {
             let (first, second) = tick.halve(offset_of).ok_or_else(|| {
@@ -243,6 +257,16 @@ impl Job {
         let message = format!("the query's state takes {bytes} bytes, more than a quarter of memory.limit ({limit})");
         Err(Error::new(SqlState::OutOfMemory, message)
             .with_hint("raise memory.limit, group by fewer keys, or use a window with a shorter GRACE PERIOD"))
+    }
+}
+
+/// Does work on a tick of so many records without keeping the tasks of this thread waiting, if it is much.
+fn heavy<T>(records: usize, work: impl FnOnce() -> T) -> T {
+    let flavor = tokio::runtime::Handle::current().runtime_flavor();
+    if records > LIGHT_RECORDS_MAX && flavor == RuntimeFlavor::MultiThread {
+        tokio::task::block_in_place(work)
+    } else {
+        work()
     }
 }
 

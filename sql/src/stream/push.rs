@@ -74,7 +74,7 @@ fn start(catalog: &Arc<Catalog>, prepared: PreparedQuery, schema: SchemaRef, fro
     let position =
         if from_start { Position::start(prepared.source.topic.partitions) } else { now(storage, &prepared)? };
     let topic = prepared.source.topic.id;
-    let source = Source::new(storage.clone(), topic, reader.raw_columns().to_vec(), position, None);
+    let source = Source::new(storage.clone(), topic, reader.raw_columns().to_vec(), position);
     let plan = prepared.plan;
     let state = plan.chain.start();
     Ok(Push { source, reader, chain: plan.chain, state, schema, ready: VecDeque::new(), left: plan.limit })

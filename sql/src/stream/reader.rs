@@ -51,19 +51,22 @@ impl Reader {
         self.partitions
     }
 
+    /// Whether changes carry what the sink keeps of each record.
+    pub(crate) fn keeps_origin(&self) -> bool {
+        self.keeps_origin
+    }
+
     /// The raw columns a source must give.
     pub(crate) fn raw_columns(&self) -> &[RecordColumn] {
         self.rows.raw_columns()
     }
 
-    /// A tick's records as inserts, per partition in offset order. Lets others run between batches: reading is most of
-    /// the work of a tick of history.
-    pub(crate) async fn read_tick(&mut self, tick: &Tick) -> Result<Vec<(i32, Changes)>> {
+    /// A tick's records as inserts, per partition in offset order.
+    pub(crate) fn read_tick(&mut self, tick: &Tick) -> Result<Vec<(i32, Changes)>> {
         let mut input = Vec::new();
         for run in &tick.runs {
             for batch in &run.batches {
                 input.push((run.partition, self.read(batch)?));
-                tokio::task::yield_now().await;
             }
         }
         Ok(input)

@@ -1,7 +1,8 @@
 //! `Source`: a topic's raw records as ticks, from a position on.
 //!
 //! History is read from one pinned snapshot whose scans stay open from tick to tick; when they are drained, the next
-//! snapshot pins the tail only. A tick holds at most [`TICK_RECORDS_MAX`] records and about [`TICK_BYTES_MAX`] bytes.
+//! snapshot pins the tail only. A tick holds at most [`TICK_RECORDS_MAX`] records, and bytes up to a limit that its last
+//! batch may exceed.
 
 use std::collections::HashMap;
 
@@ -17,10 +18,10 @@ use crate::error::{Error, Result};
 
 /// Records of one tick.
 pub(crate) const TICK_RECORDS_MAX: usize = 64 << 10;
-/// Arrow bytes of one tick, exceeded by one batch at the most.
+/// Arrow bytes of one tick whose output is small, exceeded by one batch at the most.
 pub(crate) const TICK_BYTES_MAX: usize = 32 << 20;
 /// Records asked of a scan at once.
-const SCAN_BATCH_RECORDS: usize = 8 << 10;
+const SCAN_BATCH_RECORDS: usize = 4 << 10;
 
 /// See the head of this file.
 pub(crate) struct Source {
@@ -29,6 +30,7 @@ pub(crate) struct Source {
     columns: Vec<RecordColumn>,
     position: Position,
     until: Option<Position>,
+    tick_bytes_max: usize,
     scans: Vec<Scan>,
     snapshot: Option<Snapshot>,
 }
@@ -41,15 +43,20 @@ struct Scan {
 }
 
 impl Source {
-    /// Reads from `position` on, never past `until`.
-    pub(crate) fn new(
-        storage: Storage,
-        topic: TopicId,
-        columns: Vec<RecordColumn>,
-        position: Position,
-        until: Option<Position>,
-    ) -> Self {
-        Self { storage, topic, columns, position, until, scans: Vec::new(), snapshot: None }
+    /// Reads from `position` on.
+    pub(crate) fn new(storage: Storage, topic: TopicId, columns: Vec<RecordColumn>, position: Position) -> Self {
+        let (scans, snapshot) = (Vec::new(), None);
+        Self { storage, topic, columns, position, until: None, tick_bytes_max: TICK_BYTES_MAX, scans, snapshot }
+    }
+
+    /// Never reads past `until`.
+    pub(crate) fn until(self, until: Position) -> Self {
+        Self { until: Some(until), ..self }
+    }
+
+    /// Ends a tick at so many bytes.
+    pub(crate) fn with_tick_bytes_max(self, tick_bytes_max: usize) -> Self {
+        Self { tick_bytes_max, ..self }
     }
 
     /// The next records that are there now; `None` if there are none yet.
@@ -119,7 +126,8 @@ impl Source {
     async fn read(&mut self) -> Result<Tick> {
         let mut runs: Vec<Run> = Vec::new();
         let (mut records, mut bytes, mut turn) = (0, 0, 0);
-        while records + SCAN_BATCH_RECORDS <= TICK_RECORDS_MAX && bytes < TICK_BYTES_MAX && !self.scans.is_empty() {
+        while records + SCAN_BATCH_RECORDS <= TICK_RECORDS_MAX && bytes < self.tick_bytes_max && !self.scans.is_empty()
+        {
             turn %= self.scans.len();
             let scan = &mut self.scans[turn];
             let run = match runs.iter().position(|run| run.partition == scan.partition) {
