@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rand::Rng;
+use aquifer_storage::clock::{Random, SystemRandom};
 use rdkafka::Message;
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use serde_json::Value;
@@ -96,7 +96,7 @@ async fn kills_under_load_lose_nothing_repeat_nothing_and_keep_the_order() {
         let enough = |now: &usize| *now >= before + ACKNOWLEDGED_MIN;
         until(&format!("load before kill {kill}"), async || count.load(Ordering::SeqCst), enough).await;
         // The moment of the kill is the chance that this test lives on.
-        let after = Duration::from_millis(rand::rng().random_range(0..200));
+        let after = Duration::from_millis(SystemRandom.next_u64() % 200);
         tokio::time::sleep(after).await;
         tokio::task::block_in_place(|| node.restart());
     }
