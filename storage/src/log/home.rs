@@ -43,7 +43,13 @@ impl Home {
     pub(crate) fn open(disk: &dyn Disk, data_dir: &Path, random: &dyn Random) -> Result<Self> {
         let shown = data_dir.display();
         let log_dir = data_dir.join("log");
+        let fresh = disk.list(data_dir).is_err();
         disk.create_dir(&log_dir).map_err(Error::io(format!("make data directory {shown}")))?;
+        if let Some(parent) = data_dir.parent().filter(|_| fresh) {
+            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+            // Else a power cut could take the whole directory; what is in it is synced below.
+            disk.sync_dir(parent).map_err(Error::io(format!("sync folder {}", parent.display())))?;
+        }
         let lock_path = data_dir.join("LOCK");
         let owner = format!("{}\n", std::process::id());
         let locked = disk.lock(&lock_path, &owner).map_err(Error::io(format!("lock {}", lock_path.display())))?;

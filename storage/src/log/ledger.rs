@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use crate::commit::{Append, Appended, Commit, DefinitionChange, Expect, PositionChange, TopicChange};
 use crate::error::{Error, Result};
-use crate::ids::{TopicId, TopicPartition};
+use crate::ids::TopicPartition;
 use crate::log::frame::PlacedBatch;
 use crate::log::own::{Change, OwnRecord, OwnState};
 use crate::log::producer::{Producers, Replaced, Verdict};

@@ -243,3 +243,35 @@ async fn after_closing_everything_is_refused_by_name() {
     storage.close().await.unwrap();
     assert!(matches!(produce(&storage, at(&topic, 0), &["x"]).await, Err(Error::Closed)));
 }
+
+#[tokio::test]
+async fn at_the_logs_limit_records_are_refused_by_its_name_and_the_catalog_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path());
+    options.settings.wal_bytes_max = 50_000;
+    let storage = Storage::open(options).await.unwrap();
+    let topic = topic(&storage, "events", 1).await;
+    let long = "x".repeat(20_000);
+    for _ in 0..2 {
+        produce(&storage, at(&topic, 0), &[&long]).await.unwrap();
+    }
+    let refused = produce(&storage, at(&topic, 0), &[&long]).await.unwrap_err();
+    assert!(matches!(&refused, Error::Full { reason } if reason.contains("wal.bytes_max")), "{refused}");
+    assert_eq!(values(&storage, at(&topic, 0)).await.len(), 2);
+    storage.delete_topic(topic.id).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_than_the_queue_takes_waits_and_nothing_is_lost() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path());
+    options.settings.wal_queue_bytes_max = 8 << 10;
+    let storage = Storage::open(options).await.unwrap();
+    let topic = topic(&storage, "events", 1).await;
+    let long = "x".repeat(5_000);
+    let commits = (0..40).map(|_| storage.commit(appends(at(&topic, 0), batch(&[&long]))));
+    for receipt in futures::future::join_all(commits).await {
+        receipt.unwrap();
+    }
+    assert_eq!(values(&storage, at(&topic, 0)).await.len(), 40);
+}
