@@ -7,7 +7,6 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Buf;
 use futures::future::BoxFuture;
@@ -21,7 +20,7 @@ use tokio::time::timeout;
 use super::api::{Incoming, Request, find};
 use super::broker::Broker;
 use super::dispatch::{self, Caller};
-use super::frame::{FrameError, FrameLimits, FrameReader, Response};
+use super::frame::{FrameError, FrameLimits, FrameReader, Response, STALL_MAX};
 use super::produce::{self, Produced};
 use super::wire::Malformed;
 use kafka_protocol::messages::ApiKey;
@@ -30,10 +29,6 @@ use kafka_protocol::messages::ApiKey;
 const SHARE_BYTES: usize = 64 << 10;
 /// Shares of one connection: 512 requests, or 32 MiB of them (or one that is larger).
 const SHARES: u32 = 512;
-/// A connection without a request is closed after this; Kafka's default.
-const IDLE_MAX: Duration = Duration::from_mins(10);
-/// A client that reads nothing of its answer for so long is given up: it has given us up long before.
-const UNREAD_MAX: Duration = Duration::from_mins(1);
 
 /// Why a connection ends.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +39,6 @@ enum Ended {
     Frame(#[from] FrameError),
     #[error("a produce with acks=0 failed")]
     SilentFailure,
-    #[error("nothing was asked for {} seconds", IDLE_MAX.as_secs())]
-    Idle,
     #[error("the node shuts down")]
     Shutdown,
 }
@@ -123,7 +116,7 @@ impl Connection {
                 return self.deliver(produced, shares);
             }
             () = shutdown.cancelled() => return Err(Ended::Shutdown),
-            frame = timeout(IDLE_MAX, self.frames.next()) => frame.map_err(|_| Ended::Idle)??,
+            frame = self.frames.next() => frame?,
         };
         let frame = frame.ok_or(Ended::Gone)?;
         let bytes = frame.len();
@@ -208,7 +201,7 @@ async fn write_answers(mut stream: OwnedWriteHalf, mut answers: mpsc::UnboundedR
 
 async fn write_answer(stream: &mut (impl AsyncWrite + Unpin), response: &mut Response) -> std::io::Result<()> {
     while response.has_remaining() {
-        let written = timeout(UNREAD_MAX, stream.write_buf(response)).await;
+        let written = timeout(STALL_MAX, stream.write_buf(response)).await;
         if written.map_err(|_| std::io::ErrorKind::TimedOut)?? == 0 {
             return Err(std::io::ErrorKind::WriteZero.into());
         }

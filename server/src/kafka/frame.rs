@@ -5,12 +5,14 @@
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::Encodable;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::timeout;
 
 use super::api::RequestHeader;
 use super::wire::Malformed;
@@ -21,6 +23,10 @@ const CONTROL_REQUEST_BYTES_MAX: usize = 8 << 20;
 const READ_BYTES_MIN: usize = 8 << 10;
 /// What is read of later requests while an earlier one waits, to learn when the client goes away.
 const READ_AHEAD_BYTES_MAX: usize = 64 << 10;
+/// A connection without a request is closed after this; Kafka's default.
+const IDLE_MAX: Duration = Duration::from_mins(10);
+/// One that sends nothing more in the midst of a frame, or reads nothing of an answer, keeps memory: closed after this.
+pub(crate) const STALL_MAX: Duration = Duration::from_mins(1);
 /// Bytes of length, key and version: enough to judge a frame.
 const PREAMBLE_BYTES: usize = 8;
 
@@ -31,6 +37,8 @@ pub(crate) enum FrameError {
     Io(#[from] io::Error),
     #[error("a frame of {bytes} bytes exceeds {setting} = {limit} (TLS and HTTP look like this too)")]
     TooLarge { bytes: usize, setting: &'static str, limit: usize },
+    #[error("nothing came for {} seconds", .0.as_secs())]
+    Silent(Duration),
     #[error("the client closed after {0} bytes of a frame")]
     Half(usize),
     #[error(transparent)]
@@ -68,7 +76,9 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                 None => PREAMBLE_BYTES,
             };
             self.buffer.reserve(missing.max(READ_BYTES_MIN).min(self.buffer.len().max(READ_BYTES_MIN)));
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
+            let limit = if self.buffer.is_empty() { IDLE_MAX } else { STALL_MAX };
+            let read = timeout(limit, self.stream.read_buf(&mut self.buffer)).await;
+            if read.map_err(|_| FrameError::Silent(limit))?? == 0 {
                 return match self.buffer.len() {
                     0 => Ok(None),
                     half => Err(FrameError::Half(half)),
