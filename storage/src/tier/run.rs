@@ -179,14 +179,32 @@ fn take(ranges: Vec<HotRange>, left: &[(TopicPartition, i64, i64)], bytes_max: u
     Ok(parts)
 }
 
-/// Blocks on the log's files and the processor.
+/// The object with the declared columns; without them if Parquet cannot hold them: the raw ones must never wait for
+/// that. Blocks on the log's files and the processor.
 fn build(
     topic: TopicId,
     parts: &[Part],
     limits: BatchLimits,
     format: Option<&RecordFormat>,
 ) -> Result<Option<Finished>> {
-    let mut writer = writer(topic, limits, format)?;
+    if let Some(format) = format {
+        match Declared::new(format).and_then(|declared| build_with(topic, parts, limits, Some(declared))) {
+            Err(error @ (Error::Format { .. } | Error::Config { .. })) => {
+                tracing::warn!(%topic, %error, "an object is written without declared columns");
+            }
+            built => return built,
+        }
+    }
+    build_with(topic, parts, limits, None)
+}
+
+fn build_with(
+    topic: TopicId,
+    parts: &[Part],
+    limits: BatchLimits,
+    declared: Option<Declared>,
+) -> Result<Option<Finished>> {
+    let mut writer = ObjectWriter::new(topic.to_string(), limits, declared)?;
     for Part { cover, runs } in parts {
         for (run, batches) in runs.iter().zip(read_runs(runs)) {
             for batch in batches? {
@@ -195,18 +213,4 @@ fn build(
         }
     }
     writer.finish()
-}
-
-/// A writer with the declared columns; without them if Parquet cannot hold them: the raw ones must never wait for that.
-fn writer(topic: TopicId, limits: BatchLimits, format: Option<&RecordFormat>) -> Result<ObjectWriter> {
-    let with_declared = format.map(|format| {
-        let declared = Declared::new(format)?;
-        ObjectWriter::new(topic.to_string(), limits, Some(declared))
-    });
-    match with_declared {
-        Some(Ok(writer)) => return Ok(writer),
-        Some(Err(error)) => tracing::warn!(%topic, %error, "objects are written without declared columns"),
-        None => {}
-    }
-    ObjectWriter::new(topic.to_string(), limits, None)
 }
