@@ -29,7 +29,6 @@ impl Cancellations {
         let secret = Bytes::copy_from_slice(&random.next_u64().to_be_bytes()[..4]);
         let mut sessions = self.sessions.lock();
         let pid = loop {
-            #[expect(clippy::cast_possible_truncation, reason = "any 31 bits do")]
             let pid = (random.next_u64() >> 33) as i32;
             if pid > 0 && !sessions.contains_key(&pid) {
                 break pid;

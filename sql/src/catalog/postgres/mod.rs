@@ -79,8 +79,6 @@ impl SchemaProvider for SystemSchema {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashMap;
-
     use arrow::datatypes::DataType;
     use arrow::util::pretty::pretty_format_batches;
     use datafusion::prelude::SessionConfig;
@@ -137,26 +135,87 @@ mod tests {
         Ok(pretty_format_batches(&batches)?.to_string())
     }
 
+    /// The rows of a result, a line each, columns separated by `|`.
+    async fn lines(sql: &str) -> Vec<String> {
+        let table = shown(sql).await.unwrap_or_else(|error| panic!("{sql}: {error}"));
+        let rows = table.lines().filter(|line| line.starts_with('|')).skip(1);
+        rows.map(|row| row.trim_matches('|').split('|').map(str::trim).collect::<Vec<_>>().join("|")).collect()
+    }
+
     #[tokio::test]
-    async fn the_corpus() {
-        let Ok(paths) = std::env::var("PG_CORPUS") else { return };
-        let text: String = paths.split(':').map(|path| std::fs::read_to_string(path).unwrap()).collect();
-        let mut seen: HashMap<String, usize> = HashMap::new();
-        for block in text.split("\n-- [").skip(1) {
-            let Some((head, rest)) = block.split_once('\n') else { continue };
-            let sql: String = rest.lines().filter(|line| !line.starts_with("--")).collect::<Vec<_>>().join("\n");
-            if !(sql.to_lowercase().starts_with("select") || sql.to_lowercase().starts_with("with")) {
-                continue;
-            }
-            if let Err(error) = shown(&sql).await {
-                let error = error.to_string().chars().take(300).collect::<String>();
-                let count = seen.entry(error.clone()).or_default();
-                *count += 1;
-                if *count == 1 {
-                    println!("=== {head}\n{}\n--> {error}", sql.chars().take(1500).collect::<String>());
-                }
-            }
-        }
-        println!("{seen:#?}");
+    async fn relations_are_listed_with_their_kind_and_owner() {
+        let sql = "SELECT n.nspname as \"Schema\", c.relname as \"Name\", CASE c.relkind WHEN 'r' THEN 'table' \
+            WHEN 'm' THEN 'materialized view' END as \"Type\", pg_catalog.pg_get_userbyid(c.relowner) as \"Owner\" \
+            FROM pg_catalog.pg_class c LEFT JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+            WHERE c.relkind IN ('r','p','v','m','S','f','') AND n.nspname <> 'pg_catalog' \
+            AND n.nspname !~ '^pg_toast' AND n.nspname <> 'information_schema' \
+            AND pg_catalog.pg_table_is_visible(c.oid) ORDER BY 1,2";
+        let wanted = ["public|page_views|table|bi", "public|per_minute|materialized view|bi", "public|users|table|bi"];
+        assert_eq!(lines(sql).await, wanted);
+    }
+
+    #[tokio::test]
+    async fn correlated_subqueries_become_joins_or_null() {
+        let sql = "SELECT a.attname, (SELECT pg_catalog.pg_get_expr(d.adbin, d.adrelid, true) \
+            FROM pg_catalog.pg_attrdef d WHERE d.adrelid = a.attrelid AND d.adnum = a.attnum AND a.atthasdef), \
+            (SELECT c.collname FROM pg_catalog.pg_collation c, pg_catalog.pg_type t WHERE c.oid = a.attcollation \
+            AND t.oid = a.atttypid AND a.attcollation <> t.typcollation) AS attcollation \
+            FROM pg_catalog.pg_attribute a WHERE a.attrelid = '16395' AND a.attnum > 0 ORDER BY a.attnum";
+        assert_eq!(lines(sql).await, ["user_id||", "region||"]);
+    }
+
+    #[tokio::test]
+    async fn arrays_of_subqueries_are_empty_where_there_is_nothing() {
+        let sql = "SELECT r.rolname, ARRAY(SELECT b.rolname FROM pg_catalog.pg_auth_members m \
+            JOIN pg_catalog.pg_roles b ON (m.roleid = b.oid) WHERE m.member = r.oid) as memberof \
+            FROM pg_catalog.pg_roles r WHERE r.rolname !~ '^pg_'";
+        assert_eq!(lines(sql).await, ["bi|[]"]);
+        let names = "SELECT array_to_string(ARRAY(SELECT relname FROM pg_class WHERE relkind = 'm' ORDER BY 1), ',')";
+        assert_eq!(lines(names).await, ["per_minute"]);
+    }
+
+    #[tokio::test]
+    async fn names_and_oids_turn_into_each_other() {
+        assert_eq!(lines("SELECT 'users'::regclass").await, ["users"]);
+        assert_eq!(lines("SELECT 'public.users'::regclass::oid").await, ["16395"]);
+        assert_eq!(
+            lines("SELECT c.oid::pg_catalog.regclass FROM pg_class c WHERE c.oid = 'users'::regclass").await,
+            ["users"]
+        );
+        assert_eq!(lines("SELECT 20::regtype::text, 'text'::regtype::oid").await, ["bigint|25"]);
+        assert_eq!(lines("SELECT to_regclass('nope') IS NULL").await, ["true"]);
+    }
+
+    #[tokio::test]
+    async fn a_primary_key_is_an_index_and_a_constraint() {
+        let sql = "SELECT c2.relname, i.indisprimary, pg_catalog.pg_get_indexdef(i.indexrelid, 0, true), \
+            pg_catalog.pg_get_constraintdef(con.oid, true), contype FROM pg_catalog.pg_class c, \
+            pg_catalog.pg_class c2, pg_catalog.pg_index i LEFT JOIN pg_catalog.pg_constraint con \
+            ON (conrelid = i.indrelid AND conindid = i.indexrelid AND contype IN ('p','u','x')) \
+            WHERE c.oid = '16395' AND c.oid = i.indrelid AND i.indexrelid = c2.oid";
+        let wanted = "users_pkey|true|CREATE UNIQUE INDEX users_pkey ON public.users USING btree (user_id)|PRIMARY KEY (user_id)|p";
+        assert_eq!(lines(sql).await, [wanted]);
+    }
+
+    #[tokio::test]
+    async fn the_standards_schema_has_columns_with_their_types() {
+        let sql = "SELECT column_name, data_type, is_nullable, udt_name FROM information_schema.columns \
+            WHERE table_name = 'page_views' ORDER BY ordinal_position";
+        assert_eq!(lines(sql).await, ["viewtime|bigint|YES|int8", "tags|ARRAY|YES|_text"]);
+    }
+
+    #[tokio::test]
+    async fn patterns_escape_with_any_sign_and_bytes_are_read_as_hex() {
+        let sql = "SELECT nspname FROM pg_namespace WHERE nspname NOT LIKE 'pg/_' || '%' ESCAPE '/' \
+            AND nspname <> 'information_schema' ORDER BY 1";
+        assert_eq!(lines(sql).await, ["aquifer", "public", "topics"]);
+        assert_eq!(lines("SELECT '\\x00ff'::bytea").await, ["00ff"]);
+    }
+
+    #[tokio::test]
+    async fn the_session_says_who_and_where_it_is() {
+        let sql = "SELECT current_schema, current_user, pg_catalog.current_database(), pg_backend_pid(), \
+            'public' = ANY(current_schemas(true))";
+        assert_eq!(lines(sql).await, ["public|bi|aquifer|7|true"]);
     }
 }

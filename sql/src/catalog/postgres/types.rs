@@ -116,10 +116,10 @@ pub(crate) fn by_name(name: &str) -> Option<u32> {
     let name = name.trim();
     let name = name.strip_prefix("pg_catalog.").unwrap_or(name);
     if let Some(item) = name.strip_suffix("[]") {
-        return by_name(item).and_then(|oid| by_oid(oid)).map(|(base, _)| base.array_oid);
+        return by_name(item).and_then(by_oid).map(|(base, _)| base.array_oid);
     }
     if let Some(item) = name.strip_prefix('_') {
-        return by_name(item).and_then(|oid| by_oid(oid)).map(|(base, _)| base.array_oid);
+        return by_name(item).and_then(by_oid).map(|(base, _)| base.array_oid);
     }
     let name = match name.to_ascii_lowercase().as_str() {
         "int" => "integer".to_owned(),
