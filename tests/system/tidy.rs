@@ -23,11 +23,6 @@ const ROOMS: [(&str, &[&str]); 3] = [
 /// (file, room it may import against the order, why).
 const AGAINST_THE_ORDER: &[(&str, &str, &str)] = &[
     ("sql/src/catalog/system.rs", "stream", "aquifer.queries shows what runs, and only the supervisor knows it"),
-    (
-        "sql/src/function/mod.rs",
-        "plan",
-        "current_database() and current_schema() give the names that the binder resolves",
-    ),
     ("sql/src/types.rs", "catalog", "pg_type is the one table of names and OIDs of the types that metadata marks"),
 ];
 

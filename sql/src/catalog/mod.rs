@@ -20,6 +20,10 @@ pub(crate) mod system;
 use decode_errors::DecodeErrors;
 pub(crate) use relation::{QUERY_KIND, RELATION_KIND, Relation};
 
+/// The database every client is in.
+pub(crate) const DATABASE: &str = "aquifer";
+/// The schema of relations, where bare names are looked for.
+pub(crate) const SCHEMA: &str = "public";
 /// Postgres's first oid that is not a system object's.
 const FIRST_OID: u32 = 16384;
 /// The definition that counts oids.

@@ -9,8 +9,8 @@ use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::prelude::SessionConfig;
 
+use crate::catalog::{DATABASE, SCHEMA};
 use crate::error::Result;
-use crate::plan::bind::{DATABASE, SCHEMA};
 use crate::types::TypeNames;
 
 mod checked;

@@ -22,15 +22,11 @@ use datafusion::sql::sqlparser::ast::{self, ObjectName, Visit, Visitor};
 use super::hidden::{expand_wildcards, folded_name, named_hidden, quote_fields};
 use super::naming::name_columns;
 use super::spelling;
-use crate::catalog::{Catalog, postgres, system};
+use crate::catalog::{Catalog, DATABASE, SCHEMA, postgres, system};
 use crate::error::{Error, Result, SqlState};
 use crate::statement::cursor::Places;
 use crate::statement::{Name, WindowedQuery};
 use crate::table::{Source, SourceColumn, SourceTable};
-
-/// Names of the default catalog and schema.
-pub(crate) const DATABASE: &str = "aquifer";
-pub(crate) const SCHEMA: &str = "public";
 
 /// A query bound to the relations it names.
 #[derive(Debug)]
