@@ -7,9 +7,9 @@ use arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{self, CastKind, Expr, Ident, ObjectName, SelectItem, SetExpr, Value};
 
 use super::{Column, Prepared, Session};
-use crate::catalog::{DATABASE, Relation};
 use crate::catalog::postgres::{CatalogColumn, CatalogRelation, CatalogSetting, CatalogView, RelationKind};
 use crate::catalog::system::{self, SystemSources};
+use crate::catalog::{DATABASE, Relation};
 use crate::error::{Error, Result, SqlState};
 use crate::plan::bind::{Bound, Ground, bind};
 use crate::plan::parameters::parameter_types;
