@@ -112,9 +112,6 @@ impl Job {
             source = source.with_tick_bytes_max(usize::try_from(half).unwrap_or(usize::MAX).min(TICK_BYTES_MAX));
         }
         let mut pending = VecDeque::new();
-        if position.ticks == 0 && self.chain.begins_with_row() {
-            pending.push_back(Tick::default());
-        }
         while !stop.is_cancelled() {
             let Some(tick) = self.next(&mut source, &mut pending, stop).await? else { return Ok(()) };
             let Some(computed) = self.compute(&state, &position, tick, &mut pending)? else { continue };
@@ -138,10 +135,11 @@ impl Job {
     /// The state at `position`: its input run again, its output suppressed.
     async fn rebuild(&mut self, position: &Position, stop: &CancellationToken) -> Result<ChainState> {
         let mut state = self.chain.start();
-        if self.chain.is_stateless() || position.ticks == 0 {
+        if self.chain.is_stateless() {
             return Ok(state);
         }
         if self.chain.begins_with_row() {
+            // That row was written by the commit that made the query.
             let (_, delta) = self.chain.step(&state, Vec::new(), self.start_ms).map_err(Error::from)?;
             state.apply(&self.chain, delta);
         }

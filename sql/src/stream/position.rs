@@ -19,7 +19,7 @@ const VERSION: u8 = 1;
 /// See the head of this file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Position {
-    /// Ticks committed so far. The first one shows what a result has before any input.
+    /// Ticks committed so far.
     pub(crate) ticks: u64,
     /// Next offset to read, per source partition.
     pub(crate) offsets: Vec<i64>,

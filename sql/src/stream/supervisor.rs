@@ -1,6 +1,7 @@
 //! `Supervisor`: runs the continuous queries of one engine, one task each, from its start to its close.
 //!
-//! A query is made by one commit (topic, relation, query, position at the beginning) and runs from the moment that is
+//! A query is made by one commit (topic, relation, query, position at the beginning, the row an aggregate without GROUP
+//! BY has before any input) and runs from the moment that is
 //! durable. Its definition is all that is needed to start it again: the statement is planned anew at every start.
 
 use std::collections::BTreeMap;
@@ -8,7 +9,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aquifer_storage::{Commit, DefinitionChange, Expect, PositionChange, Storage, TopicPartition};
+use aquifer_storage::{Append, Commit, DefinitionChange, Expect, PositionChange, Storage, TopicPartition};
 use bytes::Bytes;
 use datafusion::execution::session_state::SessionState;
 use futures::FutureExt;
@@ -151,6 +152,7 @@ impl Supervisor {
         let timestamp_column = timestamp_of(&format, properties)?;
         let keyed = create.kind == RelationKind::Table;
         let partitions = prepared.source.topic.partitions;
+        let written = properties.partitions.map_or(partitions, |(partitions, _)| partitions);
         let topic = topic_of(&self.catalog, &create.name, properties, properties.topic_config(keyed), partitions)?;
         let Some(create_topic) = topic.create else {
             return Err(Error::new(SqlState::DuplicateObject, format!("topic \"{}\" already exists", topic.name))
@@ -188,6 +190,7 @@ impl Supervisor {
             expect: Expect::Absent,
         };
         let commit = Commit {
+            appends: first_rows(prepared, &relation, written, now_us)?,
             topics: vec![create_topic],
             definitions: vec![oid_change, relation_change(&relation)?, query_change],
             positions: vec![position],
@@ -332,6 +335,16 @@ fn source_relation(prepared: &PreparedQuery) -> Result<Arc<Relation>> {
         Error::unsupported(format!("topics.\"{}\" as the source of a continuous query", prepared.source.topic.name))
             .with_hint("declare its columns with CREATE STREAM … WITH (kafka_topic = …) and read that")
     })
+}
+
+/// What the result holds before any input: the row of an aggregate without GROUP BY.
+fn first_rows(prepared: &PreparedQuery, relation: &Relation, partitions: i32, now_us: i64) -> Result<Vec<Append>> {
+    let chain = &prepared.plan.chain;
+    if !chain.begins_with_row() {
+        return Ok(Vec::new());
+    }
+    let (changes, _) = chain.step(&chain.start(), Vec::new(), now_us.div_euclid(1000)).map_err(Error::from)?;
+    Sink::new(relation.topic, partitions, relation.format.clone())?.encode(&changes)
 }
 
 fn nameless(name: &str) -> Name {

@@ -144,7 +144,7 @@ fn calls(rng: &mut StdRng) -> Vec<String> {
         "max(p)",
         "min(ts)",
         "max(b::int)",
-        "sum(x * 2 + 1)",
+        "sum(r * 2 + 1)",
         "max(rowtime)",
     ];
     let amount = rng.random_range(1..5);
