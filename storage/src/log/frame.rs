@@ -26,7 +26,7 @@ use std::io::IoSlice;
 
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::envelope::{u32_at, u64_at};
-use crate::record::batch::CheckedBatch;
+use crate::record::batch::{BatchHeader, CheckedBatch};
 
 /// Frames begin at multiples of this.
 pub(crate) const FRAME_ALIGN: u64 = 64;
@@ -161,6 +161,44 @@ pub(crate) fn read_directory(header: &FrameHeader, body: &[u8]) -> Result<Vec<Di
         });
     }
     Ok(entries)
+}
+
+/// The header of a frame of which only the header is damaged, told from what follows it: a directory whose runs lie one
+/// behind the other and fill the frame, and a first batch that says what its entry says. `frame` is everything up to the
+/// next valid frame, whose header is `next`. `None` if that is not what is there (more than one frame is lost, or the
+/// directory too).
+///
+/// Without this the offsets of a lost frame would be unknown, and given again to other records.
+pub(crate) fn reconstruct(frame: &[u8], position: u64, next: Option<&FrameHeader>) -> Option<FrameHeader> {
+    let body = frame.get(FRAME_HEADER_BYTES..)?;
+    let mut payload_bytes = 0_u32;
+    for (index, entry) in body.chunks_exact(ENTRY_BYTES).enumerate() {
+        let (offset, bytes) = (u32_at(entry, 48), u32_at(entry, 52));
+        if offset != payload_bytes {
+            return None;
+        }
+        payload_bytes = payload_bytes.checked_add(bytes)?;
+        let directory_bytes = u32::try_from((index + 1) * ENTRY_BYTES).ok()?;
+        let body_bytes = directory_bytes.checked_add(payload_bytes)?;
+        let end = (FRAME_HEADER_BYTES + body_bytes as usize).next_multiple_of(FRAME_ALIGN as usize);
+        let first = body.get(directory_bytes as usize..).and_then(|payload| BatchHeader::parse(payload).ok());
+        let base_offset = u64_at(body, 24).cast_signed();
+        if end != frame.len() || first.is_none_or(|batch| batch.base_offset != base_offset) {
+            continue;
+        }
+        let commit_time_us = u64_at(frame, 32).cast_signed();
+        return Some(FrameHeader {
+            body_bytes,
+            directory_bytes,
+            writer_epoch: next.map_or_else(|| u64_at(frame, 16), |next| next.writer_epoch),
+            sequence: next.map_or_else(|| u64_at(frame, 24), |next| next.sequence.saturating_sub(1)),
+            commit_time_us: next.map_or(commit_time_us, |next| commit_time_us.min(next.commit_time_us - 1)),
+            durable_end: 0,
+            position,
+            body_crc: crc_fast::crc32_iscsi(body.get(..body_bytes as usize)?),
+        });
+    }
+    None
 }
 
 /// A batch with the offset the log has given it.

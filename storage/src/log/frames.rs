@@ -2,19 +2,21 @@
 //!
 //! A bad frame at p is a torn tail only if no valid frame further on says `durable_end > p`: then a write was cut short
 //! that nobody was told of. Otherwise what is at p was once durable and is damaged: the walk names the range and goes
-//! on behind it. A frame whose header is whole but whose body is not is still shown, marked: each batch in it has a
-//! checksum of its own.
+//! on behind it. A frame of which the header or the body is damaged is still shown, marked, if its directory can be read:
+//! each batch in it has a checksum of its own.
 
 use crate::error::{Error, Result};
 use crate::log::envelope::newer;
 use crate::log::frame::{
     DirectoryEntry, FRAME_ALIGN, FRAME_HEADER_BYTES, FRAME_MAGIC, FrameDefect, FrameHeader, decode_directory,
-    read_directory,
+    read_directory, reconstruct,
 };
 use crate::log::segment::Segment;
 
 /// Bytes read ahead at once.
 const WINDOW_BYTES: usize = 1 << 20;
+/// The largest damaged range looked through for a frame without its header; frames are at most a commit and its directory.
+const RECONSTRUCTED_BYTES_MAX: usize = 64 << 20;
 
 /// A frame as found.
 #[derive(Debug)]
@@ -90,6 +92,16 @@ impl<'a> Window<'a> {
         let Some(bytes) = self.get(position, length)? else { return Ok(None) };
         let whole = decode_directory(&header, &bytes[FRAME_HEADER_BYTES..]).is_ok();
         Ok(Some(header).filter(|_| whole))
+    }
+
+    /// The header of the frame between two positions, told from what its own damage has left.
+    fn reconstructed(&mut self, position: u64, end: u64, next: Option<FrameHeader>) -> Result<Option<FrameHeader>> {
+        let length = usize::try_from(end - position).unwrap_or(usize::MAX);
+        if length > RECONSTRUCTED_BYTES_MAX {
+            return Ok(None);
+        }
+        let bytes = self.get(position, length)?;
+        Ok(bytes.and_then(|bytes| reconstruct(bytes, position, next.as_ref())))
     }
 
     /// The first valid frame at or after a position.
@@ -168,8 +180,13 @@ pub(crate) fn walk(
         if !durable && !window.was_durable(position, behind)? {
             break;
         }
-        let next = window.next_valid(behind)?.map_or(limit, |(next, _)| next);
+        let found = window.next_valid(behind)?;
+        let next = found.map_or(limit, |(next, _)| next);
         walked.damaged.push((position, next));
+        let header = match header {
+            None => window.reconstructed(position, next, found.map(|(_, header)| header))?,
+            whole => whole,
+        };
         if let Some(header) = header {
             let length = FRAME_HEADER_BYTES + header.body_bytes as usize;
             if let Some(bytes) = window.get(position, length)? {

@@ -192,24 +192,34 @@ async fn a_flipped_bit_is_named_and_everything_else_is_served() {
     assert_eq!(produce(&storage, at(&topic, 0), &["fourth"]).await.unwrap().appended[0].base_offset, 3);
 }
 
-#[tokio::test]
-async fn a_damaged_frame_header_hides_its_offsets_and_nothing_else() {
-    let dir = tempfile::tempdir().unwrap();
-    let topic = three_records(dir.path(), true).await;
-    let file = segment_files(dir.path()).pop().unwrap();
-    let mut bytes = std::fs::read(&file).unwrap();
-    let payload = position_of(&bytes, "second record");
+/// Flips a bit in the header of the frame that holds a value.
+fn damage_header_of(file: &Path, value: &str, byte: usize) {
+    let mut bytes = std::fs::read(file).unwrap();
+    let payload = position_of(&bytes, value);
     let header = (0..payload).rev().find(|at| bytes[*at..].starts_with(b"AQFR")).unwrap();
-    bytes[header + 20] ^= 1;
-    std::fs::write(&file, bytes).unwrap();
-    let storage = open(dir.path()).await;
-    assert!(matches!(storage.health(), Health::Damaged(_)));
-    assert!(matches!(read(&storage, at(&topic, 0), 1).await, Err(Error::Corrupt { .. })));
-    assert_eq!(read(&storage, at(&topic, 0), 2).await.unwrap(), [(2, "third record".to_owned())]);
-    produce(&storage, at(&topic, 0), &["fourth"]).await.unwrap();
-    stop(storage).await;
-    let storage = open(dir.path()).await;
-    assert!(matches!(storage.health(), Health::Damaged(_)), "it is still so after another start");
+    bytes[header + byte] ^= 1;
+    std::fs::write(file, bytes).unwrap();
+}
+
+#[tokio::test]
+async fn a_damaged_frame_header_costs_no_record_and_gives_no_offset_again() {
+    // Magic, length, directory, epoch, commit time, position and checksums: whichever field is hit.
+    for byte in [0, 9, 12, 20, 33, 50, 57, 61] {
+        for value in ["second record", "third record"] {
+            let dir = tempfile::tempdir().unwrap();
+            let topic = three_records(dir.path(), true).await;
+            damage_header_of(&segment_files(dir.path()).pop().unwrap(), value, byte);
+            let storage = open(dir.path()).await;
+            assert!(matches!(storage.health(), Health::Damaged(_)), "byte {byte} of {value}");
+            let fourth = produce(&storage, at(&topic, 0), &["fourth"]).await.unwrap();
+            assert_eq!(fourth.appended[0].base_offset, 3, "byte {byte} of {value}");
+            let expected = ["first record", "second record", "third record", "fourth"];
+            assert_eq!(values(&storage, at(&topic, 0)).await, expected, "byte {byte} of {value}");
+            stop(storage).await;
+            let storage = open(dir.path()).await;
+            assert!(matches!(storage.health(), Health::Damaged(_)), "it is still so after another start");
+        }
+    }
 }
 
 #[tokio::test]
