@@ -31,6 +31,8 @@ pub(crate) fn session_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
     options.sql_parser.parse_float_as_decimal = true;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.collect_spans = true;
+    // now() and current_timestamp are timestamptz.
+    options.execution.time_zone = Some("UTC".to_owned());
     let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(json::Arrows), Arc::new(checked::CheckedArithmetic)];
     planners.extend(SessionStateDefaults::default_expr_planners());
     let mut state = SessionStateBuilder::new()
