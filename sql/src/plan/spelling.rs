@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
-    ObjectName, Query, Select, SelectItem, TimezoneInfo, Value, VisitMut, VisitorMut,
+    ObjectName, Query, Select, SelectItem, SetExpr, TableFactor, TimezoneInfo, Value, VisitMut, VisitorMut,
 };
 
 use crate::error::{Error, Result, SqlState};
@@ -39,6 +39,20 @@ struct Spelling;
 impl VisitorMut for Spelling {
     type Break = Error;
 
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        match ignored_clause(query) {
+            Some((what, hint)) => ControlFlow::Break(Error::unsupported(what).with_hint(hint)),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<Error> {
+        match ignored_of_table(table) {
+            Some((what, hint)) => ControlFlow::Break(Error::unsupported(what).with_hint(hint)),
+            None => ControlFlow::Continue(()),
+        }
+    }
+
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
         match rewrite_one(expr) {
             Ok(()) => ControlFlow::Continue(()),
@@ -56,6 +70,31 @@ impl VisitorMut for Spelling {
             }
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// A clause of a query that DataFusion reads over, and what to do instead.
+fn ignored_clause(query: &Query) -> Option<(&'static str, &'static str)> {
+    if !query.locks.is_empty() {
+        return Some(("FOR UPDATE or FOR SHARE", "leave it out: nothing is locked, a SELECT reads one consistent cut"));
+    }
+    let into = matches!(query.body.as_ref(), SetExpr::Select(select) if select.into.is_some());
+    into.then_some(("SELECT INTO", "CREATE TABLE, then INSERT INTO … SELECT"))
+}
+
+/// The same of a relation in FROM.
+fn ignored_of_table(table: &TableFactor) -> Option<(&'static str, &'static str)> {
+    match table {
+        TableFactor::Table { sample: Some(_), .. } | TableFactor::Derived { sample: Some(_), .. } => {
+            Some(("TABLESAMPLE", "WHERE random() < 0.1 leaves a tenth of the rows"))
+        }
+        TableFactor::Table { with_ordinality: true, .. } | TableFactor::UNNEST { with_ordinality: true, .. } => {
+            Some(("WITH ORDINALITY", "row_number() OVER () numbers rows"))
+        }
+        TableFactor::Table { version: Some(_), .. } => {
+            Some(("reading a relation as of a time", "filter on _timestamp or _offset"))
+        }
+        _ => None,
     }
 }
 

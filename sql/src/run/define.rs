@@ -9,7 +9,7 @@ use crate::catalog::properties::Properties;
 use crate::catalog::{Catalog, QUERY_KIND, RELATION_KIND, Relation};
 use crate::error::{Error, Result, SqlState};
 use crate::statement::{ColumnMark, CreateRelation, Drop, Name, RelationKind};
-use crate::stream::Supervisor;
+use crate::stream::{QueryDefinition, Supervisor};
 
 /// The topic a new relation stands on, and the change that makes it if it is not there.
 #[derive(Debug)]
@@ -198,11 +198,12 @@ pub(crate) fn timestamp_of(format: &RecordFormat, properties: &Properties) -> Re
 ///
 /// # Errors
 /// 42P01, 42809, 55006, and storage.
-pub(crate) async fn drop(catalog: &Catalog, supervisor: &Supervisor, drop: &Drop) -> Result<(String, Vec<Error>)> {
+pub(crate) async fn drop(catalog: &Catalog, supervisor: &Arc<Supervisor>, drop: &Drop) -> Result<(String, Vec<Error>)> {
     let mut notices = Vec::new();
     let mut relations: Vec<Arc<Relation>> = Vec::new();
     for name in &drop.names {
         match catalog.relation(name) {
+            Ok(relation) if relations.iter().any(|named| named.name == relation.name) => {}
             Ok(relation) if relation.kind == drop.kind => relations.push(relation),
             Ok(relation) => {
                 let (is, said) = (relation.kind.word(), drop.kind.word());
@@ -218,13 +219,13 @@ pub(crate) async fn drop(catalog: &Catalog, supervisor: &Supervisor, drop: &Drop
             Err(error) => return Err(error),
         }
     }
-    for relation in &relations {
-        refuse_if_read(catalog, relation, &relations)?;
-    }
+    refuse_if_read(catalog, &relations, drop.delete_topic)?;
     for query in relations.iter().filter_map(|relation| relation.query.as_deref()) {
         terminate_if_there(catalog, supervisor, query).await?;
     }
     let _alone = catalog.defining.lock().await;
+    // Only now nothing is made any more that reads them.
+    refuse_if_read(catalog, &relations, drop.delete_topic)?;
     let removal = |relation: &Arc<Relation>| DefinitionChange {
         kind: RELATION_KIND.to_owned(),
         name: relation.name.clone(),
@@ -247,16 +248,25 @@ pub(crate) async fn drop(catalog: &Catalog, supervisor: &Supervisor, drop: &Drop
     Ok((format!("DROP {}", drop.kind.word().to_uppercase()), notices))
 }
 
-async fn terminate_if_there(catalog: &Catalog, supervisor: &Supervisor, query: &str) -> Result<()> {
+async fn terminate_if_there(catalog: &Catalog, supervisor: &Arc<Supervisor>, query: &str) -> Result<()> {
     let there = catalog.storage().definitions(QUERY_KIND).iter().any(|definition| definition.name == query);
     if there { supervisor.terminate(query).await } else { Ok(()) }
 }
 
-/// A query that reads the relation's topic and is not dropped with it keeps it.
-fn refuse_if_read(catalog: &Catalog, relation: &Relation, dropped: &[Arc<Relation>]) -> Result<()> {
+/// A query that reads one of the relations and is not dropped with it keeps it; if topics are to go, so does every query
+/// that holds one of them.
+fn refuse_if_read(catalog: &Catalog, dropped: &[Arc<Relation>], delete_topic: bool) -> Result<()> {
     for query in catalog.storage().definitions(QUERY_KIND) {
-        let stays = !dropped.iter().any(|dropped| dropped.query.as_deref() == Some(query.name.as_str()));
-        if stays && query.holds.contains(&relation.topic) {
+        if dropped.iter().any(|dropped| dropped.query.as_deref() == Some(query.name.as_str())) {
+            continue;
+        }
+        // What a definition that does not parse reads is not known: it keeps all that is over its topics.
+        let source = QueryDefinition::from_definition(&query).ok().map(|query| query.source);
+        let keeps = |relation: &&Arc<Relation>| {
+            let is_source = source.as_ref().is_none_or(|source| *source == relation.name);
+            query.holds.contains(&relation.topic) && (delete_topic || is_source)
+        };
+        if let Some(relation) = dropped.iter().find(keeps) {
             let message = format!("{} \"{}\" is used by query \"{}\"", relation.kind.word(), relation.name, query.name);
             return Err(Error::new(SqlState::ObjectInUse, message)
                 .with_hint(format!("TERMINATE {} or DROP what it writes first", query.name)));

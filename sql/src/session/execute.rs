@@ -44,7 +44,8 @@ impl Session {
                 Ok(Outcome::Done(tag))
             }
             Sentence::CreateAsSelect(create) => {
-                let tag = self.engine.supervisor.create(&self.engine.state, create).await?;
+                let (tag, notice) = self.engine.supervisor.create(&self.engine.state, create).await?;
+                notice.into_iter().for_each(|notice| self.notice(notice));
                 self.defined(&tag);
                 Ok(Outcome::Done(tag))
             }
@@ -258,8 +259,12 @@ impl Session {
                 Ok(Outcome::Done("ROLLBACK".to_owned()))
             }
             Some(block) => {
+                if let Err(error) = self.commit_pending(block.pending).await {
+                    self.settings.restore(&block.settings);
+                    self.forget_view();
+                    return Err(error);
+                }
                 self.settings.end_block();
-                self.commit_pending(block.pending).await?;
                 Ok(Outcome::Done("COMMIT".to_owned()))
             }
         }

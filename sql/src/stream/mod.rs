@@ -11,6 +11,7 @@ mod source;
 mod supervisor;
 mod tick;
 
+pub(crate) use define::QueryDefinition;
 pub(crate) use push::push;
 pub(crate) use supervisor::Supervisor;
 

@@ -28,7 +28,7 @@ use crate::catalog::properties::Properties;
 use crate::catalog::{Catalog, QUERY_KIND, RELATION_KIND, Relation};
 use crate::error::{Error, Result, SqlState};
 use crate::plan::continuous::Purpose;
-use crate::run::define::{is_taken, relation_change, timestamp_of, topic_of};
+use crate::run::define::{is_taken, relation_change, skipped, timestamp_of, topic_of};
 use crate::statement::parse::parse;
 use crate::statement::{CreateAsSelect, Name, RelationKind, Sentence};
 
@@ -73,31 +73,48 @@ impl Supervisor {
         Ok(())
     }
 
-    /// Makes topic, relation and query in one commit and starts the query; answers the command tag.
+    /// Makes topic, relation and query in one commit and starts the query; answers the command tag, and a notice if it
+    /// was there. Who cancels the statement does not cut it off between its commit and its start.
     ///
     /// # Errors
     /// What planning says; 42P07 if a relation of that name is there.
-    pub(crate) async fn create(&self, session: &SessionState, create: &CreateAsSelect) -> Result<String> {
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        session: &SessionState,
+        create: &CreateAsSelect,
+    ) -> Result<(String, Option<Error>)> {
+        let (supervisor, session, create) = (Arc::clone(self), session.clone(), create.clone());
+        whole(async move { supervisor.create_here(&session, &create).await }).await
+    }
+
+    async fn create_here(&self, session: &SessionState, create: &CreateAsSelect) -> Result<(String, Option<Error>)> {
         let tag = format!("CREATE {}", create.kind.word().to_uppercase());
         let defining = self.catalog.defining.lock().await;
         if is_taken(&self.catalog, &create.name, create.if_not_exists)? {
-            return Ok(tag);
+            return Ok((tag, Some(skipped(&create.name.value))));
         }
         let properties = Properties::read(&create.with)?;
         let prepared = prepare(session, &self.catalog, &create.query, purpose(create.kind)).await?;
         let source = source_relation(&prepared)?;
         let (commit, definition) = self.creation(create, &properties, &prepared, &source)?;
         self.catalog.commit(commit).await?;
-        drop(defining);
         self.start_prepared(definition, prepared, &source);
-        Ok(tag)
+        drop(defining);
+        Ok((tag, None))
     }
 
-    /// Ends a query for good and removes its definition; its relation and what it has written stay.
+    /// Ends a query for good and removes its definition; its relation and what it has written stay. Who cancels the
+    /// statement does not cut it off between its stop and its commit; a query whose commit fails stays, stopped, in
+    /// state `error`, and can be terminated again.
     ///
     /// # Errors
     /// 42704 if there is none.
-    pub(crate) async fn terminate(&self, name: &str) -> Result<()> {
+    pub(crate) async fn terminate(self: &Arc<Self>, name: &str) -> Result<()> {
+        let (supervisor, name) = (Arc::clone(self), name.to_owned());
+        whole(async move { supervisor.terminate_here(&name).await }).await
+    }
+
+    async fn terminate_here(&self, name: &str) -> Result<()> {
         let defining = self.catalog.defining.lock().await;
         let running = self.queries.lock().remove(name);
         let Some(running) = running else {
@@ -106,16 +123,24 @@ impl Supervisor {
         };
         let definition = running.definition.clone();
         running.stop().await;
+        let removed = self.remove(name, &definition).await;
+        if let Err(error) = &removed {
+            self.failed(definition, error.clone());
+        }
+        drop(defining);
+        removed
+    }
+
+    /// The commit that makes a stopped query's relation free.
+    async fn remove(&self, name: &str, definition: &QueryDefinition) -> Result<()> {
         let mut definitions = vec![change(QUERY_KIND, name, None, Expect::Present)];
         if let Some(relation) = self.catalog.relations().by_name.get(name) {
             let free = Relation { query: None, ..relation.as_ref().clone() };
             definitions.push(change(RELATION_KIND, name, Some(free.to_bytes()?), Expect::Present));
         }
-        let position = PositionChange { query: definition.id, value: None, expect: Expect::Anything };
+        let position = PositionChange { query: definition.id.clone(), value: None, expect: Expect::Anything };
         let commit = Commit { definitions, positions: vec![position], ..Commit::default() };
-        let committed = self.catalog.commit(commit).await;
-        drop(defining);
-        committed.map(|_| ())
+        self.catalog.commit(commit).await.map(|_| ())
     }
 
     /// All queries, by name.
@@ -306,6 +331,12 @@ impl Running {
         });
         behind.sum()
     }
+}
+
+/// Runs work to its end even if nobody waits for it any more.
+async fn whole<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
+    let panicked = |source| Error::new(SqlState::InternalError, "the statement panicked").with_source(source);
+    tokio::spawn(work).await.map_err(panicked)?
 }
 
 /// Parses and plans a stored statement.

@@ -8,6 +8,7 @@
 )]
 
 mod continuous;
+mod edges;
 mod node;
 mod oracle;
 mod queries;
