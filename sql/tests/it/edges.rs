@@ -13,7 +13,7 @@ async fn settled(node: &Node, name: &str) -> bool {
     let mut session = node.session();
     let listed = run(&mut session, &format!("SELECT name FROM aquifer.queries WHERE name = '{name}'")).await.unwrap();
     let stored = node.storage.definitions("query").iter().any(|definition| definition.name == name);
-    !listed.is_empty() == stored
+    listed.is_empty() != stored
 }
 
 async fn wait_settled(node: &Node, name: &str) {
