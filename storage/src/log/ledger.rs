@@ -23,6 +23,8 @@ pub(crate) const PARTITIONS_MAX: i32 = 10_000;
 const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// What a record of our own topics costs beside key and value, at the most.
 const RECORD_OVERHEAD_BYTES: u64 = 32;
+/// What a committed offset takes beside its group and metadata, about.
+const OFFSET_BYTES: usize = 192;
 
 /// The writer's view.
 #[derive(Debug, Default)]
@@ -65,6 +67,21 @@ impl Request {
     /// Bytes of all batches.
     pub(crate) fn batch_bytes(&self) -> u64 {
         self.commit.appends.iter().map(|append| append.batch.bytes().len() as u64).sum()
+    }
+
+    /// About what its changes of our own topics will take in the log.
+    pub(crate) fn own_bytes(&self) -> u64 {
+        let Commit { topics, definitions, group_offsets, positions, .. } = &self.commit;
+        let length = |value: &Option<bytes::Bytes>| value.as_ref().map_or(0, bytes::Bytes::len);
+        let of_topics = topics.len() * TOPIC_NAME_BYTES_MAX;
+        let of_definitions = definitions.iter().map(|change| change.name.len() + length(&change.value)).sum::<usize>();
+        let of_offsets = group_offsets.iter().map(|change| {
+            change.group.len() + change.offset.as_ref().map_or(0, |offset| OFFSET_BYTES + offset.metadata.len())
+        });
+        let of_positions = positions.iter().map(|change| change.query.len() + length(&change.value));
+        let changes = (definitions.len() + group_offsets.len() + positions.len()) as u64;
+        let held = of_topics + of_definitions + of_offsets.sum::<usize>() + of_positions.sum::<usize>();
+        held as u64 + changes * RECORD_OVERHEAD_BYTES
     }
 }
 

@@ -1,7 +1,7 @@
 //! The write-ahead log: one writer, one sync for all that waits.
 //!
 //! The life of a commit:
-//! 1. [`Node::commit`] queues it (`pipe`), bounded in bytes.
+//! 1. [`Node::commit`] puts it into the `line`, which feeds the queue (`pipe`), bounded in bytes.
 //! 2. The writer (`writer`) takes what waits, judges each commit against its `ledger` (topics, expectations, producers'
 //!    sequences) and gives each batch its offset.
 //! 3. All of it becomes one `frame`, written by the `append`er to the open `segment`; `acks=1` is answered.
@@ -20,6 +20,7 @@ mod home;
 mod hot;
 mod index;
 mod ledger;
+mod line;
 mod own;
 mod pipe;
 mod producer;
@@ -38,12 +39,11 @@ mod writer;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::task::Poll;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::clock::{Clock, Random};
@@ -54,11 +54,13 @@ use crate::log::disk::{Disk, SystemDisk};
 use crate::log::home::Home;
 pub(crate) use crate::log::hot::{Backlog, HotRange, HotRun, read_runs};
 use crate::log::ledger::Request;
-use crate::log::pipe::{Done, Job, Pipe};
+use crate::log::line::Line;
+use crate::log::pipe::{Done, Pipe};
 use crate::log::recover::{Recovered, RecoveryOptions, recover};
 use crate::log::shared::Shared;
 use crate::log::tail::Tail;
 use crate::log::writer::{Writer, run_syncer};
+use crate::object::open::outlives_process;
 use crate::record::batch::BatchLimits;
 use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
@@ -66,10 +68,6 @@ use crate::view::{
     Definition, FetchRequest, Fetched, GroupOffset, Health, SegmentInfo, TimedOffset, Topic, Watermarks,
 };
 
-/// The queue counts bytes in units of this, so that its permits fit a semaphore.
-const QUEUE_UNIT_BYTES: u64 = 1 << 10;
-/// What a commit is counted as beside its batches.
-const COMMIT_OVERHEAD_BYTES: u64 = 256;
 /// Producer ids made durable at once; those not given out are skipped at the next start.
 const PRODUCER_ID_BLOCK: i64 = 1000;
 
@@ -79,9 +77,7 @@ pub(crate) struct Node {
     shared: Arc<Shared>,
     random: Arc<dyn Random>,
     home: Home,
-    /// Permits of [`QUEUE_UNIT_BYTES`].
-    budget: Arc<Semaphore>,
-    budget_units: u32,
+    line: Arc<Line>,
     /// Objects outlive the process, so that the log may forget what is in them.
     forgets: bool,
     /// Producer ids that are durable and not given out: first, and first beyond. Held over a commit by whoever refills.
@@ -95,9 +91,9 @@ pub(crate) struct Node {
 pub(crate) enum Reach {
     /// Here it is.
     Hot(Fetched),
-    /// The offset lies below the first one the log still holds.
+    /// Objects have it: it lies below the first offset the log still holds, or is damaged there.
     Below {
-        /// The first offset the log holds.
+        /// The next offset to look for in the log.
         hot_start: i64,
         /// Ends as of the look.
         watermarks: Watermarks,
@@ -148,15 +144,12 @@ impl Node {
         });
         let writer = Writer { shared: Arc::clone(&shared), ledger, appender, uncovered: false };
         let threads = start_threads(&shared, writer)?;
-        let units = settings.wal_queue_bytes_max.div_ceil(QUEUE_UNIT_BYTES).clamp(1, u64::from(u32::MAX >> 4));
-        let budget_units = u32::try_from(units).unwrap_or(u32::MAX >> 4);
         Ok(Arc::new(Self {
             shared,
             random: Arc::clone(&options.random),
             home,
-            budget: Arc::new(Semaphore::new(budget_units as usize)),
-            budget_units,
-            forgets: !options.object_store_url.as_deref().is_some_and(|url| url.starts_with("memory:")),
+            line: Arc::new(Line::new(settings.wal_queue_bytes_max)),
+            forgets: outlives_process(options.object_store_url.as_deref()),
             producer_ids: tokio::sync::Mutex::new((0, 0)),
             threads: Mutex::new(threads),
         }))
@@ -177,7 +170,7 @@ impl Node {
     }
 
     fn stop_taking(&self) {
-        self.budget.close();
+        self.line.close();
         self.shared.pipe.close();
         self.shared.tail.all_gone();
     }
@@ -242,21 +235,8 @@ impl Node {
 
     /// Queues a request in the order of the calls and waits for its answer. It goes on when nobody waits any more.
     async fn submit(&self, request: Request) -> Result<Done> {
-        let bytes = request.batch_bytes() + COMMIT_OVERHEAD_BYTES;
-        let units = u32::try_from(bytes.div_ceil(QUEUE_UNIT_BYTES)).unwrap_or(u32::MAX).min(self.budget_units);
         let (answer, answered) = oneshot::channel();
-        let shared = Arc::clone(&self.shared);
-        let queue = move |permit| shared.pipe.push(Job { request, bytes, answer, permit });
-        let mut permit = Box::pin(Arc::clone(&self.budget).acquire_many_owned(units));
-        match futures::poll!(&mut permit) {
-            Poll::Ready(permit) => queue(permit.map_err(|_| Error::Closed)?),
-            // Already in line; whoever drops this call does not lose the place.
-            Poll::Pending => drop(tokio::spawn(async move {
-                if let Ok(permit) = permit.await {
-                    queue(permit);
-                }
-            })),
-        }
+        self.line.join(&self.shared, request, answer);
         answered
             .await
             .unwrap_or_else(|_| Err(self.shared.read_only().map_or(Error::Closed, |reason| Error::ReadOnly { reason })))
@@ -318,7 +298,7 @@ impl Node {
                 };
                 offsets.iter().any(past)
             };
-            if passed || self.budget.is_closed() {
+            if passed || self.line.is_closed() {
                 return;
             }
             place.woken().await;
@@ -327,6 +307,11 @@ impl Node {
 
     pub(crate) fn hot_start(&self, partition: TopicPartition) -> Result<i64> {
         Ok(self.shared.published.read().partition(partition)?.hot_start())
+    }
+
+    /// First offset the log holds or knows to be damaged; what lies below it was forgotten.
+    pub(crate) fn known_start(&self, partition: TopicPartition) -> Result<i64> {
+        Ok(self.shared.published.read().partition(partition)?.known_start())
     }
 
     pub(crate) async fn hot_offset_for_timestamp(
@@ -371,7 +356,7 @@ impl Node {
     /// # Errors
     /// [`Error::Io`] if a file cannot be removed.
     pub(crate) fn forget(&self) -> Result<()> {
-        let open = !self.budget.is_closed();
+        let open = !self.line.is_closed();
         if self.forgets && open { retain::forget(&self.shared) } else { Ok(()) }
     }
 }

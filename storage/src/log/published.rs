@@ -46,6 +46,15 @@ impl PartitionView {
         self.runs.first_offset().unwrap_or(self.high_watermark)
     }
 
+    /// First offset the log holds or knows to be damaged; what lies below it was forgotten.
+    pub(crate) fn known_start(&self) -> i64 {
+        let mut start = self.hot_start();
+        while let Some(range) = self.damaged.iter().find(|range| range.start < start && range.end >= start) {
+            start = range.start;
+        }
+        start
+    }
+
     pub(crate) fn watermarks(&self) -> Watermarks {
         Watermarks {
             log_start_offset: self.log_start,
@@ -146,10 +155,12 @@ impl Published {
     /// Pins what the log holds of a partition from an offset on.
     ///
     /// # Errors
-    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`], [`Error::Corrupt`] if a wanted offset is damaged.
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`], [`Error::Corrupt`] if a wanted offset is damaged and in no
+    /// object.
     pub(crate) fn pin(&self, partition: TopicPartition, offset: i64) -> Result<HotRange> {
         let view = self.partition(partition)?;
-        if let Some(damaged) = view.damaged.iter().find(|range| range.end > offset) {
+        let needed = offset.max(view.tiered_end);
+        if let Some(damaged) = view.damaged.iter().find(|range| range.end > needed) {
             let reason = format!("offsets {}..{} are damaged", damaged.start, damaged.end);
             return Err(Error::Corrupt { place: damaged.place.clone(), reason });
         }

@@ -37,8 +37,13 @@ pub(crate) async fn fetch(shared: &Arc<Shared>, request: FetchRequest) -> Result
     };
     let FetchRequest { offset, bytes_max, .. } = request;
     let batches = blocking(bytes_of(&runs), move || read_batches(&runs, offset, bytes_max)).await;
-    let batches = batches.inspect_err(|error| shared.note_damage(error))?;
-    Ok(Reach::Hot(Fetched { batches, watermarks }))
+    match batches.inspect_err(|error| shared.note_damage(error)) {
+        Ok(batches) => Ok(Reach::Hot(Fetched { batches, watermarks })),
+        Err(Error::Corrupt { .. }) if offset < watermarks.tiered_end_offset => {
+            Ok(Reach::Below { hot_start: watermarks.tiered_end_offset, watermarks })
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn plan_fetch(published: &Published, request: FetchRequest) -> Result<FetchPlan> {
@@ -50,6 +55,10 @@ fn plan_fetch(published: &Published, request: FetchRequest) -> Result<FetchPlan>
         return Err(Error::OffsetOutOfRange { offset, log_start_offset, high_watermark });
     }
     if let Some(damaged) = view.damage_at(offset) {
+        if offset < tiered_end_offset {
+            let hot_start = damaged.end.min(tiered_end_offset);
+            return Ok(FetchPlan::Done(Reach::Below { hot_start, watermarks }));
+        }
         let reason = format!("offsets {}..{} are damaged", damaged.start, damaged.end);
         return Err(Error::Corrupt { place: damaged.place.clone(), reason });
     }

@@ -104,15 +104,18 @@ async fn segments_of_deleted_topics_go_at_once() {
 
 #[tokio::test]
 async fn a_node_on_a_store_in_memory_forgets_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let clock = Arc::new(ManualClock::at_us(1_000_000));
-    let options = OpenOptions { object_store_url: Some("memory:".to_owned()), ..options(dir.path(), &clock) };
-    let node = Node::open(&options).await.unwrap();
-    let here = topic(&node, "events").await;
-    append(&node, here, 40).await;
-    node.set_tiered_end(&[(here, 40, 0)]);
-    clock.advance_us(2 * HOUR_US);
-    let before = node.segments();
-    node.forget().unwrap();
-    assert_eq!(node.segments(), before);
+    // However it is written: a scheme has no case.
+    for url in ["memory:", "memory:///", "Memory:", " memory:"] {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::at_us(1_000_000));
+        let options = OpenOptions { object_store_url: Some(url.to_owned()), ..options(dir.path(), &clock) };
+        let node = Node::open(&options).await.unwrap();
+        let here = topic(&node, "events").await;
+        append(&node, here, 40).await;
+        node.set_tiered_end(&[(here, 40, 0)]);
+        clock.advance_us(2 * HOUR_US);
+        let before = node.segments();
+        node.forget().unwrap();
+        assert_eq!(node.segments(), before, "{url}");
+    }
 }

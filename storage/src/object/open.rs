@@ -42,6 +42,12 @@ pub(crate) fn open(url: Option<&str>, data_dir: &FilePath) -> Result<Bucket> {
     }
 }
 
+/// Whether what is put there is still there for the next process.
+pub(crate) fn outlives_process(url: Option<&str>) -> bool {
+    let url = url.and_then(|text| Url::parse(text).ok());
+    url.is_none_or(|url| url.scheme() != "memory")
+}
+
 fn folder(path: &FilePath) -> Result<Bucket> {
     let (store, root) = open_folder(path).map_err(Error::object(format!("open folder {}", path.display())))?;
     Ok(Bucket::new(store, Place::Folder(root), RetryBudget::default()))

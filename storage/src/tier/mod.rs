@@ -126,7 +126,7 @@ async fn load(node: &Node, cold: &Cold) -> Result<()> {
         for partition in 0..topic.partitions {
             let at = TopicPartition { topic: topic.id, partition };
             let watermarks = node.watermarks(at)?;
-            check_reach(topic, partition, &manifest, node.hot_start(at)?, watermarks.high_watermark)?;
+            check_reach(topic, partition, &manifest, node.known_start(at)?, watermarks.high_watermark)?;
             let log_start = match manifest.partitions.get(&partition) {
                 Some(index) => index.start,
                 None => watermarks.log_start_offset,

@@ -275,3 +275,18 @@ async fn more_than_the_queue_takes_waits_and_nothing_is_lost() {
     }
     assert_eq!(values(&storage, at(&topic, 0)).await.len(), 40);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn commits_that_wait_for_room_in_the_queue_keep_the_order_of_the_calls() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path());
+    options.settings.wal_queue_bytes_max = 4 << 10;
+    let storage = Storage::open(options).await.unwrap();
+    let topic = topic(&storage, "events", 1).await;
+    let texts: Vec<String> = (0..2000).map(|number| number.to_string()).collect();
+    let commits = texts.iter().map(async |text| produce_unsynced(&storage, at(&topic, 0), &[text]).await);
+    let receipts = futures::future::join_all(commits).await;
+    let offsets: Vec<i64> = receipts.into_iter().map(|receipt| receipt.unwrap().appended[0].base_offset).collect();
+    assert!(offsets.is_sorted(), "later calls have overtaken earlier ones");
+    eventually("all are shown", async || values(&storage, at(&topic, 0)).await == texts).await;
+}

@@ -1,12 +1,15 @@
 //! What is left when the power goes, the disk fails or is full, or bits flip.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use aquifer_storage::testing::FaultDisk;
-use aquifer_storage::{Append, Commit, Durability, Error, FetchRequest, Health, Storage, Topic, TopicConfig};
+use aquifer_storage::{
+    Append, Commit, Durability, Error, FetchRequest, Health, OpenOptions, ScanRequest, Storage, Topic, TopicConfig,
+};
+use futures::StreamExt;
 use parking_lot::Mutex;
 
 use crate::support::*;
@@ -286,4 +289,76 @@ async fn a_commit_goes_on_when_its_caller_has_gone_away() {
     let waited = tokio::time::timeout(Duration::from_secs(10), storage.wait_past(&[(at(&topic, 0), 0)])).await;
     waited.unwrap();
     assert_eq!(values(&storage, at(&topic, 0)).await, ["orphan"]);
+}
+
+#[tokio::test]
+async fn what_was_never_synced_is_torn_and_not_damaged_even_if_the_power_goes_while_a_segment_is_sealed() {
+    for seed in 1..=80_u64 {
+        let dir = tempfile::tempdir().unwrap();
+        let disk = FaultDisk::new(seed);
+        let mut options = options(dir.path());
+        options.settings.wal_segment_bytes = 1 << 16;
+        options.settings.wal_sync_interval_max_ms = 60_000;
+        let storage = Storage::open_on(options.clone(), &disk).await.unwrap();
+        let topic = topic(&storage, "events", 1).await;
+        produce(&storage, at(&topic, 0), &["durable"]).await.unwrap();
+        disk.fail_syncs(true);
+        let long = "x".repeat(9000);
+        while produce_unsynced(&storage, at(&topic, 0), &[&long]).await.is_ok() {}
+        disk.power_cut().unwrap();
+        stop(storage).await;
+        let storage = Storage::open(options).await.unwrap();
+        assert_eq!(storage.health(), Health::Ready, "seed {seed}");
+        assert_eq!(values(&storage, at(&topic, 0)).await[0], "durable", "seed {seed}");
+    }
+}
+
+/// Flips a bit in the directory of the frame that holds a value: it is not where it should be any more.
+fn damage_directory_of(file: &Path, value: &str) {
+    damage_header_of(file, value, 64 + 24);
+}
+
+#[tokio::test]
+async fn a_partition_whose_first_offsets_are_damaged_is_opened_and_the_rest_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let topic = three_records(dir.path(), true).await;
+    damage_directory_of(&segment_files(dir.path()).pop().unwrap(), "first record");
+    let storage = open(dir.path()).await;
+    assert!(matches!(storage.health(), Health::Damaged(_)));
+    assert!(matches!(read(&storage, at(&topic, 0), 0).await, Err(Error::Corrupt { .. })));
+    let rest = [(1, "second record".to_owned()), (2, "third record".to_owned())];
+    assert_eq!(read(&storage, at(&topic, 0), 1).await.unwrap(), rest);
+}
+
+#[tokio::test]
+async fn what_is_damaged_in_the_log_is_served_from_objects_if_they_have_it() {
+    for whole_directory in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = OpenOptions { object_store_url: None, ..options(dir.path()) };
+        let storage = Storage::open(options.clone()).await.unwrap();
+        let topic = topic(&storage, "events", 1).await;
+        for value in ["first record", "second record", "third record"] {
+            produce(&storage, at(&topic, 0), &[value]).await.unwrap();
+        }
+        storage.checkpoint().await.unwrap();
+        produce(&storage, at(&topic, 0), &["fourth record"]).await.unwrap();
+        stop(storage).await;
+        let file = segment_files(dir.path()).pop().unwrap();
+        if whole_directory {
+            let mut bytes = std::fs::read(&file).unwrap();
+            let at_bit = position_of(&bytes, "second record");
+            bytes[at_bit] ^= 1;
+            std::fs::write(&file, bytes).unwrap();
+        } else {
+            damage_directory_of(&file, "second record");
+        }
+        let storage = Storage::open(options).await.unwrap();
+        assert!(matches!(storage.health(), Health::Damaged(_)));
+        let expected = ["first record", "second record", "third record", "fourth record"];
+        assert_eq!(values(&storage, at(&topic, 0)).await, expected);
+        let snapshot = storage.snapshot(&[topic.id], &HashMap::new()).unwrap();
+        let rows = snapshot.scan(at(&topic, 0), ScanRequest::all(Vec::new())).unwrap();
+        let rows: usize = rows.map(|batch| batch.unwrap().num_rows()).fold(0, async |sum, rows| sum + rows).await;
+        assert_eq!(rows, 4);
+    }
 }
