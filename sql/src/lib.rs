@@ -3,6 +3,7 @@
 pub mod catalog;
 pub mod engine;
 pub mod error;
+pub mod oid;
 mod operator;
 pub mod session;
 pub mod settings;

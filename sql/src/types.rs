@@ -12,6 +12,7 @@ use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::sql::sqlparser::ast::{self, ExactNumberInfo, TimezoneInfo};
 
 use crate::catalog::postgres;
+use crate::oid;
 use crate::session::Column;
 
 /// Metadata key of a field: `jsonb` or `uuid`.
@@ -19,26 +20,6 @@ pub(crate) const TYPE_KEY: &str = "aquifer.type";
 
 /// Begins the name of a type that is Arrow's own, written by us into a tree: no identifier begins so.
 pub(crate) const ARROW_NAME: &str = "\u{1}arrow ";
-
-/// Postgres's OIDs, by their names in `pg_type`.
-pub(crate) mod oid {
-    pub(crate) const BOOL: u32 = 16;
-    pub(crate) const BYTEA: u32 = 17;
-    pub(crate) const INT8: u32 = 20;
-    pub(crate) const INT2: u32 = 21;
-    pub(crate) const INT4: u32 = 23;
-    pub(crate) const TEXT: u32 = 25;
-    pub(crate) const FLOAT4: u32 = 700;
-    pub(crate) const FLOAT8: u32 = 701;
-    pub(crate) const DATE: u32 = 1082;
-    pub(crate) const TIME: u32 = 1083;
-    pub(crate) const TIMESTAMP: u32 = 1114;
-    pub(crate) const TIMESTAMPTZ: u32 = 1184;
-    pub(crate) const INTERVAL: u32 = 1186;
-    pub(crate) const NUMERIC: u32 = 1700;
-    pub(crate) const UUID: u32 = 2950;
-    pub(crate) const JSONB: u32 = 3802;
-}
 
 /// The zone that timestamptz has in Arrow.
 pub(crate) fn utc() -> Arc<str> {

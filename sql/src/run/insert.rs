@@ -8,8 +8,9 @@ use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
 use aquifer_storage::record::format::{ColumnRole, Encoder, partition_of_key};
 use aquifer_storage::{Append, Topic, TopicId};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::compute::{CastOptions, cast, cast_with_options};
+use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int64Type, Schema, SchemaRef};
+use arrow::error::ArrowError;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
@@ -281,7 +282,8 @@ impl Writer {
             return bytes_of_text(column);
         }
         let strict = CastOptions { safe: false, ..CastOptions::default() };
-        cast_with_options(column, field.data_type(), &strict).map_err(|source| {
+        let whole = if field.data_type().is_integer() { whole(column) } else { Ok(Arc::clone(column)) };
+        whole.and_then(|column| cast_with_options(&column, field.data_type(), &strict)).map_err(|source| {
             let error = Error::from(datafusion::error::DataFusionError::from(source));
             let state = match error.state {
                 SqlState::NumericValueOutOfRange | SqlState::InvalidTextRepresentation => error.state,
@@ -342,9 +344,24 @@ fn not_null(error: aquifer_storage::Error) -> Error {
     if null { Error { state: SqlState::NotNullViolation, ..mapped } } else { mapped }
 }
 
+/// Numbers on their way to an integer, without their fraction: rounded as Postgres assigns them, floats to even, decimals
+/// away from zero. A cast alone would cut it off.
+fn whole(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    match column.data_type() {
+        DataType::Float32 => {
+            Ok(Arc::new(column.as_primitive::<Float32Type>().unary::<_, Float32Type>(f32::round_ties_even)))
+        }
+        DataType::Float64 => {
+            Ok(Arc::new(column.as_primitive::<Float64Type>().unary::<_, Float64Type>(f64::round_ties_even)))
+        }
+        DataType::Decimal128(_, scale) if *scale > 0 => cast(column, &DataType::Decimal128(38, 0)),
+        _ => Ok(Arc::clone(column)),
+    }
+}
+
 /// Text into bytes as Postgres reads it: hex behind `\x`, else the text's own bytes.
 fn bytes_of_text(column: &ArrayRef) -> Result<ArrayRef> {
-    let texts = arrow::compute::cast(column, &DataType::Utf8).map_err(datafusion::error::DataFusionError::from)?;
+    let texts = cast(column, &DataType::Utf8).map_err(datafusion::error::DataFusionError::from)?;
     let mut bytes = arrow::array::BinaryBuilder::new();
     for text in texts.as_string::<i32>() {
         match text.map(|text| text.strip_prefix("\\x").ok_or(text)) {

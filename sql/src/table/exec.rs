@@ -20,8 +20,10 @@ use futures::{StreamExt, TryStreamExt};
 use super::latest::latest;
 use super::reader::ScanReader;
 use super::source::{Source, SourceColumn};
+use super::window::in_time;
 use crate::catalog::Catalog;
 use crate::error::Error;
+use crate::operator::window::Tumbling;
 
 /// One topic partition to scan; the request's columns are the reader's to say.
 #[derive(Clone, Debug)]
@@ -45,13 +47,15 @@ pub(crate) struct ScanExec {
     pub(crate) columns: Vec<SourceColumn>,
     /// What is left after pruning.
     pub(crate) partitions: Vec<Partition>,
+    /// The source's windows: late records are dropped.
+    window: Option<Tumbling>,
     limit: Option<usize>,
     properties: Arc<PlanProperties>,
     metrics: ExecutionPlanMetricsSet,
 }
 
 impl ScanExec {
-    /// A scan of these partitions.
+    /// A scan of these partitions, without windows.
     pub(crate) fn new(
         catalog: Arc<Catalog>,
         source: Source,
@@ -68,7 +72,13 @@ impl ScanExec {
             Boundedness::Bounded,
         );
         let metrics = ExecutionPlanMetricsSet::new();
-        Self { catalog, source, snapshot, columns, partitions, limit, properties: Arc::new(properties), metrics }
+        let properties = Arc::new(properties);
+        Self { catalog, source, snapshot, columns, partitions, window: None, limit, properties, metrics }
+    }
+
+    /// The same with windows; its columns may have `windowstart` and `windowend` among them.
+    pub(crate) fn windowed(self, window: Option<Tumbling>) -> Self {
+        Self { window, ..self }
     }
 }
 
@@ -82,6 +92,9 @@ impl DisplayAs for ScanExec {
         write!(f, "]")?;
         if self.source.is_keyed_table() {
             write!(f, ", latest per key")?;
+        }
+        if let Some(Tumbling { size_ms, grace_ms }) = self.window {
+            write!(f, ", tumbling size_ms={size_ms}, grace_ms={grace_ms}")?;
         }
         self.limit.map_or(Ok(()), |limit| write!(f, ", limit={limit}"))
     }
@@ -120,9 +133,11 @@ impl ExecutionPlan for ScanExec {
             return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::empty())));
         };
         let baseline = BaselineMetrics::new(&self.metrics, partition);
-        let rows = match self.source.is_keyed_table() {
-            true => latest(self, partition_of_topic, &context)?,
-            false => self.rows(partition_of_topic, context.session_config().batch_size())?.boxed(),
+        let batch_rows = context.session_config().batch_size();
+        let rows = match self.window {
+            Some(tumbling) => in_time(self, tumbling, partition_of_topic, batch_rows)?,
+            None if self.source.is_keyed_table() => latest(self, partition_of_topic, &context)?,
+            None => self.rows(partition_of_topic, batch_rows)?.boxed(),
         };
         let rows = limited(rows, self.limit).inspect_ok(move |rows| {
             baseline.record_output(rows.num_rows());

@@ -15,7 +15,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use super::exec::{Partition, ScanExec};
 use super::predicate::{Bounds, bounds};
 use super::source::{Source, SourceColumn};
-use super::window::windowed;
+use super::window::tumbling;
 use crate::catalog::Catalog;
 use crate::error::{Error, SqlState};
 use crate::statement::WindowSpec;
@@ -133,9 +133,7 @@ impl TableProvider for SourceTable {
             partitions,
             limit,
         );
-        match &self.window {
-            Some(window) => windowed(scan, window).map_err(DataFusionError::from),
-            None => Ok(Arc::new(scan)),
-        }
+        let window = self.window.as_ref().map(tumbling).transpose()?;
+        Ok(Arc::new(scan.windowed(window)))
     }
 }

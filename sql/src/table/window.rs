@@ -3,34 +3,21 @@
 //! Lateness depends on the records before, so a partition is read whole and in offset order, whatever the statement's
 //! filters leave of it afterwards.
 
-use std::fmt;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::{Int64Type, SchemaRef};
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::Result as DataFusionResult;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning, PlanProperties};
+use datafusion::physical_plan::ExecutionPlan;
 use futures::StreamExt;
+use futures::stream::BoxStream;
 
-use super::exec::ScanExec;
+use super::exec::{Partition, ScanExec};
 use super::source::SourceColumn;
 use crate::error::{Error, Result};
 use crate::operator::window::Tumbling;
 use crate::statement::{DEFAULT_GRACE_MS, WindowSpec};
-
-/// Windows over a scan whose columns may have `windowstart` and `windowend` among them.
-///
-/// # Errors
-/// Windows that are not supported, by name.
-pub(crate) fn windowed(scan: ScanExec, window: &WindowSpec) -> Result<Arc<dyn ExecutionPlan>> {
-    Ok(Arc::new(WindowExec::new(scan, tumbling(window)?)))
-}
 
 /// The windows as the operators know them.
 ///
@@ -49,14 +36,6 @@ pub(crate) fn tumbling(window: &WindowSpec) -> Result<Tumbling> {
     }
 }
 
-/// See the head of this file.
-#[derive(Debug)]
-struct WindowExec {
-    scan: ScanExec,
-    tumbling: Tumbling,
-    properties: Arc<PlanProperties>,
-}
-
 /// Which column of the scan, or which of the window, an output column is.
 #[derive(Clone, Copy, Debug)]
 enum Place {
@@ -65,32 +44,33 @@ enum Place {
     End,
 }
 
-impl WindowExec {
-    fn new(scan: ScanExec, tumbling: Tumbling) -> Self {
-        let properties = PlanProperties::new(
-            EquivalenceProperties::new(scan.source.schema(&scan.columns)),
-            Partitioning::UnknownPartitioning(scan.properties().output_partitioning().partition_count()),
-            EmissionType::Incremental,
-            Boundedness::Bounded,
-        );
-        Self { scan, tumbling, properties: Arc::new(properties) }
-    }
+/// The columns to scan, rowtime the last of them, and where each output column comes from.
+fn places(columns: &[SourceColumn]) -> (Vec<SourceColumn>, Vec<Place>) {
+    let mut scanned = Vec::new();
+    let places = columns.iter().map(|column| match column {
+        SourceColumn::WindowStart => Place::Start,
+        SourceColumn::WindowEnd => Place::End,
+        column => {
+            scanned.push(*column);
+            Place::Scanned(scanned.len() - 1)
+        }
+    });
+    let places = places.collect();
+    scanned.push(SourceColumn::RowTime);
+    (scanned, places)
+}
 
-    /// The columns to scan, rowtime the last of them, and where each output column comes from.
-    fn places(&self) -> (Vec<SourceColumn>, Vec<Place>) {
-        let mut scanned = Vec::new();
-        let places = self.scan.columns.iter().map(|column| match column {
-            SourceColumn::WindowStart => Place::Start,
-            SourceColumn::WindowEnd => Place::End,
-            column => {
-                scanned.push(*column);
-                Place::Scanned(scanned.len() - 1)
-            }
-        });
-        let places = places.collect();
-        scanned.push(SourceColumn::RowTime);
-        (scanned, places)
-    }
+/// A partition's records that are in time, as the scan's columns.
+pub(crate) fn in_time(
+    scan: &ScanExec,
+    tumbling: Tumbling,
+    partition: &Partition,
+    batch_rows: usize,
+) -> DataFusionResult<BoxStream<'static, DataFusionResult<RecordBatch>>> {
+    let (scanned, places) = places(&scan.columns);
+    let (_, rows) = scan.rows_of(&scanned, partition, batch_rows)?;
+    let (schema, mut largest) = (scan.schema(), None);
+    Ok(rows.map(move |rows| place(tumbling, &mut largest, &rows?, &places, &schema)).boxed())
 }
 
 /// The records of `rows` (rowtime last) that are in time, as the output's columns.
@@ -113,53 +93,4 @@ fn place(
     let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     let rows = RecordBatch::try_new_with_options(Arc::clone(schema), columns.collect(), &options)?;
     Ok(filter_record_batch(&rows, &assigned.kept)?)
-}
-
-impl DisplayAs for WindowExec {
-    fn fmt_as(&self, format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Tumbling { size_ms, grace_ms } = self.tumbling;
-        write!(f, "WindowExec: tumbling size_ms={size_ms}, grace_ms={grace_ms}, ")?;
-        self.scan.fmt_as(format, f)
-    }
-}
-
-impl ExecutionPlan for WindowExec {
-    fn name(&self) -> &'static str {
-        "WindowExec"
-    }
-
-    fn properties(&self) -> &Arc<PlanProperties> {
-        &self.properties
-    }
-
-    fn children(&self) -> Vec<&Arc<dyn ExecutionPlan>> {
-        Vec::new()
-    }
-
-    fn apply_expressions(
-        &self,
-        _f: &mut dyn FnMut(&Arc<dyn PhysicalExpr>) -> DataFusionResult<TreeNodeRecursion>,
-    ) -> DataFusionResult<TreeNodeRecursion> {
-        Ok(TreeNodeRecursion::Continue)
-    }
-
-    fn with_new_children(
-        self: Arc<Self>,
-        _children: Vec<Arc<dyn ExecutionPlan>>,
-    ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        Ok(self)
-    }
-
-    fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
-        let schema = self.schema();
-        let Some(of_topic) = self.scan.partitions.get(partition) else {
-            return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::empty())));
-        };
-        let (scanned, places) = self.places();
-        let (_, rows) = self.scan.rows_of(&scanned, of_topic, context.session_config().batch_size())?;
-        let (tumbling, output) = (self.tumbling, Arc::clone(&schema));
-        let mut largest = None;
-        let rows = rows.map(move |rows| place(tumbling, &mut largest, &rows?, &places, &output));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
-    }
 }

@@ -157,3 +157,15 @@ async fn a_commit_that_fails_takes_back_what_its_block_set() {
     assert_eq!(session.transaction_status(), TransactionStatus::Idle);
     assert_eq!(run(&mut session, "SHOW application_name").await.unwrap(), [""]);
 }
+
+#[tokio::test]
+async fn a_fraction_inserted_into_an_integer_is_rounded_as_postgres_rounds_it() {
+    let node = Node::start().await;
+    let mut session = node.session();
+    run(&mut session, "CREATE TABLE t (id int PRIMARY KEY, i int, b bigint)").await.unwrap();
+    run(&mut session, "INSERT INTO t VALUES (1, 1.5, -2.7), (2, -1.5, 0.4), (3, NULL, 7)").await.unwrap();
+    run(&mut session, "INSERT INTO t VALUES (4, 2.5::numeric(3, 1), 2.5::float8)").await.unwrap();
+    let rows = run(&mut session, "SELECT * FROM t ORDER BY id").await.unwrap();
+    assert_eq!(rows, ["1|2|-3", "2|-2|0", "3|NULL|7", "4|3|2"]);
+    assert_eq!(fails(&mut session, "INSERT INTO t VALUES (5, 2147483647.5, 0)").await.state.code(), "22003");
+}
