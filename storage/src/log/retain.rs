@@ -3,7 +3,8 @@
 //! Segments go from the front only, so that the log stays one contiguous range of positions and a gap in a partition's
 //! offsets always means damage. A sealed segment may go when nothing in it is needed any more: each of its runs belongs
 //! to a topic that is gone, or is tiered and its topic's local retention has passed, or is one of our own topics' and a
-//! durable snapshot covers it.
+//! durable snapshot covers it. While the log is fuller than half of `wal.bytes_max`, local retention does not count,
+//! unless it is for ever: what objects hold must not be why writes are refused.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,6 +21,10 @@ struct Rule {
     now_us: i64,
     default_local_retention_ms: i64,
     snapshot_position: u64,
+    /// End of the log as of now.
+    end: u64,
+    /// More than this is a reason to let go early.
+    bytes_max: u64,
 }
 
 /// Removes the segments that may go.
@@ -31,6 +36,8 @@ pub(crate) fn forget(shared: &Shared) -> Result<()> {
         now_us: shared.clock.now_us(),
         default_local_retention_ms: shared.settings.topic_local_retention_ms,
         snapshot_position: shared.snapshot_position.load(Ordering::Acquire),
+        end: shared.durable_end.load(Ordering::Acquire),
+        bytes_max: shared.settings.wal_bytes_max / 2,
     };
     loop {
         let mut published = shared.published.write();
@@ -66,6 +73,7 @@ fn may_go(published: &Published, segment: &Segment, rule: Rule) -> bool {
     if extent.end > rule.snapshot_position {
         return false;
     }
+    let crowded = rule.end.saturating_sub(segment.base) > rule.bytes_max;
     let last_commit_us = extent.commit_times_us.map_or(0, |(_, last)| last);
     published.partitions.iter().filter(|(partition, _)| !is_own(partition.topic)).all(|(partition, view)| {
         let Some(last_offset) = view.runs.last_below(extent.end) else { return true };
@@ -74,7 +82,8 @@ fn may_go(published: &Published, segment: &Segment, rule: Rule) -> bool {
             config.and_then(|config| config.local_retention_ms).unwrap_or(rule.default_local_retention_ms);
         // Negative: for ever, as everywhere in Kafka's settings.
         let kept_us = if retention_ms < 0 { i64::MAX } else { retention_ms.saturating_mul(1000) };
-        last_offset < view.tiered_end && rule.now_us.saturating_sub(last_commit_us) > kept_us
+        let passed = rule.now_us.saturating_sub(last_commit_us) > kept_us;
+        last_offset < view.tiered_end && (passed || (crowded && retention_ms >= 0))
     })
 }
 

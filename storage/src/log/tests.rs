@@ -84,6 +84,24 @@ async fn segments_go_when_tiered_and_old_enough_and_what_is_pinned_stays_readabl
 }
 
 #[tokio::test]
+async fn what_is_tiered_makes_room_before_its_local_retention_has_passed_when_the_log_is_half_full() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at_us(1_000_000));
+    let mut options = options(dir.path(), &clock);
+    options.settings.wal_bytes_max = 1 << 18;
+    let node = Node::open(&options).await.unwrap();
+    let here = topic(&node, "events").await;
+    // Three times what the log may hold: without room made, most of it would be refused.
+    for end in (10..=200).step_by(10) {
+        append(&node, here, 10).await;
+        node.set_tiered_end(&[(here, end, 0)]);
+        node.forget().unwrap();
+    }
+    let bytes: u64 = node.segments().iter().map(|segment| segment.bytes).sum();
+    assert!(bytes > 1 << 16, "no more goes than has to: {bytes} bytes are left");
+}
+
+#[tokio::test]
 async fn segments_of_deleted_topics_go_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at_us(1_000_000));
