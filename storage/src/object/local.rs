@@ -125,6 +125,8 @@ fn put_durably(target: &FilePath, payload: &PutPayload, create: bool) -> Result<
     match written {
         Ok(()) => sync_directory(directory).map_err(failed),
         Err(error) if create && error.kind() == io::ErrorKind::AlreadyExists => {
+            // It may be an earlier attempt of this very put, whose name nobody knows to be durable.
+            sync_directory(directory).map_err(failed)?;
             Err(object_store::Error::AlreadyExists { path: target.display().to_string(), source: Box::new(error) })
         }
         Err(error) => Err(failed(error)),
