@@ -56,18 +56,7 @@ impl Node {
 
     /// Opens with other settings.
     pub(crate) async fn open_with(dir: &Path, change: impl FnOnce(&mut StorageSettings)) -> Self {
-        let mut settings =
-            StorageSettings { wal_segment_bytes: 4 << 20, wal_reserve_bytes: 1 << 20, ..Default::default() };
-        change(&mut settings);
-        let options = OpenOptions {
-            data_dir: dir.to_owned(),
-            object_store_url: None,
-            settings,
-            clock: Arc::new(SystemClock),
-            random: Arc::new(SystemRandom),
-        };
-        let storage = Storage::open(options).await.unwrap();
-        let engine = Engine::open(storage.clone(), EngineOptions::default()).await.unwrap();
+        let (storage, engine) = open(dir, change).await;
         let session = engine.session(SessionOptions::default());
         Self { storage, engine, session }
     }
@@ -144,6 +133,23 @@ impl Node {
             tokio::time::sleep(LOOK_PAUSE).await;
         }
     }
+}
+
+/// Storage and engine over a directory, made if absent.
+pub(crate) async fn open(dir: &Path, change: impl FnOnce(&mut StorageSettings)) -> (Storage, Engine) {
+    let mut settings = StorageSettings { wal_segment_bytes: 4 << 20, wal_reserve_bytes: 1 << 20, ..Default::default() };
+    change(&mut settings);
+    let options = OpenOptions {
+        data_dir: dir.to_owned(),
+        object_store_url: None,
+        settings,
+        clock: Arc::new(SystemClock),
+        random: Arc::new(SystemRandom),
+    };
+    let storage = Storage::open(options).await.unwrap();
+    let options = EngineOptions { node_settings: storage.settings().describe(), version: "Aquifer test".to_owned() };
+    let engine = Engine::open(storage.clone(), options).await.unwrap();
+    (storage, engine)
 }
 
 /// Runs one statement in a session.

@@ -1,15 +1,13 @@
 //! A node without ports: storage and engine in a fresh directory.
 
-use std::sync::Arc;
-
-use aquifer_sql::engine::{Engine, EngineOptions, SessionOptions};
+use aquifer_sql::engine::{Engine, SessionOptions};
 use aquifer_sql::error::Error;
 use aquifer_sql::session::{Outcome, Session};
-use aquifer_storage::clock::{SystemClock, SystemRandom};
-use aquifer_storage::settings::StorageSettings;
-use aquifer_storage::{OpenOptions, Storage};
+use aquifer_storage::Storage;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::TryStreamExt;
+
+use crate::node;
 
 /// See the head of this file.
 pub(crate) struct Node {
@@ -25,18 +23,7 @@ impl Node {
     }
 
     async fn open(directory: tempfile::TempDir) -> Self {
-        let settings = StorageSettings { wal_segment_bytes: 4 << 20, ..StorageSettings::default() };
-        let options = OpenOptions {
-            data_dir: directory.path().to_owned(),
-            object_store_url: None,
-            settings,
-            clock: Arc::new(SystemClock),
-            random: Arc::new(SystemRandom),
-        };
-        let storage = Storage::open(options).await.unwrap();
-        let options =
-            EngineOptions { node_settings: storage.settings().describe(), version: "Aquifer test".to_owned() };
-        let engine = Engine::open(storage.clone(), options).await.unwrap();
+        let (storage, engine) = node::open(directory.path(), |_| {}).await;
         Self { engine, storage, directory }
     }
 
