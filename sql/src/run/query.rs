@@ -113,7 +113,8 @@ pub(crate) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
     timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
-fn until(rows: SendableRecordBatchStream, deadline: Option<Instant>) -> SendableRecordBatchStream {
+/// The same rows, which end with 57014 when `deadline` passes.
+pub(crate) fn until(rows: SendableRecordBatchStream, deadline: Option<Instant>) -> SendableRecordBatchStream {
     let Some(deadline) = deadline else { return rows };
     let schema = rows.schema();
     let limited = futures::stream::unfold(Some(rows), move |rows| async move {

@@ -140,7 +140,9 @@ impl Session {
             }
             Some(Emit::Changes) => {
                 let from_start = self.settings.get("auto_offset_reset") == Some("earliest");
-                stream::push(&self.engine.state, &self.engine.catalog, query, from_start).await
+                let rows = stream::push(&self.engine.state, &self.engine.catalog, query, from_start);
+                let rows = query::before(deadline, rows).await?;
+                Ok(Rows { stream: query::until(rows.stream, deadline), ..rows })
             }
             Some(Emit::Final) => {
                 Err(Error::unsupported("EMIT FINAL").with_hint("use EMIT CHANGES: every change of a window's row"))

@@ -311,3 +311,16 @@ async fn a_push_query_reads_a_bare_topic_and_skips_nothing_of_it() {
     assert_eq!(found, vec![vec![text("0"), text("0")], vec![text("0"), text("1")]]);
     node.close().await;
 }
+
+#[tokio::test]
+async fn a_push_query_ends_with_the_statement_timeout() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node_with_events(&dir).await;
+    let mut session = node.session();
+    super::node::run(&mut session, "SET statement_timeout = '500ms'").await.unwrap();
+    let mut pushed = rows(&mut session, "SELECT x FROM events EMIT CHANGES").await.unwrap();
+    let end = tokio::time::timeout(DEADLINE, pushed.stream.next()).await.unwrap().unwrap().unwrap_err();
+    assert!(end.to_string().contains("statement timeout"), "{end}");
+    assert!(pushed.stream.next().await.is_none());
+    node.close().await;
+}
