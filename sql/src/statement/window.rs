@@ -40,7 +40,8 @@ pub(crate) fn cut(tokens: &[TokenWithSpan], places: &Places) -> Result<Cut> {
         if at_window(&cursor) && !follows_dot_or_as(&cut.tokens) {
             let position = cursor.position();
             cursor.expect(&["window"])?;
-            cut.tokens.extend(marker_tokens(cut.windows.len()));
+            let source_end = end_of_source(&cut.tokens);
+            cut.tokens.splice(source_end..source_end, marker_tokens(cut.windows.len()));
             cut.windows.push((window_spec(&mut cursor)?, position));
             continue;
         }
@@ -65,6 +66,26 @@ pub(crate) fn cut(tokens: &[TokenWithSpan], places: &Places) -> Result<Cut> {
         cursor.take();
     }
     Ok(cut)
+}
+
+/// Where the source ends that a window written here belongs to: at the SELECT's own WHERE, for a window may stand
+/// before it, as ksqlDB has it, or behind it, beside the GROUP BY it serves.
+fn end_of_source(tokens: &[TokenWithSpan]) -> usize {
+    let mut depth = 0_usize;
+    for (index, token) in tokens.iter().enumerate().rev() {
+        match &token.token {
+            Token::RParen => depth += 1,
+            Token::LParen if depth == 0 => break,
+            Token::LParen => depth -= 1,
+            Token::Word(word) if depth == 0 && word.quote_style.is_none() => match () {
+                () if word.value.eq_ignore_ascii_case("where") => return index,
+                () if word.value.eq_ignore_ascii_case("select") => break,
+                () => {}
+            },
+            _ => {}
+        }
+    }
+    tokens.len()
 }
 
 fn at_window(cursor: &Cursor<'_>) -> bool {

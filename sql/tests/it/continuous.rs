@@ -324,3 +324,19 @@ async fn a_push_query_ends_with_the_statement_timeout() {
     assert!(pushed.stream.next().await.is_none());
     node.close().await;
 }
+
+#[tokio::test]
+async fn a_window_stands_before_where_or_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let node = node_with_events(&dir).await;
+    node.append("events", 0, &events(9)).await;
+    let mut session = node.session();
+    let window = "WINDOW TUMBLING (SIZE 1 MINUTE)";
+    for clauses in [format!("{window} WHERE (x > 3)"), format!("WHERE (x > 3) {window}")] {
+        let sql = format!("SELECT user_id, count(*) FROM events {clauses} GROUP BY user_id ORDER BY user_id");
+        let found = super::node::run(&mut session, &sql).await.unwrap();
+        let expected = [("a", "1"), ("b", "2"), ("c", "2")].map(|(user, n)| [user, n, "0", "60000"].map(text).to_vec());
+        assert_eq!(found, expected, "{sql}");
+    }
+    node.close().await;
+}
