@@ -168,8 +168,13 @@ impl Config {
                 problems.push(format!("{name} = {value} must be at least 1"));
             }
         }
+        if self.storage.topic_retention_ms != -1 {
+            let value = self.storage.topic_retention_ms;
+            problems.push(format!(
+                "topic.retention_ms = {value}: records are kept for ever so far; leave it out or say -1"
+            ));
+        }
         for (name, value) in [
-            ("topic.retention_ms", self.storage.topic_retention_ms),
             ("topic.local_retention_ms", self.storage.topic_local_retention_ms),
             ("tier.age_max", self.storage.tier_age_max_ms),
         ] {

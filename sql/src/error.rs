@@ -10,6 +10,7 @@ use std::sync::Arc;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are Postgres's own")]
 pub enum SqlState {
+    SuccessfulCompletion,
     ProtocolViolation,
     TooManyConnections,
     CharacterNotInRepertoire,
@@ -67,6 +68,7 @@ impl SqlState {
     #[must_use]
     pub fn code(self) -> &'static str {
         match self {
+            Self::SuccessfulCompletion => "00000",
             Self::ProtocolViolation => "08P01",
             Self::TooManyConnections => "53300",
             Self::CharacterNotInRepertoire => "22021",

@@ -35,9 +35,11 @@ const NO_COUNTERPART: [&str; 17] = [
 ];
 
 /// Behaviours that we have in one way only: other values are refused.
-const FIXED: [(&str, &[&str]); 4] = [
+const FIXED: [(&str, &[&str]); 5] = [
     ("compression.type", &["producer"]),
     ("message.timestamp.type", &["CreateTime"]),
+    // Records are kept for ever so far.
+    ("retention.ms", &["-1"]),
     ("retention.bytes", &["-1"]),
     ("local.retention.bytes", &["-1", "-2"]),
 ];
@@ -76,7 +78,6 @@ pub(crate) fn read<'a>(
                 config.cleanup_policy =
                     value.and_then(cleanup_policy).ok_or_else(|| invalid("delete, compact or both"))?;
             }
-            "retention.ms" => config.retention_ms = Some(number(-1)?),
             // Kafka's -2 follows retention.ms; not setting it follows the node's default.
             "local.retention.ms" => config.local_retention_ms = Some(number(-2)?).filter(|ms| *ms != -2),
             "max.message.bytes" => {
@@ -195,11 +196,11 @@ mod tests {
     #[test]
     fn what_we_have_is_stored_and_what_we_lack_is_refused_by_name() {
         assert_eq!(read_one("cleanup.policy", "delete, compact").unwrap().cleanup_policy, "compact,delete");
-        assert_eq!(read_one("retention.ms", "1000").unwrap().retention_ms, Some(1000));
+        assert_eq!(read_one("retention.ms", "-1").unwrap(), TopicConfig::default());
         assert_eq!(read_one("local.retention.ms", "-2").unwrap().local_retention_ms, None);
         assert_eq!(read_one("segment.bytes", "1").unwrap(), TopicConfig::default());
         for (name, value) in [
-            ("retention.ms", "soon"),
+            ("retention.ms", "1000"),
             ("cleanup.policy", "burn"),
             ("message.timestamp.type", "LogAppendTime"),
             ("max.message.bytes", "999999999"),

@@ -60,8 +60,13 @@ impl Properties {
                 }
                 "timestamp" => properties.timestamp = Some((value.to_owned(), at)),
                 "retention_ms" => match value.parse::<i64>() {
-                    Ok(ms) if ms >= -1 => properties.retention_ms = Some(ms),
-                    _ => return Err(invalid(property, "milliseconds, or -1 for ever")),
+                    Ok(-1) => properties.retention_ms = Some(-1),
+                    Ok(0..) => {
+                        return Err(Error::unsupported(format!("retention_ms = {value}"))
+                            .with_position(at)
+                            .with_hint("records are kept for ever so far; leave retention_ms out or say -1"));
+                    }
+                    _ => return Err(invalid(property, "-1 for ever")),
                 },
                 "cleanup_policy" => match value.to_lowercase().as_str() {
                     policy @ ("delete" | "compact" | "compact,delete") => {

@@ -285,7 +285,7 @@ impl Session {
         if self.block.is_some() {
             let message = format!("{tag} took effect at once");
             self.notice(
-                Error::new(SqlState::ActiveTransaction, message)
+                Error::new(SqlState::SuccessfulCompletion, message)
                     .with_hint("ROLLBACK will not undo it: only records wait for COMMIT"),
             );
         }

@@ -174,6 +174,12 @@ async fn dropping_leaves_the_topic_unless_told_and_a_stream_over_a_deleted_topic
     assert!(node.storage.topic("t").is_none());
     assert_eq!(run(&mut session, "DROP TABLE IF EXISTS t").await.unwrap(), ["DROP TABLE"]);
     assert_eq!(session.take_notices().len(), 1);
+    run(&mut session, "BEGIN; CREATE TABLE t (a int); ROLLBACK").await.unwrap();
+    assert!(node.storage.topic("t").is_some(), "definitions take effect at once");
+    let states: Vec<_> = session.take_notices().iter().map(|notice| notice.state.code()).collect();
+    assert_eq!(states, ["00000"], "a NOTICE, not the warning of 25001");
+    let error = fails(&mut session, "CREATE STREAM r (a int) WITH (kafka_topic = 'r', retention_ms = 1000)").await;
+    assert_eq!((error.state.code(), error.hint.is_some()), ("0A000", true));
 }
 
 #[tokio::test]
