@@ -19,9 +19,12 @@ use crate::run::insert::Pending;
 use crate::settings::SessionSettings;
 use crate::statement::{Parsed, Sentence, parse};
 
+mod commitment;
 mod execute;
 mod prepare;
 mod savepoint;
+
+pub use commitment::Commitment;
 
 /// One parsed statement, opaque to protocols.
 #[derive(Clone, Debug)]
@@ -114,6 +117,8 @@ pub struct Session {
     notices: Vec<Error>,
     /// What `pg_catalog` shows, as of a catalog version.
     view: Mutex<Option<(u64, Arc<CatalogView>)>>,
+    /// Of the statement that runs.
+    commitment: Commitment,
 }
 
 /// Notices kept until the protocol takes them; further ones are dropped.
@@ -122,7 +127,20 @@ const NOTICES_MAX: usize = 1000;
 impl Session {
     pub(crate) fn new(engine: Arc<Inner>, options: SessionOptions) -> Self {
         let settings = SessionSettings::new(&options.user, &options.application_name);
-        Self { engine, options, settings, block: None, notices: Vec::new(), view: Mutex::new(None) }
+        Self {
+            engine,
+            options,
+            settings,
+            block: None,
+            notices: Vec::new(),
+            view: Mutex::new(None),
+            commitment: Commitment::default(),
+        }
+    }
+
+    /// Says by what the next statement can be given up from outside until its commit is with the log.
+    pub fn begin_statement(&mut self, commitment: Commitment) {
+        self.commitment = commitment;
     }
 
     /// Splits a query text into statements and parses each.

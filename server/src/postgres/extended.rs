@@ -225,11 +225,8 @@ impl Connection {
                     self.wire.put(&PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new()))?;
                     return Ok(State::Done("SELECT"));
                 };
-                let outcome = tokio::select! {
-                    biased;
-                    stop = interrupts.stop(&mut self.wire, false) => return Err(stop),
-                    outcome = self.worker.execute(prepared.clone(), values) => outcome?,
-                };
+                let stop = interrupts.stop(&mut self.wire, false);
+                let outcome = self.worker.execute(prepared.clone(), values, stop).await??;
                 match outcome {
                     Outcome::Rows(rows) => {
                         as_described(&rows.columns, prepared.columns.as_deref())?;

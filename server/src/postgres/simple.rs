@@ -28,20 +28,18 @@ impl Connection {
     }
 
     async fn statement(&mut self, statement: Statement, interrupts: &Interrupts) -> Result<(), Stop> {
-        let run = async {
-            let prepared = self.worker.prepare(statement, Vec::new()).await?;
-            if !prepared.parameters.is_empty() {
-                return Err(Error::new(SqlState::UndefinedParameter, "there is no parameter $1")
-                    .with_hint("parameters need the extended protocol, which drivers speak when given values"));
-            }
-            self.worker.execute(prepared, Vec::new()).await
-        };
-        let outcome = tokio::select! {
+        let prepared = tokio::select! {
             biased;
             stop = interrupts.stop(&mut self.wire, false) => return Err(stop),
-            outcome = run => outcome?,
+            prepared = self.worker.prepare(statement, Vec::new()) => prepared?,
         };
-        match outcome {
+        if !prepared.parameters.is_empty() {
+            return Err(Error::new(SqlState::UndefinedParameter, "there is no parameter $1")
+                .with_hint("parameters need the extended protocol, which drivers speak when given values")
+                .into());
+        }
+        let stop = interrupts.stop(&mut self.wire, false);
+        match self.worker.execute(prepared, Vec::new(), stop).await?? {
             Outcome::Rows(rows) => {
                 self.wire.put(&describe(&rows.columns, None))?;
                 let format = Format::of(&[], rows.columns.len())?;

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use aquifer_sql::error::{Error, Result, SqlState};
-use aquifer_sql::session::{Outcome, Prepared, Session, Statement};
+use aquifer_sql::session::{Commitment, Outcome, Prepared, Session, Statement};
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use tokio::runtime::Handle;
@@ -39,11 +39,33 @@ impl Worker {
         AbortOnDropHandle::new(self.compute.spawn(work)).await.map_err(broken)?
     }
 
-    /// [`Session::execute`]; dropping the future ends the work.
-    pub(crate) async fn execute(&self, prepared: Prepared, values: Vec<ScalarValue>) -> Result<Outcome> {
+    /// [`Session::execute`], ended by `stop` unless its commit is with the log already: then it is waited for, so that
+    /// nobody hears of a cancel and finds the rows written.
+    pub(crate) async fn execute<S>(
+        &self,
+        prepared: Prepared,
+        values: Vec<ScalarValue>,
+        stop: impl Future<Output = S>,
+    ) -> Result<Result<Outcome>, S> {
         let session = Arc::clone(&self.session);
-        let work = async move { session.lock().await.execute(&prepared, values).await };
-        AbortOnDropHandle::new(self.compute.spawn(work)).await.map_err(broken)?
+        let commitment = Commitment::default();
+        let own = commitment.clone();
+        let work = async move {
+            let mut session = session.lock().await;
+            session.begin_statement(own);
+            session.execute(&prepared, values).await
+        };
+        let mut work = AbortOnDropHandle::new(self.compute.spawn(work));
+        tokio::select! {
+            biased;
+            stopped = stop => {
+                if commitment.give_up() {
+                    return Err(stopped);
+                }
+            }
+            done = &mut work => return Ok(done.map_err(broken).and_then(|outcome| outcome)),
+        }
+        Ok(work.await.map_err(broken).and_then(|outcome| outcome))
     }
 }
 

@@ -232,6 +232,7 @@ impl Session {
             return Ok(());
         }
         let commit = Commit { appends: pending.into_appends(), ..Commit::default() };
+        self.commitment.commit()?;
         self.engine.catalog.commit(commit).await.map(|_| ())
     }
 
