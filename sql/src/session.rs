@@ -162,7 +162,7 @@ impl Session {
     }
 
     /// Runs a prepared statement. An error inside a block makes it [`TransactionStatus::Failed`].
-    /// Dropping the future or the rows cancels the work.
+    /// Dropping the future or the rows cancels the work, but not a commit that is with the log: see [`Commitment`].
     ///
     /// # Errors
     /// What planning or running says.

@@ -1,7 +1,5 @@
 //! What goes wrong at the edges: statements cut off, names shared, values at the end of their range.
 
-use std::time::Duration;
-
 use aquifer_sql::session::{Outcome, TransactionStatus};
 use futures::StreamExt;
 
@@ -17,11 +15,7 @@ async fn settled(node: &Node, name: &str) -> bool {
 }
 
 async fn wait_settled(node: &Node, name: &str) {
-    let deadline = tokio::time::Instant::now() + node::DEADLINE;
-    while !settled(node, name).await {
-        assert!(tokio::time::Instant::now() < deadline, "{name} is stored and not running, or the other way round");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    node::eventually("what is stored runs, and nothing else", async || settled(node, name).await).await;
 }
 
 /// Polls a statement so many times, then cancels it as a client does.
@@ -129,21 +123,20 @@ async fn a_query_stopped_by_a_record_says_so_and_can_be_made_again() {
     let create = "CREATE TABLE q AS SELECT k, sum(10 / x) AS s FROM s";
     run(&mut session, &format!("{create} GROUP BY k")).await.unwrap();
     run(&mut session, "INSERT INTO s VALUES ('a', 5); INSERT INTO s VALUES ('a', 0)").await.unwrap();
-    let deadline = tokio::time::Instant::now() + node::DEADLINE;
     let sql = "SELECT state, error FROM aquifer.queries WHERE name = 'q'";
-    while !run(&mut session, sql).await.unwrap()[0].starts_with("error|division by zero") {
-        assert!(tokio::time::Instant::now() < deadline, "{:?}", run(&mut session, sql).await);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    node::eventually("the query stops and says why", async || {
+        run(&mut session, sql).await.unwrap()[0].starts_with("error|division by zero")
+    })
+    .await;
     assert_eq!(fails(&mut session, "DROP STREAM s DELETE TOPIC").await.state.code(), "55006");
     let node = node.restart().await;
     let mut session = node.session();
     run(&mut session, "DROP TABLE q DELETE TOPIC").await.unwrap();
     run(&mut session, &format!("{create} WHERE x <> 0 GROUP BY k")).await.unwrap();
-    while run(&mut session, "SELECT * FROM q").await.unwrap() != ["a|2"] {
-        assert!(tokio::time::Instant::now() < deadline);
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    node::eventually("the new query has read its input", async || {
+        run(&mut session, "SELECT * FROM q").await.unwrap() == ["a|2"]
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -135,6 +135,15 @@ impl Node {
     }
 }
 
+/// Waits for a condition, with a deadline.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = tokio::time::Instant::now() + DEADLINE;
+    while !holds().await {
+        assert!(tokio::time::Instant::now() < deadline, "never happened: {what}");
+        tokio::time::sleep(LOOK_PAUSE).await;
+    }
+}
+
 /// Storage and engine over a directory, made if absent.
 pub(crate) async fn open(dir: &Path, change: impl FnOnce(&mut StorageSettings)) -> (Storage, Engine) {
     let mut settings = StorageSettings { wal_segment_bytes: 4 << 20, wal_reserve_bytes: 1 << 20, ..Default::default() };
