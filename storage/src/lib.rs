@@ -7,6 +7,7 @@ pub mod record;
 pub mod settings;
 
 mod commit;
+mod envelope;
 mod log;
 mod manifest;
 mod object;

@@ -15,7 +15,10 @@ const FUNCTION_LINES_MAX: usize = 70;
 /// Several rooms in one string are one level and may know each other. The doors of a crate (`storage`; `engine` and
 /// `session`; `server`) are not listed: their plain data are everybody's words.
 const ROOMS: [(&str, &[&str]); 3] = [
-    ("storage/src", &["error ids clock settings worker", "record", "object", "log", "manifest", "scan tier", "state"]),
+    (
+        "storage/src",
+        &["error ids clock settings worker", "envelope", "record", "object", "log", "manifest", "scan tier", "state"],
+    ),
     ("sql/src", &["error settings types", "statement", "catalog function", "operator", "table plan", "run stream"]),
     ("server/src", &["listen identity settings", "kafka postgres http"]),
 ];

@@ -24,8 +24,8 @@
 
 use std::io::IoSlice;
 
+use crate::envelope::{u32_at, u64_at};
 use crate::ids::{TopicId, TopicPartition};
-use crate::log::envelope::{u32_at, u64_at};
 use crate::record::batch::{BatchHeader, CheckedBatch};
 
 /// Frames begin at multiples of this.

@@ -5,8 +5,8 @@
 //! on behind it. A frame of which the header or the body is damaged is still shown, marked, if its directory can be read:
 //! each batch in it has a checksum of its own.
 
+use crate::envelope::newer;
 use crate::error::{Error, Result};
-use crate::log::envelope::newer;
 use crate::log::frame::{
     DirectoryEntry, FRAME_ALIGN, FRAME_HEADER_BYTES, FRAME_MAGIC, FrameDefect, FrameHeader, decode_directory,
     read_directory, reconstruct,

@@ -10,10 +10,10 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::clock::Random;
+use crate::envelope::{self, Kind};
 use crate::error::{Error, Result};
 use crate::ids::WriterEpoch;
 use crate::log::disk::{Disk, Held, read_file, replace_file};
-use crate::log::envelope::{self, Kind};
 use crate::log::segment::Origin;
 
 const META: Kind = Kind { magic: *b"AQMETA\0\0", version: 1, name: "data directory" };

@@ -13,7 +13,6 @@
 
 mod append;
 pub(crate) mod disk;
-mod envelope;
 mod frame;
 mod frames;
 mod home;

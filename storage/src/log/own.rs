@@ -20,9 +20,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+use crate::envelope::newer;
 use crate::error::{Error, Result};
 use crate::ids::{OwnTopic, TopicId, TopicPartition};
-use crate::log::envelope::newer;
 use crate::view::{Definition, GroupOffset, Topic, TopicConfig};
 
 const VALUE_VERSION: u32 = 1;

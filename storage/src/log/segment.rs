@@ -18,10 +18,10 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::envelope::{self, Kind, u32_at, u64_at};
 use crate::error::{Error, Result};
 use crate::ids::{TopicPartition, WriterEpoch};
 use crate::log::disk::{Access, Disk, DiskFile};
-use crate::log::envelope::{self, Kind, u32_at, u64_at};
 use crate::log::index::Run;
 use crate::view::SegmentInfo;
 

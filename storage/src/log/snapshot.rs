@@ -9,10 +9,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::envelope::{self, Kind};
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::disk::{Disk, read_file, replace_file};
-use crate::log::envelope::{self, Kind};
 use crate::log::index::DamagedOffsets;
 use crate::log::ledger::stored_topics;
 use crate::log::own::{Change, OwnState};

@@ -6,13 +6,14 @@
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::envelope::{self, Kind};
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, WriterEpoch};
 use crate::manifest::model::{ChunkRef, Entry};
-use crate::object::envelope::{self, Kind};
 
-/// Version of both formats. A change of any stored type is a new version.
-const VERSION: u16 = 1;
+// A change of any stored type is a new version.
+const ROOT: Kind = Kind { magic: *b"AQMROOT\0", version: 1, name: "manifest root" };
+const CHUNK: Kind = Kind { magic: *b"AQMCHUNK", version: 1, name: "manifest chunk" };
 
 /// Bytes of entries a root holds itself before they become a chunk.
 pub(crate) const TAIL_BYTES_MAX: usize = 64 << 10;
@@ -51,7 +52,7 @@ pub(crate) struct Chunk {
 /// # Errors
 /// [`Error::Format`]; then it is a bug.
 pub(crate) fn encode_root(root: &Root) -> Result<Vec<u8>> {
-    envelope::seal(Kind::Root, VERSION, root)
+    envelope::seal(ROOT, root)
 }
 
 /// A root out of its bytes; `place` names it.
@@ -59,7 +60,7 @@ pub(crate) fn encode_root(root: &Root) -> Result<Vec<u8>> {
 /// # Errors
 /// [`Error::Corrupt`], also if it is another topic's.
 pub(crate) fn decode_root(topic: TopicId, bytes: &[u8], place: &str) -> Result<Root> {
-    let root: Root = envelope::open(Kind::Root, VERSION, bytes, place)?;
+    let root: Root = envelope::open(ROOT, bytes, place)?;
     if root.topic == topic { Ok(root) } else { Err(stray(root.topic, place)) }
 }
 
@@ -68,7 +69,7 @@ pub(crate) fn decode_root(topic: TopicId, bytes: &[u8], place: &str) -> Result<R
 /// # Errors
 /// [`Error::Format`]; then it is a bug.
 pub(crate) fn encode_chunk(chunk: &Chunk) -> Result<Vec<u8>> {
-    envelope::seal(Kind::Chunk, VERSION, chunk)
+    envelope::seal(CHUNK, chunk)
 }
 
 /// A chunk out of its bytes; `place` names it.
@@ -76,7 +77,7 @@ pub(crate) fn encode_chunk(chunk: &Chunk) -> Result<Vec<u8>> {
 /// # Errors
 /// [`Error::Corrupt`], also if it is another topic's or holds another number of entries.
 pub(crate) fn decode_chunk(topic: TopicId, reference: &ChunkRef, bytes: &[u8], place: &str) -> Result<Vec<Entry>> {
-    let chunk: Chunk = envelope::open(Kind::Chunk, VERSION, bytes, place)?;
+    let chunk: Chunk = envelope::open(CHUNK, bytes, place)?;
     if chunk.topic != topic {
         return Err(stray(chunk.topic, place));
     }

@@ -12,13 +12,13 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::envelope::{self, Kind};
 use crate::error::{Error, Result};
 use crate::ids::WriterEpoch;
 use crate::object::bucket::{Bucket, Put};
-use crate::object::envelope::{self, Kind};
 use crate::object::paths;
 
-const VERSION: u16 = 1;
+const CLAIM: Kind = Kind { magic: *b"AQCLAIM\0", version: 1, name: "writer's claim" };
 const CLAIM_BYTES_MAX: u64 = 4 << 10;
 
 /// Claims kept behind the newest one, for who wants to know what happened.
@@ -55,7 +55,7 @@ pub(crate) async fn claim(bucket: &Bucket, cluster: Uuid, epoch: WriterEpoch, at
         }
     }
     let ours = Claim { cluster, epoch, attempt };
-    let bytes = envelope::seal(Kind::Claim, VERSION, &ours)?;
+    let bytes = envelope::seal(CLAIM, &ours)?;
     let path = paths::claim(epoch);
     if bucket.put_new(&path, PutPayload::from(bytes)).await? == Put::Taken && read(bucket, path).await? != ours {
         return Err(fenced(epoch, epoch));
@@ -87,7 +87,7 @@ async fn read(bucket: &Bucket, path: Path) -> Result<Claim> {
     let Some(bytes) = bucket.get(&path, CLAIM_BYTES_MAX).await? else {
         return Err(Error::Corrupt { place: path.to_string(), reason: "it is listed but not there".to_owned() });
     };
-    envelope::open(Kind::Claim, VERSION, &bytes, path.as_ref())
+    envelope::open(CLAIM, &bytes, path.as_ref())
 }
 
 fn fenced(ours: WriterEpoch, theirs: WriterEpoch) -> Error {

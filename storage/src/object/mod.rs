@@ -1,12 +1,11 @@
 //! Bytes under names that are written once: the bucket, whatever it stands on.
 //!
-//! Nothing here knows what the bytes mean. What every stored thing of ours has in common lives here too: the envelope
-//! around metadata, the names of things, and the claim that says whose bucket this is.
+//! Nothing here knows what the bytes mean. What every stored thing of ours has in common lives here too: the
+//! names of things, and the claim that says whose bucket this is.
 
 pub(crate) mod bucket;
 pub(crate) mod cache;
 pub(crate) mod claim;
-pub(crate) mod envelope;
 mod local;
 pub(crate) mod open;
 pub(crate) mod paths;

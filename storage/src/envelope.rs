@@ -1,5 +1,5 @@
-//! The envelope around everything stored that is not a frame: what it is, which version, how long, and whether it is
-//! whole.
+//! The envelope around everything stored that is not a frame or Parquet, in the data directory and in the bucket: what
+//! it is, which version, how long, and whether it is whole.
 //!
 //! | bytes | what |
 //! |---|---|
@@ -101,12 +101,15 @@ mod tests {
         let value = (7_u64, "seven".to_owned());
         let sealed = seal(KIND, &value).unwrap();
         assert_eq!(open::<(u64, String)>(KIND, &sealed, "x").unwrap(), value);
-        for at in 0..sealed.len() {
+        for bit in 0..sealed.len() * 8 {
             let mut flipped = sealed.clone();
-            flipped[at] ^= 0x10;
-            assert!(open::<(u64, String)>(KIND, &flipped, "x").is_err(), "byte {at}");
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            let error = open::<(u64, String)>(KIND, &flipped, "x").unwrap_err();
+            assert!(matches!(error, Error::Corrupt { .. }), "bit {bit}: {error}");
         }
-        assert!(open::<(u64, String)>(KIND, &sealed[..sealed.len() - 1], "x").is_err());
+        for length in 0..sealed.len() {
+            open::<(u64, String)>(KIND, &sealed[..length], "x").unwrap_err();
+        }
     }
 
     #[test]
