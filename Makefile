@@ -1,7 +1,7 @@
 # The one door to the tools. `make help` lists what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test clients fmt clippy check bench soak
+.PHONY: help run test clients fmt clippy check bench log soak
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
@@ -24,9 +24,13 @@ clippy:
 check: fmt clippy ## format and lints alone; licences and sources too where cargo-deny is installed
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: deny.toml not checked"; fi
 
-bench: ## measure a release build; results go to benchmarks/results
+bench: ## measure a release build; `make bench log`: beside Kafka and others; results go to benchmarks/results
+	$(if $(filter log,$(MAKECMDGOALS)),benchmarks/peers/install)
 	cargo build --release --workspace --bins
-	cargo run --release --bin aquifer-benchmarks
+	cargo run --release --bin aquifer-benchmarks -- $(filter log,$(MAKECMDGOALS))
+
+log: # a word behind `bench`
+	@:
 
 soak: clients ## the long versions of the tests that kill and restart
 	AQUIFER_SOAK=1 cargo test --workspace --test system kill -- --nocapture

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+use crate::Args;
 use crate::failure::Result;
 use crate::node::Node;
 
@@ -29,16 +30,15 @@ pub(crate) struct Bench {
     pub(crate) probes: u32,
     /// Partitions of the topics.
     pub(crate) partitions: i32,
+    /// How long records are offered while they are tiered.
+    pub(crate) tiering_seconds: u32,
+    /// Log that a node is started with.
+    pub(crate) start_gib: u32,
 }
 
 impl Bench {
-    pub(crate) fn new(
-        binary: Option<PathBuf>,
-        directory: Option<PathBuf>,
-        mib: u32,
-        probes: u32,
-        partitions: i32,
-    ) -> Result<Self> {
+    pub(crate) fn new(args: Args) -> Result<Self> {
+        let Args { binary, directory, mib, probes, partitions, tiering_seconds, start_gib, .. } = args;
         // A debug build stands beside a debug build, whose numbers nobody wants by accident.
         if binary.is_none() && cfg!(debug_assertions) {
             return Err("this is a debug build: run `make bench`, or name a --binary".into());
@@ -52,7 +52,7 @@ impl Bench {
         };
         let directory = TempDir::with_prefix_in("aquifer-bench-", directory)?;
         let records = u64::from(mib) * (1 << 20) / RECORD_BYTES;
-        Ok(Self { binary, directory, records, probes, partitions })
+        Ok(Self { binary, directory, records, probes, partitions, tiering_seconds, start_gib })
     }
 
     /// Where nodes keep their data.
@@ -67,8 +67,12 @@ impl Bench {
 
     /// A node in a directory of its own, with these settings beside the defaults.
     pub(crate) fn start_node(&self, environment: &[(&'static str, &'static str)]) -> Result<Node> {
-        let directory = TempDir::with_prefix_in("node-", self.directory())?;
-        Node::start(self.binary.clone(), directory, environment)
+        Node::start(self.binary.clone(), self.fresh_directory("node-")?, environment)
+    }
+
+    /// An empty directory on the disk that is measured, removed when dropped.
+    pub(crate) fn fresh_directory(&self, prefix: &str) -> Result<TempDir> {
+        Ok(TempDir::with_prefix_in(prefix, self.directory())?)
     }
 
     /// Version and commit as the binary tells them.

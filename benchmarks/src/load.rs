@@ -22,8 +22,10 @@ use crate::failure::Result;
 pub(crate) const TOPIC: &str = "bench";
 
 /// librdkafka's settings beside its defaults.
-pub(crate) const PRODUCER_SETTINGS: [(&str, &str); 4] =
-    [("acks", "all"), ("linger.ms", "5"), ("batch.size", "1000000"), ("compression.type", "none")];
+pub(crate) const PRODUCER_SETTINGS: [(&str, &str); 3] =
+    [("acks", "all"), ("batch.size", "1000000"), ("compression.type", "none")];
+/// librdkafka's own default: how long a batch waits for more records.
+pub(crate) const LINGER_MS: u32 = 5;
 
 /// librdkafka's settings beside its defaults.
 pub(crate) const CONSUMER_SETTINGS: [(&str, &str); 4] = [
@@ -43,8 +45,23 @@ const SEED: u64 = 7;
 /// Sends between two looks at the deliveries.
 const SENDS_PER_POLL: u64 = 256;
 /// Longest that nothing at all may move.
-const STALL: Duration = Duration::from_secs(60);
+pub(crate) const STALL: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
+
+/// What is loaded.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Load {
+    pub(crate) partitions: i32,
+    pub(crate) records: u64,
+    pub(crate) linger_ms: u32,
+}
+
+impl Load {
+    /// What a run asks for.
+    pub(crate) fn of(bench: &Bench) -> Self {
+        Self { partitions: bench.partitions, records: bench.records, linger_ms: LINGER_MS }
+    }
+}
 
 /// What was loaded, for checking answers.
 #[derive(Clone, Copy, Debug)]
@@ -67,10 +84,15 @@ pub(crate) async fn create_topic(kafka: &str, name: &str, partitions: i32) -> Re
 
 /// Creates the topic and fills it.
 pub(crate) async fn fill(kafka: &str, bench: &Bench) -> Result<Loaded> {
-    create_topic(kafka, TOPIC, bench.partitions).await?;
-    let (kafka, records) = (kafka.to_owned(), bench.records);
+    fill_with(kafka, Load::of(bench)).await
+}
+
+/// As [`fill`], with something else than the run asks for.
+pub(crate) async fn fill_with(kafka: &str, load: Load) -> Result<Loaded> {
+    create_topic(kafka, TOPIC, load.partitions).await?;
+    let kafka = kafka.to_owned();
     // librdkafka's calls block.
-    tokio::task::spawn_blocking(move || produce(&kafka, records)).await?
+    tokio::task::spawn_blocking(move || produce(&kafka, load)).await?
 }
 
 /// Reads the whole topic once; says how long it took.
@@ -100,12 +122,25 @@ impl ProducerContext for Counting {
     }
 }
 
-fn produce(kafka: &str, records: u64) -> Result<Loaded> {
+/// Distinct keys and values, the same in every run.
+pub(crate) fn keys_and_values() -> (Vec<Vec<u8>>, Vec<Vec<u8>>) {
     let mut random = StdRng::seed_from_u64(SEED);
     let keys = filled(&mut random, KEYS, KEY_BYTES);
-    let values = filled(&mut random, VALUES, RECORD_BYTES as usize - KEY_BYTES);
+    (keys, filled(&mut random, VALUES, RECORD_BYTES as usize - KEY_BYTES))
+}
+
+/// librdkafka's settings for a producer.
+pub(crate) fn producer_config(kafka: &str, linger_ms: u32) -> ClientConfig {
+    let mut config = configured(kafka, &PRODUCER_SETTINGS);
+    config.set("linger.ms", linger_ms.to_string());
+    config
+}
+
+fn produce(kafka: &str, load: Load) -> Result<Loaded> {
+    let records = load.records;
+    let (keys, values) = keys_and_values();
     let deliveries = Counting::default();
-    let config = configured(kafka, &PRODUCER_SETTINGS);
+    let config = producer_config(kafka, load.linger_ms);
     let producer: BaseProducer<Counting> = config.create_with_context(deliveries.clone())?;
 
     let mut values_above_keys = 0;

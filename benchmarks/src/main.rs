@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 use crate::bench::Bench;
 use crate::failure::Result;
@@ -19,6 +19,8 @@ mod failure;
 mod load;
 mod machine;
 mod node;
+mod paced;
+mod peer;
 mod report;
 mod sql;
 mod statistics;
@@ -28,6 +30,9 @@ mod workload;
 #[derive(Debug, Parser)]
 #[command(name = "aquifer-benchmarks", version)]
 struct Args {
+    /// Which workloads
+    #[arg(value_enum, default_value_t = Suite::Basics)]
+    suite: Suite,
     /// The binary to measure [default: `aquifer` beside this one]
     #[arg(long, value_name = "FILE")]
     binary: Option<PathBuf>,
@@ -37,7 +42,7 @@ struct Args {
     /// The file that gets one line per run
     #[arg(long, value_name = "FILE", default_value = "benchmarks/results/runs.jsonl")]
     results: PathBuf,
-    /// Only these workloads
+    /// Only these workloads of the suite
     #[arg(long, value_name = "NAME,…", value_delimiter = ',', value_enum)]
     only: Vec<Workload>,
     /// Data to produce, consume, scan and start with
@@ -49,6 +54,21 @@ struct Args {
     /// Partitions of the topics
     #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(i32).range(1..=1000))]
     partitions: i32,
+    /// How long records are offered while they are tiered
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u32).range(3..=86_400))]
+    tiering_seconds: u32,
+    /// Log that a node is started with
+    #[arg(long, value_name = "GIB", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1 << 10))]
+    start_gib: u32,
+}
+
+/// Workloads that belong together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Suite {
+    /// A node alone: produce, consume, scan, start, freshness
+    Basics,
+    /// The log beside Apache Kafka and others
+    Log,
 }
 
 #[tokio::main]
@@ -65,15 +85,17 @@ async fn main() -> ExitCode {
 
 /// Runs the workloads asked for; says whether all of them ran to their end.
 async fn run(args: Args) -> Result<bool> {
-    let bench = Bench::new(args.binary, args.directory, args.mib, args.probes, args.partitions)?;
+    let (suite, only, results) = (args.suite, args.only.clone(), args.results.clone());
+    let bench = Bench::new(args)?;
     let disk = disk::measure(bench.directory())?;
     report::say(&format!("disk: fdatasync median {:.2} ms, p99 {:.2} ms", disk.sync_p50_ms, disk.sync_p99_ms));
     let mut report = Report::new(&bench, disk)?;
-    for workload in Workload::ALL {
-        if args.only.is_empty() || args.only.contains(&workload) {
+    for workload in Workload::of(suite) {
+        if only.is_empty() || only.contains(workload) {
+            let workload = *workload;
             report.add(workload, Box::pin(workload.run(&bench, &disk)).await);
         }
     }
-    report.append_to(&args.results)?;
+    report.append_to(&results)?;
     Ok(report.is_whole())
 }

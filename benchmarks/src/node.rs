@@ -97,10 +97,7 @@ impl Node {
 
     /// Resident memory, as the kernel counts it.
     pub(crate) fn resident_bytes(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).ok_or("no VmRSS in /proc")?;
-        let kib: u64 = line.trim().trim_end_matches("kB").trim().parse()?;
-        Ok(kib * 1024)
+        crate::machine::resident_bytes(self.child.id())
     }
 
     fn log_tail(&self) -> String {

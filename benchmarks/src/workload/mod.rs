@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 
+use crate::Suite;
 use crate::bench::Bench;
 use crate::disk::Disk;
 use crate::failure::Result;
@@ -11,6 +12,7 @@ mod cold;
 mod consume;
 mod freshness;
 mod idle;
+mod log;
 mod produce;
 mod scan;
 mod start;
@@ -28,22 +30,42 @@ pub(crate) enum Workload {
     FreshnessSelect,
     FreshnessPush,
     FreshnessTable,
+    LogProduce,
+    LogLatency,
+    LogConsume,
+    LogPartitions,
+    LogTiering,
+    LogStart,
+    LogOthers,
 }
 
 impl Workload {
-    /// All, in the order they run.
-    pub(crate) const ALL: [Self; 10] = [
-        Self::Idle,
-        Self::Produce,
-        Self::ConsumeHot,
-        Self::ConsumeCold,
-        Self::ScanHot,
-        Self::ScanCold,
-        Self::Start,
-        Self::FreshnessSelect,
-        Self::FreshnessPush,
-        Self::FreshnessTable,
-    ];
+    /// The workloads of a suite, in the order they run.
+    pub(crate) fn of(suite: Suite) -> &'static [Self] {
+        match suite {
+            Suite::Basics => &[
+                Self::Idle,
+                Self::Produce,
+                Self::ConsumeHot,
+                Self::ConsumeCold,
+                Self::ScanHot,
+                Self::ScanCold,
+                Self::Start,
+                Self::FreshnessSelect,
+                Self::FreshnessPush,
+                Self::FreshnessTable,
+            ],
+            Suite::Log => &[
+                Self::LogProduce,
+                Self::LogLatency,
+                Self::LogConsume,
+                Self::LogPartitions,
+                Self::LogTiering,
+                Self::LogStart,
+                Self::LogOthers,
+            ],
+        }
+    }
 
     /// As typed after `--only`.
     pub(crate) fn name(self) -> &'static str {
@@ -58,6 +80,13 @@ impl Workload {
             Self::FreshnessSelect => "freshness-select",
             Self::FreshnessPush => "freshness-push",
             Self::FreshnessTable => "freshness-table",
+            Self::LogProduce => "log-produce",
+            Self::LogLatency => "log-latency",
+            Self::LogConsume => "log-consume",
+            Self::LogPartitions => "log-partitions",
+            Self::LogTiering => "log-tiering",
+            Self::LogStart => "log-start",
+            Self::LogOthers => "log-others",
         }
     }
 
@@ -74,6 +103,13 @@ impl Workload {
             Self::FreshnessSelect => freshness::run_select(bench, disk).await,
             Self::FreshnessPush => freshness::run_push(bench, disk).await,
             Self::FreshnessTable => freshness::run_table(bench, disk).await,
+            Self::LogProduce => log::produce::run(bench).await,
+            Self::LogLatency => log::latency::run(bench).await,
+            Self::LogConsume => log::consume::run(bench).await,
+            Self::LogPartitions => log::partitions::run(bench).await,
+            Self::LogTiering => log::tiering::run(bench).await,
+            Self::LogStart => log::start::run(bench).await,
+            Self::LogOthers => log::others::run(bench).await,
         }
     }
 }
