@@ -17,6 +17,7 @@ mod storage;
 pub mod testing;
 mod tier;
 mod view;
+mod worker;
 
 pub use commit::*;
 pub use error::{Error, ErrorKind, Result};

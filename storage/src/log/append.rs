@@ -12,6 +12,7 @@ use crate::log::disk::Disk;
 use crate::log::frame::EncodedFrame;
 use crate::log::index::Run;
 use crate::log::segment::{Footer, Origin, Segment, full_or_io};
+use crate::worker;
 
 /// Runs as the index takes them.
 pub(crate) type PlacedRuns = Vec<(TopicPartition, Run)>;
@@ -93,11 +94,13 @@ impl Appender {
         };
         let at = segment.file_offset(self.end);
         let frame_end = at + frame.header.frame_bytes();
+        worker::crash_point("before a frame is written");
         let grown = if frame_end > self.allocated { segment.file.allocate(frame_end) } else { Ok(()) };
         if let Err(error) = grown.and_then(|()| segment.file.write_at(&mut frame.slices(), at)) {
             let error = full_or_io(error, format!("write {}", segment.place(self.end, frame.header.frame_bytes())));
             return Err(self.cut_back(&segment, error));
         }
+        worker::crash_point("after a frame is written");
         self.allocated = self.allocated.max(frame_end);
         let position = self.end;
         self.end += frame.header.frame_bytes();

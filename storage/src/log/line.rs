@@ -13,6 +13,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use crate::log::ledger::Request;
 use crate::log::pipe::{Answer, Job};
 use crate::log::shared::Shared;
+use crate::worker;
 
 /// The queue counts bytes in units of this, so that its permits fit a semaphore.
 const QUEUE_UNIT_BYTES: u64 = 1 << 10;
@@ -65,7 +66,7 @@ impl Line {
                 Err(TryAcquireError::NoPermits) => {}
             }
             // A task of its own: the line moves on although a caller has gone away.
-            drop(tokio::spawn(Arc::clone(self).move_on(Arc::clone(shared))));
+            drop(worker::spawn(Arc::clone(self).move_on(Arc::clone(shared))));
         }
         waiting.push_back(next);
     }

@@ -38,7 +38,6 @@ mod writer;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
-use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -58,7 +57,7 @@ use crate::log::pipe::{Done, Pipe};
 use crate::log::recover::{Recovered, RecoveryOptions, recover};
 use crate::log::shared::Shared;
 use crate::log::tail::Tail;
-use crate::log::writer::{Writer, run_syncer};
+use crate::log::writer::{Writer, step_syncer};
 use crate::object::open::outlives_process;
 use crate::record::batch::BatchLimits;
 use crate::settings::StorageSettings;
@@ -66,6 +65,7 @@ use crate::storage::OpenOptions;
 use crate::view::{
     Definition, FetchRequest, Fetched, GroupOffset, Health, SegmentInfo, TimedOffset, Topic, Watermarks,
 };
+use crate::worker::{self, Step, Thread};
 
 /// Producer ids made durable at once; those not given out are skipped at the next start.
 const PRODUCER_ID_BLOCK: i64 = 1000;
@@ -82,7 +82,7 @@ pub(crate) struct Node {
     /// Producer ids that are durable and not given out: first, and first beyond. Held over a commit by whoever refills.
     producer_ids: tokio::sync::Mutex<(i64, i64)>,
     /// Taken by who stops them.
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<Thread>>,
 }
 
 /// What the hot part says to a fetch.
@@ -108,8 +108,7 @@ impl Node {
     /// Opens the data directory on a disk, and recovers.
     pub(crate) async fn open_on(options: &OpenOptions, disk: Arc<dyn Disk>) -> Result<Arc<Self>> {
         let options = options.clone();
-        let opened = tokio::task::spawn_blocking(move || Self::open_blocking(&options, &disk)).await;
-        opened.unwrap_or_else(|_| Err(Error::Closed))
+        worker::blocking(move || Self::open_blocking(&options, &disk)).await
     }
 
     fn open_blocking(options: &OpenOptions, disk: &Arc<dyn Disk>) -> Result<Arc<Self>> {
@@ -158,8 +157,11 @@ impl Node {
     pub(crate) async fn close(&self) -> Result<()> {
         self.stop_taking();
         let threads = std::mem::take(&mut *self.threads.lock());
-        let joined = tokio::task::spawn_blocking(move || join(threads)).await;
-        joined.map_err(|_| Error::Closed)?;
+        worker::blocking(move || {
+            join(threads);
+            Ok(())
+        })
+        .await?;
         // Nothing of this node touches the files any more; readers who still hold some read on.
         self.home.release();
         match self.shared.read_only() {
@@ -368,46 +370,43 @@ impl Drop for Node {
     }
 }
 
-fn join(threads: Vec<JoinHandle<()>>) {
-    for thread in threads {
-        // Each thread has turned its own panics into a read-only node.
-        let _ = thread.join();
-    }
+fn join(threads: Vec<Thread>) {
+    threads.into_iter().for_each(Thread::join);
 }
 
-fn start_threads(shared: &Arc<Shared>, mut writer: Writer) -> Result<Vec<JoinHandle<()>>> {
-    let start = |name: &str, body: Box<dyn FnOnce() + Send>| {
-        std::thread::Builder::new().name(name.to_owned()).spawn(body).map_err(Error::io(format!("start thread {name}")))
-    };
+fn start_threads(shared: &Arc<Shared>, mut writer: Writer) -> Result<Vec<Thread>> {
+    let failed = |name: &str| Error::io(format!("start thread {name}"));
     let of_syncer = Arc::clone(shared);
-    let syncer = start(
-        "log-syncer",
-        Box::new(move || {
-            guard(&of_syncer, "syncer", || run_syncer(&of_syncer));
+    let syncer = Thread::start("log-syncer", move |patience| {
+        let step = guard(&of_syncer, "syncer", || step_syncer(&of_syncer, patience));
+        if step == Step::Done {
             of_syncer.pipe.syncer_gone();
-        }),
-    )?;
+        }
+        step
+    })
+    .map_err(failed("log-syncer"))?;
     let of_writer = Arc::clone(shared);
-    let writer = start(
-        "log-writer",
-        Box::new(move || {
-            guard(&of_writer, "writer", || writer.run());
+    let writer = Thread::start("log-writer", move |patience| {
+        let step = guard(&of_writer, "writer", || writer.step(patience));
+        if step == Step::Done {
             of_writer.pipe.writer_gone();
-        }),
-    );
+        }
+        step
+    });
     match writer {
         Ok(writer) => Ok(vec![writer, syncer]),
         Err(error) => {
             shared.pipe.writer_gone();
             join(vec![syncer]);
-            Err(error)
+            Err(failed("log-writer")(error))
         }
     }
 }
 
 /// A panic of a thread of the log is a bug of ours; what is on disk is not known then.
-fn guard(shared: &Shared, thread: &str, body: impl FnOnce()) {
-    if std::panic::catch_unwind(AssertUnwindSafe(body)).is_err() {
+fn guard(shared: &Shared, thread: &str, step: impl FnOnce() -> Step) -> Step {
+    std::panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
         shared.set_read_only(&format!("the log's {thread} panicked; this is a bug, see the log output"));
-    }
+        Step::Done
+    })
 }

@@ -19,6 +19,7 @@ use crate::log::append::PlacedRuns;
 use crate::log::ledger::Request;
 use crate::log::own::Change;
 use crate::log::segment::Segment;
+use crate::worker::Patience;
 
 /// Commits of this many bytes are written although a sync is under way.
 const EAGER_BYTES: u64 = 256 << 10;
@@ -97,8 +98,20 @@ pub(crate) enum Next {
     Commit(Vec<Job>),
     /// Nothing came for a while.
     Idle,
+    /// There is nothing, and no patience to wait.
+    Nothing,
     /// All that was queued is written, nothing more will come.
     Close,
+}
+
+/// What the syncer is to do.
+#[derive(Debug)]
+pub(crate) enum ToSync {
+    Groups(Vec<Group>),
+    /// There is nothing, and no patience to wait.
+    Nothing,
+    /// The writer is gone and nothing is left.
+    Gone,
 }
 
 impl Pipe {
@@ -116,7 +129,7 @@ impl Pipe {
     }
 
     /// What the writer does next; `idle_after` bounds the wait.
-    pub(crate) fn next(&self, group_bytes_max: u64, idle_after: Option<Duration>) -> Next {
+    pub(crate) fn next(&self, group_bytes_max: u64, idle_after: Option<Duration>, patience: Patience) -> Next {
         let mut ends = self.ends.lock();
         loop {
             // What nobody waits for does not hold anybody up.
@@ -129,6 +142,8 @@ impl Pipe {
                 return Next::Close;
             }
             match idle_after {
+                Some(_) if patience == Patience::Elapsed && ends.queue.is_empty() => return Next::Idle,
+                _ if patience != Patience::Wait => return Next::Nothing,
                 None => self.writer_wake.wait(&mut ends),
                 Some(timeout) => {
                     let timed_out = self.writer_wake.wait_for(&mut ends, timeout).timed_out();
@@ -152,20 +167,26 @@ impl Pipe {
         self.syncer_wake.notify_one();
     }
 
-    /// Groups to sync together: all there are, once somebody waits for them or the oldest is `interval` old. `None`
-    /// when the writer is gone and nothing is left.
-    pub(crate) fn to_sync(&self, interval: Duration) -> Option<Vec<Group>> {
+    /// Groups to sync together: all there are, once somebody waits for them or the oldest is `interval` old.
+    pub(crate) fn to_sync(&self, interval: Duration, patience: Patience) -> ToSync {
         let mut ends = self.ends.lock();
         loop {
             let due = ends.written.front().map(|oldest| oldest.written_at + interval);
             match due {
-                None if ends.writer_gone => return None,
+                None if ends.writer_gone => return ToSync::Gone,
+                None if patience != Patience::Wait => return ToSync::Nothing,
                 None => self.syncer_wake.wait(&mut ends),
                 Some(due) => {
                     let urgent = ends.closing || ends.writer_gone || ends.written.iter().any(|group| group.urgent);
-                    if urgent || self.syncer_wake.wait_until(&mut ends, due).timed_out() {
+                    let now = urgent
+                        || match patience {
+                            Patience::Wait => self.syncer_wake.wait_until(&mut ends, due).timed_out(),
+                            Patience::None => return ToSync::Nothing,
+                            Patience::Elapsed => true,
+                        };
+                    if now {
                         ends.syncing = true;
-                        return Some(ends.written.drain(..).collect());
+                        return ToSync::Groups(ends.written.drain(..).collect());
                     }
                 }
             }
@@ -178,12 +199,17 @@ impl Pipe {
         self.writer_wake.notify_one();
     }
 
-    /// Waits until everything written is synced or given up; for the writer's last act.
-    pub(crate) fn drained(&self) {
+    /// Whether everything written is synced or given up, after the wait for it that `patience` allows; for the writer's
+    /// last act.
+    pub(crate) fn drained(&self, patience: Patience) -> bool {
         let mut ends = self.ends.lock();
         while ends.syncing || !ends.written.is_empty() {
+            if patience != Patience::Wait {
+                return false;
+            }
             self.writer_wake.wait(&mut ends);
         }
+        true
     }
 
     /// Takes no more jobs; those queued are still written.

@@ -16,6 +16,7 @@ use crate::log::published::Published;
 use crate::log::shared::Shared;
 use crate::record::batch::{BatchLimits, CheckedBatch};
 use crate::view::{FetchRequest, Fetched, TimedOffset, Watermarks};
+use crate::worker;
 
 const INLINE_BYTES_MAX: u64 = 64 << 10;
 
@@ -163,5 +164,5 @@ async fn blocking<T: Send + 'static>(bytes: u64, read: impl FnOnce() -> Result<T
         return read();
     }
     // A cancelled or panicked read has no answer; the runtime is going down then.
-    tokio::task::spawn_blocking(read).await.unwrap_or(Err(Error::Closed))
+    worker::blocking(read).await
 }

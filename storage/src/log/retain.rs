@@ -14,6 +14,7 @@ use crate::ids::{OwnTopic, TopicId};
 use crate::log::published::Published;
 use crate::log::segment::Segment;
 use crate::log::shared::Shared;
+use crate::worker;
 
 /// What the rule needs to know besides.
 #[derive(Clone, Copy, Debug)]
@@ -55,9 +56,11 @@ pub(crate) fn forget(shared: &Shared) -> Result<()> {
         drop(published);
         shared.first_position.store(end, Ordering::Release);
         tracing::info!(path = %next.path.display(), "segment forgotten");
+        worker::crash_point("before a segment is removed");
         // One by one, so that a power cut never leaves a hole between segments.
         let removed = shared.disk.remove(&next.path).and_then(|()| shared.disk.sync_dir(&shared.dir));
         removed.map_err(Error::io(format!("remove {}", next.path.display())))?;
+        worker::crash_point("after a segment is removed");
     }
 }
 

@@ -20,10 +20,11 @@ use crate::log::append::{AppendFailure, Appender, PlacedRuns};
 use crate::log::frame::{EncodedFrame, FrameNumbers, PlacedBatch};
 use crate::log::ledger::{Judged, Ledger, Undo};
 use crate::log::own::{Change, OwnRecord, own_partition};
-use crate::log::pipe::{Done, Group, IDLE_BEFORE_COVER, Job, Next, Pending};
+use crate::log::pipe::{Done, Group, IDLE_BEFORE_COVER, Job, Next, Pending, ToSync};
 use crate::log::shared::Shared;
 use crate::log::snapshot::{LogSnapshot, StoredOwn, StoredPartition};
 use crate::record::batch::{BatchBuilder, Compression, TimestampType};
+use crate::worker::{self, Patience, Step};
 
 /// What the writer thread owns.
 #[derive(Debug)]
@@ -46,41 +47,42 @@ struct Gathered {
 }
 
 impl Writer {
-    /// Writes until the pipe is closed.
-    pub(crate) fn run(&mut self) {
+    /// Does what there is to do next; done when the pipe is closed and all of it is written and synced.
+    pub(crate) fn step(&mut self, patience: Patience) -> Step {
         let group_bytes_max = self.shared.settings.wal_commit_bytes_max;
-        loop {
-            let idle_after = self.uncovered.then_some(IDLE_BEFORE_COVER);
-            match self.shared.pipe.next(group_bytes_max, idle_after) {
-                Next::Commit(jobs) => self.commit(jobs),
-                Next::Idle => self.cover(),
-                Next::Close => {
-                    self.shared.pipe.drained();
-                    self.cover();
-                    self.shared.pipe.drained();
-                    return;
-                }
-            }
+        let idle_after = self.uncovered.then_some(IDLE_BEFORE_COVER);
+        match self.shared.pipe.next(group_bytes_max, idle_after, patience) {
+            Next::Commit(jobs) => self.commit(jobs),
+            Next::Idle => return self.cover(),
+            Next::Nothing => return Step::Idle,
+            Next::Close if !self.shared.pipe.drained(patience) => return Step::Idle,
+            // The cover is the last frame: it is synced too before the end.
+            Next::Close => match self.cover() {
+                Step::Worked => {}
+                _ => return Step::Done,
+            },
         }
+        Step::Worked
     }
 
     /// Writes an empty frame whose `durable_end` proves the last commit durable, once it is.
-    fn cover(&mut self) {
+    fn cover(&mut self) -> Step {
         let durable = self.shared.durable_end.load(Ordering::Acquire) == self.appender.end;
         if !self.uncovered || !durable || self.shared.read_only().is_some() || self.appender.open_segment().is_none() {
-            return;
+            return Step::Idle;
         }
         let now_us = self.appender.commit_time_us(self.shared.clock.now_us());
         match self.write_frame(now_us, Vec::new()) {
             Ok(_) => self.uncovered = false,
             // The next silence tries again.
-            Err(AppendFailure::Undone(_)) => return,
+            Err(AppendFailure::Undone(_)) => return Step::Idle,
             Err(AppendFailure::Broken(error)) => {
                 self.shared.set_read_only(&error.to_string());
-                return;
+                return Step::Idle;
             }
         }
         self.hand_over(Vec::new(), Vec::new(), Vec::new(), true);
+        Step::Worked
     }
 
     fn commit(&mut self, jobs: Vec<Job>) {
@@ -229,8 +231,11 @@ impl Writer {
             Error::Full { .. } => error,
             error => self.shared.set_read_only(&error.to_string()),
         })?;
+        worker::crash_point("after a segment is sealed");
         self.snapshot()?;
+        worker::crash_point("after a snapshot of the log");
         let segment = self.appender.start_segment(segment_bytes)?;
+        worker::crash_point("after a segment is made");
         self.shared.published.write().segments.insert(segment.base, segment);
         Ok(())
     }
@@ -292,18 +297,22 @@ fn by_topic(records: Vec<OwnRecord>) -> BTreeMap<OwnTopic, Vec<OwnRecord>> {
     sorted
 }
 
-/// Syncs, publishes and answers until the writer is gone.
-pub(crate) fn run_syncer(shared: &Shared) {
+/// Syncs, publishes and answers what waits for it; done when the writer is gone.
+pub(crate) fn step_syncer(shared: &Shared, patience: Patience) -> Step {
     let interval = Duration::from_millis(shared.settings.wal_sync_interval_max_ms);
-    while let Some(groups) = shared.pipe.to_sync(interval) {
-        sync(shared, groups);
-        shared.pipe.synced();
+    match shared.pipe.to_sync(interval, patience) {
+        ToSync::Groups(groups) => sync(shared, groups),
+        ToSync::Nothing => return Step::Idle,
+        ToSync::Gone => return Step::Done,
     }
+    shared.pipe.synced();
+    Step::Worked
 }
 
 fn sync(shared: &Shared, groups: Vec<Group>) {
     let Some(last) = groups.last() else { return };
     let end = last.end;
+    worker::crash_point("before a sync");
     // A segment is sealed and synced before the next one is made: the last one's sync covers all.
     let synced = if end > shared.durable_end.load(Ordering::Acquire) { last.segment.sync() } else { Ok(()) };
     let failure = match (synced, shared.read_only()) {
@@ -317,6 +326,7 @@ fn sync(shared: &Shared, groups: Vec<Group>) {
         }
         return;
     }
+    worker::crash_point("after a sync");
     shared.durable_end.store(end, Ordering::Release);
     let answers = shared.publish(groups);
     for Pending { answer, outcome, permit } in answers {

@@ -25,6 +25,8 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
+use crate::worker;
+
 /// The store's name in errors.
 const STORE: &str = "local folder";
 
@@ -71,7 +73,9 @@ impl ObjectStore for DurableFolder {
             PutMode::Update(_) => return self.refused("put of a certain version"),
         };
         let target = self.inner.path_to_filesystem(location)?;
-        tokio::task::spawn_blocking(move || put_durably(&target, &payload, create)).await??;
+        worker::blocking(move || Ok(put_durably(&target, &payload, create)))
+            .await
+            .map_err(|error| object_store::Error::Generic { store: STORE, source: Box::new(error) })??;
         Ok(PutResult { e_tag: None, version: None })
     }
 

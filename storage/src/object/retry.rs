@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use object_store::Error;
 
+use crate::worker;
+
 /// How long and how often.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RetryBudget {
@@ -40,16 +42,16 @@ impl RetryBudget {
         let mut made = 0;
         loop {
             made += 1;
-            let error = match tokio::time::timeout(Duration::from_millis(attempt_ms_max), attempt()).await {
-                Ok(Ok(value)) => return Ok(value),
-                Ok(Err(error)) => error,
-                Err(_) => timed_out(attempt_ms_max),
+            let error = match worker::timeout(Duration::from_millis(attempt_ms_max), attempt()).await {
+                Some(Ok(value)) => return Ok(value),
+                Some(Err(error)) => error,
+                None => timed_out(attempt_ms_max),
             };
             if made >= self.attempts_max || !may_pass(&error) {
                 return Err(error);
             }
             tracing::debug!(attempt = made, %error, "object store failed, asking again");
-            tokio::time::sleep(backoff).await;
+            worker::sleep(backoff).await;
             backoff *= 2;
         }
     }

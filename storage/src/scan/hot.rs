@@ -8,12 +8,13 @@ use std::collections::VecDeque;
 use arrow::record_batch::RecordBatch;
 use futures::{Stream, stream};
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::{HotRun, read_runs};
 use crate::record::batch::{BatchLimits, CheckedBatch};
 use crate::record::columns::RecordColumn;
 use crate::record::rows::{RowBuilder, RowOrigin};
 use crate::scan::plan::Wanted;
+use crate::worker;
 
 /// Bytes of runs read in one step, unless a single run is larger.
 const READ_BYTES_MAX: u64 = 4 << 20;
@@ -64,12 +65,7 @@ pub(crate) fn rows(
         if scan.is_finished() {
             return Ok(None);
         }
-        let step = tokio::task::spawn_blocking(move || scan.next().map(|rows| rows.map(|rows| (rows, scan))));
-        match step.await {
-            Ok(step) => step,
-            // The blocking threads are gone: the node is shutting down.
-            Err(_) => Err(Error::Closed),
-        }
+        worker::blocking(move || scan.next().map(|rows| rows.map(|rows| (rows, scan)))).await
     })
 }
 

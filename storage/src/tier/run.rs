@@ -23,6 +23,7 @@ use crate::tier::declared::{Declared, DeclaredColumns};
 use crate::tier::seal::Target;
 use crate::tier::write::{Finished, ObjectWriter};
 use crate::view::CheckpointReport;
+use crate::worker;
 
 /// Who knows the declared columns, once somebody does; weak, because SQL stands above and holds the storage.
 pub(crate) type DeclaredBy = Arc<RwLock<Option<Weak<dyn DeclaredColumns>>>>;
@@ -112,8 +113,10 @@ impl Runner {
         }
         let (entry, report) = self.write_object(&node, topic, parts).await?;
         let covers = entry.covers.clone();
+        worker::crash_point("after an object is put");
         let published =
             publish(&self.cold.bucket, node.writer_epoch(), node.random().as_ref(), &current, entry).await?;
+        worker::crash_point("after a manifest is published");
         let published = self.cold.manifests.install(published);
         let ends = covers.iter().map(|cover| {
             let partition = TopicPartition { topic, partition: cover.partition };
@@ -131,8 +134,8 @@ impl Runner {
         let covers = parts.iter().map(|part| part.cover).collect();
         let limits = self.limits;
         let format = self.declared_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.format_of(topic));
-        let built = tokio::task::spawn_blocking(move || build(topic, &parts, limits, format.as_ref()));
-        let Some(finished) = built.await.map_err(|_| Error::Closed)?? else {
+        let built = worker::blocking(move || build(topic, &parts, limits, format.as_ref()));
+        let Some(finished) = built.await? else {
             return Ok((Entry { covers, object: None }, CheckpointReport::default()));
         };
         let path = paths::data(topic, node.writer_epoch(), node.random().uuid());

@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -17,6 +16,7 @@ use crate::log::Backlog;
 use crate::tier::run::Runner;
 use crate::tier::seal::{self, SealPolicy, Target};
 use crate::view::CheckpointReport;
+use crate::worker::{self, Task};
 
 /// Checkpoints that wait; who comes later waits outside.
 const REQUESTS_MAX: usize = 64;
@@ -38,7 +38,7 @@ pub(crate) struct Worker {
     requests: mpsc::Sender<Answer>,
     stop: CancellationToken,
     /// Taken by the first stop.
-    task: Mutex<Option<JoinHandle<()>>>,
+    task: Mutex<Option<Task>>,
 }
 
 impl Worker {
@@ -47,7 +47,7 @@ impl Worker {
         let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
         let stop = CancellationToken::new();
         let work = Work { runner, policy, waiting, pause_ms: 0, fenced: None };
-        let task = tokio::spawn(work.run(stop.clone()));
+        let task = worker::spawn(work.run(stop.clone()));
         Self { requests, stop, task: Mutex::new(Some(task)) }
     }
 
@@ -63,7 +63,7 @@ impl Worker {
         self.stop.cancel();
         let task = self.task.lock().take();
         let Some(mut task) = task else { return };
-        if tokio::time::timeout(Duration::from_millis(STOP_MS_MAX), &mut task).await.is_err() {
+        if worker::timeout(Duration::from_millis(STOP_MS_MAX), task.ended()).await.is_none() {
             tracing::warn!("tiering did not stop in time, its run is dropped");
             task.abort();
         }
@@ -98,7 +98,7 @@ impl Work {
                     Some(answer) => self.checkpoint(answer).await,
                     None => return,
                 },
-                () = tokio::time::sleep(pause) => self.look().await,
+                () = worker::sleep(pause) => self.look().await,
             }
         }
     }
@@ -139,7 +139,7 @@ impl Work {
         let chosen = choose(&node.tiering_backlog(), node.clock().now_us());
         let done = self.runner.tier_all(&chosen).await;
         // What was tiered before may be old enough by now, whatever became of this run.
-        let forgotten = tokio::task::spawn_blocking(move || node.forget()).await.unwrap_or(Err(Error::Closed));
+        let forgotten = worker::blocking(move || node.forget()).await;
         done.and_then(|report| forgotten.map(|()| report))
     }
 

@@ -2,6 +2,7 @@
 //! process and the disk.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests fail by panicking")]
+#![allow(clippy::disallowed_methods, reason = "what is tested from outside runs on tokio itself")]
 
 mod commits;
 mod faults;

@@ -1,0 +1,175 @@
+//! The one door through which work begins beside its caller, and through which it waits: tasks, threads, blocking work,
+//! pauses and deadlines.
+//!
+//! In production each is the operating system's or tokio's own. Under the feature `testing` a thread that runs a
+//! simulation (`testing/schedule`) has a scheduler instead, which decides by a seed who goes on next and what time it is:
+//! then all of it happens on that one thread, and the same seed gives the same history. `storage/clippy.toml` forbids the
+//! other ways.
+
+use std::future::Future;
+use std::io;
+use std::time::Duration;
+
+use futures::future::{AbortHandle, Abortable};
+use tokio::sync::oneshot;
+
+use crate::error::{Error, Result};
+#[cfg(any(test, feature = "testing"))]
+use crate::testing::schedule;
+
+/// How long a step may wait for something to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Patience {
+    /// Until there is something: what threads have.
+    Wait,
+    /// Not at all.
+    #[cfg_attr(
+        not(any(test, feature = "testing")),
+        expect(dead_code, reason = "only a simulation steps without waiting")
+    )]
+    None,
+    /// Not at all, and whatever was to be waited for has passed.
+    #[cfg_attr(
+        not(any(test, feature = "testing")),
+        expect(dead_code, reason = "only a simulation steps without waiting")
+    )]
+    Elapsed,
+}
+
+/// What a step has come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Something was done.
+    Worked,
+    /// There was nothing to do, and no patience to wait for it.
+    Idle,
+    /// Nothing will ever be done again.
+    Done,
+}
+
+/// A task that runs beside its starter; it goes on when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Task {
+    abort: AbortHandle,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Task {
+    /// Drops what the task runs where it stands.
+    pub(crate) fn abort(&self) {
+        self.abort.abort();
+    }
+
+    /// Returns when it has ended.
+    pub(crate) async fn ended(&mut self) {
+        // The sender is dropped with the task, however it ends.
+        let _ = (&mut self.ended).await;
+    }
+}
+
+/// Starts a task.
+#[expect(clippy::disallowed_methods, reason = "the door itself")]
+pub(crate) fn spawn(work: impl Future<Output = ()> + Send + 'static) -> Task {
+    let (abort, registration) = AbortHandle::new_pair();
+    let (end, ended) = oneshot::channel::<()>();
+    let work = Abortable::new(work, registration);
+    let whole = async move {
+        // An aborted task has no result.
+        let _ = work.await;
+        drop(end);
+    };
+    #[cfg(any(test, feature = "testing"))]
+    if schedule::is_on() {
+        schedule::spawn(whole);
+        return Task { abort, ended };
+    }
+    drop(tokio::spawn(whole));
+    Task { abort, ended }
+}
+
+/// Runs what blocks on a thread where it may.
+///
+/// # Errors
+/// Those of the work; [`Error::Closed`] if it has no end, since the runtime goes down or it panicked.
+#[expect(clippy::disallowed_methods, reason = "the door itself")]
+pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    #[cfg(any(test, feature = "testing"))]
+    if schedule::is_on() {
+        // Others may come first and after, as with threads; the work itself is one step.
+        schedule::pass().await;
+        let done = work();
+        schedule::pass().await;
+        return done;
+    }
+    tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Closed))
+}
+
+/// Waits.
+#[expect(clippy::disallowed_methods, reason = "the door itself")]
+pub(crate) async fn sleep(pause: Duration) {
+    #[cfg(any(test, feature = "testing"))]
+    if schedule::is_on() {
+        return schedule::sleep(pause).await;
+    }
+    tokio::time::sleep(pause).await;
+}
+
+/// Runs something for as long as `limit` at the most; `None` if it takes longer, and then it is dropped where it stands.
+#[expect(clippy::disallowed_methods, reason = "the door itself")]
+pub(crate) async fn timeout<F: Future>(limit: Duration, work: F) -> Option<F::Output> {
+    #[cfg(any(test, feature = "testing"))]
+    if schedule::is_on() {
+        let mut work = std::pin::pin!(work);
+        let mut over = std::pin::pin!(schedule::sleep(limit));
+        return tokio::select! {
+            biased;
+            done = &mut work => Some(done),
+            () = &mut over => None,
+        };
+    }
+    tokio::time::timeout(limit, work).await.ok()
+}
+
+/// A thread made of steps, so that a simulation can take them one by one.
+#[derive(Debug)]
+pub(crate) enum Thread {
+    /// A real one.
+    Own(std::thread::JoinHandle<()>),
+    /// Steps that a scheduler takes.
+    #[cfg(any(test, feature = "testing"))]
+    Simulated(u64),
+}
+
+impl Thread {
+    /// Starts a thread that takes steps until one is [`Step::Done`].
+    ///
+    /// # Errors
+    /// Of the operating system.
+    pub(crate) fn start(name: &str, mut step: impl FnMut(Patience) -> Step + Send + 'static) -> io::Result<Self> {
+        #[cfg(any(test, feature = "testing"))]
+        if schedule::is_on() {
+            return Ok(Self::Simulated(schedule::add_thread(Box::new(step))));
+        }
+        let body = move || while step(Patience::Wait) != Step::Done {};
+        std::thread::Builder::new().name(name.to_owned()).spawn(body).map(Self::Own)
+    }
+
+    /// Waits for its end.
+    pub(crate) fn join(self) {
+        match self {
+            // Its steps have turned their own panics into states.
+            Self::Own(thread) => drop(thread.join()),
+            #[cfg(any(test, feature = "testing"))]
+            Self::Simulated(thread) => schedule::join(thread),
+        }
+    }
+}
+
+/// A place at which a simulated process may die; nothing in production.
+#[inline]
+pub(crate) fn crash_point(name: &'static str) {
+    #[cfg(any(test, feature = "testing"))]
+    schedule::reach(name);
+    #[cfg(not(any(test, feature = "testing")))]
+    let _ = name;
+}
