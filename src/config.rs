@@ -154,7 +154,8 @@ impl Config {
                 self.kafka_addr
             ));
         }
-        let at_least_one: [(&str, i128); 7] = [
+        let at_least_one: [(&str, i128); 8] = [
+            ("topic.max_message_bytes", self.storage.topic_max_message_bytes.into()),
             ("topic.partitions", self.storage.topic_partitions.into()),
             ("wal.commit_bytes_max", self.storage.wal_commit_bytes_max.into()),
             ("wal.segment_bytes", self.storage.wal_segment_bytes.into()),
@@ -168,13 +169,14 @@ impl Config {
                 problems.push(format!("{name} = {value} must be at least 1"));
             }
         }
-        if self.storage.topic_retention_ms != -1 {
-            let value = self.storage.topic_retention_ms;
-            problems.push(format!(
-                "topic.retention_ms = {value}: records are kept for ever so far; leave it out or say -1"
-            ));
+        if self.storage.topic_delete_retention_ms < 0 {
+            let value = self.storage.topic_delete_retention_ms;
+            problems.push(format!("topic.delete_retention_ms = {value} must be at least 0"));
         }
         for (name, value) in [
+            ("topic.retention_ms", self.storage.topic_retention_ms),
+            ("topic.retention_bytes", self.storage.topic_retention_bytes),
+            ("topic.local_retention_bytes", self.storage.topic_local_retention_bytes),
             ("topic.local_retention_ms", self.storage.topic_local_retention_ms),
             ("tier.age_max", self.storage.tier_age_max_ms),
         ] {

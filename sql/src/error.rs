@@ -193,7 +193,14 @@ impl From<aquifer_storage::Error> for Error {
             Storage::UnknownTopic { .. } => (SqlState::UndefinedTable, Some("SHOW TOPICS lists what there is")),
             Storage::UnknownPartition { .. } => (SqlState::InvalidParameterValue, None),
             Storage::TopicExists { .. } => (SqlState::DuplicateObject, None),
-            Storage::InvalidTopic { .. } | Storage::Config { .. } => (SqlState::InvalidParameterValue, None),
+            Storage::InvalidTopic { .. }
+            | Storage::InvalidTopicConfig { .. }
+            | Storage::InvalidPartitions { .. }
+            | Storage::Config { .. } => (SqlState::InvalidParameterValue, None),
+            Storage::KeylessRecords { .. } => (
+                SqlState::NotNullViolation,
+                Some("give every row a key, or make the topic with cleanup_policy = 'delete'"),
+            ),
             Storage::TopicHeld { .. } => (SqlState::ObjectInUse, Some("TERMINATE or DROP what uses it first")),
             Storage::TopicInternal { .. } => (SqlState::ReadOnly, Some("the node keeps this topic for itself")),
             Storage::Conflict { .. } => {

@@ -6,7 +6,8 @@ use bytes::Bytes;
 
 use crate::ids::{TopicId, TopicPartition};
 use crate::record::batch::CheckedBatch;
-use crate::view::{GroupOffset, TopicConfig};
+use crate::topic_config::TopicConfig;
+use crate::view::GroupOffset;
 
 /// When a commit is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
@@ -25,8 +26,10 @@ pub struct Commit {
     pub durability: Durability,
     /// Records, in order per partition. Topics made in the same commit may be named.
     pub appends: Vec<Append>,
-    /// Topics made and deleted.
+    /// Topics made, changed and deleted.
     pub topics: Vec<TopicChange>,
+    /// Partitions' first offsets, moved on.
+    pub trims: Vec<Trim>,
     /// Relations and queries, opaque to storage.
     pub definitions: Vec<DefinitionChange>,
     /// Consumer groups' offsets.
@@ -46,7 +49,7 @@ pub struct Append {
     pub batch: CheckedBatch,
 }
 
-/// A topic's beginning or end.
+/// A topic's beginning, change or end. Our own topics refuse the last two.
 #[derive(Clone, Debug)]
 pub enum TopicChange {
     /// Makes one. `id` comes from [`Storage::new_topic_id`], so that the same commit can append to it.
@@ -60,11 +63,40 @@ pub enum TopicChange {
         /// As told.
         config: TopicConfig,
     },
+    /// Gives one another configuration, as a whole.
+    Configure {
+        /// Its id.
+        id: TopicId,
+        /// Instead of the one it has.
+        config: TopicConfig,
+        /// What it has, if the caller has looked: [`Error::Conflict`] if somebody else was quicker.
+        expected: Option<TopicConfig>,
+    },
+    /// Gives one more partitions; they begin empty. [`Error::InvalidPartitions`] if that is not more than it has.
+    AddPartitions {
+        /// Its id.
+        id: TopicId,
+        /// How many it has then.
+        partitions: i32,
+    },
     /// Deletes one; refused with [`Error::TopicHeld`] while a definition that stays holds it.
     Delete {
         /// Its id.
         id: TopicId,
     },
+}
+
+/// Moves a partition's first offset on: what lies below is gone for every reader as soon as the commit is answered, and
+/// for ever. One that is there already, or beyond it, leaves it where it is: it never goes back.
+///
+/// Refused with [`Error::OffsetOutOfRange`] beyond the partition's end, with [`Error::TopicHeld`] while a definition
+/// holds the topic (its state is made again from those records), and for our own topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Trim {
+    /// The partition.
+    pub partition: TopicPartition,
+    /// Its new first offset.
+    pub log_start_offset: i64,
 }
 
 /// A definition set or removed. The key is (kind, name).

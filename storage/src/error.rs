@@ -57,6 +57,22 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
+    /// A topic's config is not known, or its value is not allowed.
+    #[error("topic config {name}: {reason}")]
+    InvalidTopicConfig {
+        /// Kafka's name of it.
+        name: String,
+        /// What is wrong, and what is allowed.
+        reason: String,
+    },
+    /// A topic cannot have so many partitions.
+    #[error("topic {topic}: {reason}")]
+    InvalidPartitions {
+        /// The name.
+        topic: String,
+        /// What is wrong, and what is allowed.
+        reason: String,
+    },
     /// A definition (a running query) reads or writes the topic.
     #[error("topic {topic} is used by {holder}")]
     TopicHeld {
@@ -118,6 +134,14 @@ pub enum Error {
     InvalidBatch {
         /// What is wrong.
         reason: String,
+    },
+    /// Records without a key for a topic that keeps the latest record of each key.
+    #[error("topic {topic} is compacted (cleanup.policy) and takes no record without a key")]
+    KeylessRecords {
+        /// The topic's name.
+        topic: String,
+        /// Which records of the batch, from 0.
+        indexes: Vec<i32>,
     },
     /// A batch or commit is larger than a limit.
     #[error("{what} of {bytes} bytes exceeds {setting} = {limit_bytes}")]
@@ -201,6 +225,8 @@ impl Error {
             | Self::UnknownPartition { .. }
             | Self::TopicExists { .. }
             | Self::InvalidTopic { .. }
+            | Self::InvalidTopicConfig { .. }
+            | Self::InvalidPartitions { .. }
             | Self::TopicHeld { .. }
             | Self::TopicInternal { .. }
             | Self::Conflict { .. }
@@ -209,6 +235,7 @@ impl Error {
             | Self::InvalidProducerEpoch { .. }
             | Self::CorruptBatch { .. }
             | Self::InvalidBatch { .. }
+            | Self::KeylessRecords { .. }
             | Self::TooLarge { .. }
             | Self::Config { .. } => ErrorKind::Correct,
             Self::Corrupt { .. } | Self::Format { .. } => ErrorKind::Repair,

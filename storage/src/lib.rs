@@ -16,6 +16,7 @@ mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod tier;
+mod topic_config;
 mod view;
 mod worker;
 
@@ -24,4 +25,5 @@ pub use error::{Error, ErrorKind, Result};
 pub use ids::{OwnTopic, TopicId, TopicPartition, WriterEpoch};
 pub use storage::{OpenOptions, Snapshot, Storage};
 pub use tier::DeclaredColumns;
+pub use topic_config::*;
 pub use view::*;

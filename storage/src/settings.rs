@@ -110,7 +110,11 @@ settings! {
     pub struct StorageSettings {
         topic_partitions: i32 = 3, "topic.partitions", "partitions", "partitions of a topic made without saying how many";
         topic_retention_ms: i64 = -1, "topic.retention_ms", "ms", "age at which records may go; -1 keeps them for ever";
+        topic_retention_bytes: i64 = -1, "topic.retention_bytes", "bytes", "size of a partition, hot and cold, beyond which its oldest records may go; -1 is no limit";
         topic_local_retention_ms: i64 = 3_600_000, "topic.local_retention_ms", "ms", "how long tiered records stay in the local log too, unless it is fuller than half of wal.bytes_max";
+        topic_local_retention_bytes: i64 = -1, "topic.local_retention_bytes", "bytes", "bytes of a partition's tiered records that stay in the local log too; -1 is no limit";
+        topic_max_message_bytes: u64 = 8 << 20, "topic.max_message_bytes", "bytes", "largest batch a topic takes, unless wal.commit_bytes_max is smaller";
+        topic_delete_retention_ms: i64 = 86_400_000, "topic.delete_retention_ms", "ms", "how long compaction keeps a tombstone";
         tier_bytes_min: u64 = 16 << 20, "tier.bytes_min", "bytes", "untiered bytes of a partition that make it due for tiering";
         tier_age_max_ms: i64 = 600_000, "tier.age_max", "ms", "age of a partition's oldest untiered record that makes it due for tiering";
         tier_run_bytes_max: u64 = 128 << 20, "tier.run_bytes_max", "bytes", "log bytes one tiering run takes into memory at the most";

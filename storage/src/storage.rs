@@ -14,16 +14,17 @@ use std::sync::{Arc, Weak};
 use bytes::Bytes;
 
 use crate::clock::{Clock, Random};
-use crate::commit::{Commit, Receipt, TopicChange};
+use crate::commit::{Commit, Receipt, TopicChange, Trim};
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition, WriterEpoch};
 use crate::log::{Node, Reach};
 use crate::scan::{self, Pinned};
 use crate::settings::StorageSettings;
 use crate::tier::{DeclaredColumns, Tier};
+use crate::topic_config::TopicConfig;
 use crate::view::{
     CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, ObjectInfo, PinnedRange, RowStream,
-    ScanRequest, SegmentInfo, TimedOffset, Topic, TopicConfig, Watermarks,
+    ScanRequest, SegmentInfo, TimedOffset, Topic, Watermarks,
 };
 
 /// Where to open a storage, and with what.
@@ -180,6 +181,33 @@ impl Storage {
         self.commit(Commit { topics: vec![TopicChange::Delete { id }], ..Commit::default() }).await.map(drop)
     }
 
+    /// Gives a topic another configuration, as a whole, in a commit of its own; see [`TopicChange::Configure`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`], [`Error::TopicInternal`], [`Error::InvalidTopicConfig`], [`Error::Conflict`].
+    pub async fn configure_topic(&self, id: TopicId, config: TopicConfig, expected: Option<TopicConfig>) -> Result<()> {
+        let change = TopicChange::Configure { id, config, expected };
+        self.commit(Commit { topics: vec![change], ..Commit::default() }).await.map(drop)
+    }
+
+    /// Gives a topic more partitions, in a commit of its own; `partitions` is how many it has then.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`], [`Error::TopicInternal`], [`Error::InvalidPartitions`].
+    pub async fn add_partitions(&self, id: TopicId, partitions: i32) -> Result<()> {
+        let change = TopicChange::AddPartitions { id, partitions };
+        self.commit(Commit { topics: vec![change], ..Commit::default() }).await.map(drop)
+    }
+
+    /// Moves partitions' first offsets on, in a commit of its own; see [`Trim`].
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`], [`Error::OffsetOutOfRange`], [`Error::TopicHeld`],
+    /// [`Error::TopicInternal`]; none of them has moved then.
+    pub async fn trim(&self, trims: Vec<Trim>) -> Result<()> {
+        self.commit(Commit { trims, ..Commit::default() }).await.map(drop)
+    }
+
     // --- writing ---
 
     /// Commits; see [`Commit`]. Waits while `wal.queue_bytes_max` is used up. Once called the commit goes on even if the
@@ -274,8 +302,8 @@ impl Storage {
         partition: TopicPartition,
         timestamp_ms: i64,
     ) -> Result<Option<TimedOffset>> {
-        let hot_start = self.node.hot_start(partition)?;
-        let cold = scan::cold_offset_for_timestamp(&self.tier, partition, timestamp_ms, hot_start).await?;
+        let within = self.node.watermarks(partition)?.log_start_offset..self.node.hot_start(partition)?;
+        let cold = scan::cold_offset_for_timestamp(&self.tier, partition, timestamp_ms, within).await?;
         if cold.is_some() {
             return Ok(cold);
         }

@@ -10,23 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::ids::{TopicId, TopicPartition};
 use crate::record::columns::RecordColumn;
-
-/// What a topic is told when made, and what `DescribeConfigs` and `aquifer.topics` show.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TopicConfig {
-    /// `delete`, `compact` or `compact,delete`.
-    pub cleanup_policy: String,
-    /// `None`: the node's default.
-    pub retention_ms: Option<i64>,
-    /// `None`: the node's default.
-    pub local_retention_ms: Option<i64>,
-}
-
-impl Default for TopicConfig {
-    fn default() -> Self {
-        Self { cleanup_policy: "delete".to_owned(), retention_ms: None, local_retention_ms: None }
-    }
-}
+use crate::topic_config::TopicConfig;
 
 /// A topic as it is durably known.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,7 @@
 //! WITH (…): what a relation's properties mean, checked together, before anything is made.
 
-use aquifer_storage::TopicConfig;
 use aquifer_storage::record::format::{ColumnType, Format};
+use aquifer_storage::{CleanupPolicy, TopicConfig, TopicConfigName};
 
 use crate::error::{Error, Result, SqlState};
 use crate::statement::Property;
@@ -19,16 +19,17 @@ pub(crate) struct Properties {
     pub(crate) partitions: Option<(i32, usize)>,
     /// `timestamp`, folded, and where it stands.
     pub(crate) timestamp: Option<(String, usize)>,
-    /// `retention_ms`.
-    pub(crate) retention_ms: Option<i64>,
-    /// `cleanup_policy`.
-    pub(crate) cleanup_policy: Option<String>,
+    /// What the topic is told: Kafka's names with `_` for `.`.
+    pub(crate) topic: TopicConfig,
     /// `emit`: `tick` or `record`.
     pub(crate) emit: Option<String>,
 }
 
-const NAMES: &str = "kafka_topic, value_format, key_format, format, partitions, replicas, timestamp, retention_ms, \
-                     cleanup_policy";
+const NAMES: &str = "kafka_topic, value_format, key_format, format, partitions, replicas, timestamp and Kafka's topic \
+                     configs, as retention_ms or cleanup_policy";
+
+/// How long a table made by SQL keeps superseded values, so that time travel sees them.
+const TABLE_HISTORY_MS: i64 = 7 * 24 * 60 * 60 * 1000;
 
 impl Properties {
     /// Reads what was written.
@@ -59,25 +60,14 @@ impl Properties {
                         .with_hint("the object store keeps the copies; leave replicas out or say 1"));
                 }
                 "timestamp" => properties.timestamp = Some((value.to_owned(), at)),
-                "retention_ms" => match value.parse::<i64>() {
-                    Ok(-1) => properties.retention_ms = Some(-1),
-                    Ok(0..) => {
-                        return Err(Error::unsupported(format!("retention_ms = {value}"))
-                            .with_position(at)
-                            .with_hint("records are kept for ever so far; leave retention_ms out or say -1"));
-                    }
-                    _ => return Err(invalid(property, "-1 for ever")),
-                },
-                "cleanup_policy" => match value.to_lowercase().as_str() {
-                    policy @ ("delete" | "compact" | "compact,delete") => {
-                        properties.cleanup_policy = Some(policy.to_owned());
-                    }
-                    _ => return Err(invalid(property, "delete, compact or compact,delete")),
-                },
                 "emit" => match value.to_lowercase().as_str() {
                     "tick" => properties.emit = Some("tick".to_owned()),
                     _ => return Err(invalid(property, "tick")),
                 },
+                name if TopicConfigName::find(&kafkas_name(name)).is_some() => {
+                    let told = properties.topic.set(&kafkas_name(name), &value.to_lowercase());
+                    told.map_err(|error| Error::from(error).with_position(at))?;
+                }
                 name => {
                     return Err(Error::new(SqlState::UndefinedParameter, format!("there is no property {name}"))
                         .with_position(at)
@@ -90,13 +80,15 @@ impl Properties {
 
     /// How a new topic is made; `compacted` for tables with a key.
     pub(crate) fn topic_config(&self, compacted: bool) -> TopicConfig {
-        let default = TopicConfig::default();
-        let by_kind = if compacted { "compact".to_owned() } else { default.cleanup_policy };
-        TopicConfig {
-            cleanup_policy: self.cleanup_policy.clone().unwrap_or(by_kind),
-            retention_ms: self.retention_ms,
-            local_retention_ms: default.local_retention_ms,
+        let mut config = self.topic.clone();
+        if compacted && config.cleanup_policy.is_none() {
+            config.cleanup_policy = Some(CleanupPolicy::Compact);
         }
+        if compacted && config.min_compaction_lag_ms.is_none() {
+            let lag_max = config.max_compaction_lag_ms.unwrap_or(i64::MAX);
+            config.min_compaction_lag_ms = Some(TABLE_HISTORY_MS.min(lag_max));
+        }
+        config
     }
 
     /// The key's format over these key columns: `kafka` for one of its types, else `json`.
@@ -132,6 +124,11 @@ impl Properties {
             format => Ok(format),
         }
     }
+}
+
+/// The topic config that a property names.
+fn kafkas_name(property: &str) -> String {
+    property.replace('_', ".")
 }
 
 fn is_primitive(kind: &ColumnType) -> bool {
@@ -191,5 +188,25 @@ mod tests {
         assert_eq!(state("value_format", "avro"), SqlState::FeatureNotSupported);
         assert_eq!(state("partitions", "0"), SqlState::InvalidParameterValue);
         assert_eq!(state("replicas", "3"), SqlState::FeatureNotSupported);
+        assert_eq!(state("retention_ms", "soon"), SqlState::InvalidParameterValue);
+        assert_eq!(state("cleanup_policy", "burn"), SqlState::InvalidParameterValue);
+    }
+
+    #[test]
+    fn kafkas_topic_configs_are_properties_and_a_table_keeps_its_history_for_a_week() {
+        let told = [
+            ("retention_ms", "1000"),
+            ("cleanup_policy", "Compact, Delete"),
+            ("message_timestamp_type", "LogAppendTime"),
+        ];
+        let told: Vec<_> = told.into_iter().map(|(name, value)| property(name, value)).collect();
+        let config = Properties::read(&told).unwrap().topic_config(true);
+        let text = |name| config.get(name).unwrap_or_default();
+        assert_eq!(text("retention.ms"), "1000");
+        assert_eq!(text("cleanup.policy"), "compact,delete");
+        assert_eq!(text("message.timestamp.type"), "LogAppendTime");
+        assert_eq!(text("min.compaction.lag.ms"), "604800000");
+        assert_eq!(Properties::default().topic_config(true).cleanup_policy, Some(CleanupPolicy::Compact));
+        assert_eq!(Properties::default().topic_config(false), TopicConfig::default());
     }
 }

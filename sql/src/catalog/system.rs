@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use aquifer_storage::settings::SettingInfo;
-use aquifer_storage::{Storage, TopicPartition};
+use aquifer_storage::{Storage, TopicConfig, TopicPartition};
 use arrow::array::{
     ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
     TimestampMicrosecondArray,
@@ -64,6 +64,15 @@ const TABLES: &[Table] = &[
             ("partitions", Kind::Int),
             ("cleanup_policy", Kind::Text),
             ("retention_ms", Kind::BigInt),
+            ("retention_bytes", Kind::BigInt),
+            ("local_retention_ms", Kind::BigInt),
+            ("local_retention_bytes", Kind::BigInt),
+            ("max_message_bytes", Kind::BigInt),
+            ("compression_type", Kind::Text),
+            ("message_timestamp_type", Kind::Text),
+            ("min_compaction_lag_ms", Kind::BigInt),
+            ("delete_retention_ms", Kind::BigInt),
+            ("config", Kind::Text),
             ("internal", Kind::Boolean),
         ],
         fill: topics,
@@ -265,15 +274,30 @@ fn name_of(storage: &Storage, partition: TopicPartition) -> String {
 fn topics(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {
     let storage = catalog.storage();
     let topics = storage.topics();
-    let default = storage.settings().topic_retention_ms;
+    let configs: Vec<_> = topics.iter().map(|topic| topic.config.resolve(storage.settings())).collect();
+    let text = |name: &'static str| some_text(configs.iter().map(move |config| config.get(name).unwrap_or_default()));
     vec![
         some_text(topics.iter().map(|topic| &topic.name)),
         some_text(topics.iter().map(|topic| topic.id.to_string())),
         int(topics.iter().map(|topic| topic.partitions)),
-        some_text(topics.iter().map(|topic| &topic.config.cleanup_policy)),
-        bigint(topics.iter().map(|topic| topic.config.retention_ms.unwrap_or(default))),
+        text("cleanup.policy"),
+        bigint(configs.iter().map(|config| config.retention_ms)),
+        bigint(configs.iter().map(|config| config.retention_bytes)),
+        bigint(configs.iter().map(|config| config.local_retention_ms)),
+        bigint(configs.iter().map(|config| config.local_retention_bytes)),
+        bigint(configs.iter().map(|config| as_i64(config.max_message_bytes))),
+        text("compression.type"),
+        text("message.timestamp.type"),
+        bigint(configs.iter().map(|config| config.min_compaction_lag_ms)),
+        bigint(configs.iter().map(|config| config.delete_retention_ms)),
+        some_text(topics.iter().map(|topic| told(&topic.config))),
         boolean(topics.iter().map(|topic| topic.internal)),
     ]
+}
+
+/// What a topic has been told itself, as `name=value, …`.
+fn told(config: &TopicConfig) -> String {
+    config.entries().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ")
 }
 
 fn partitions(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {

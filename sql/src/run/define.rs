@@ -50,6 +50,15 @@ fn fits(topic: &Topic, properties: &Properties) -> Result<()> {
         return Err(Error::new(SqlState::ReadOnly, format!("topic {} is internal", topic.name))
             .with_hint("the node keeps this topic for itself; topics.\"name\" shows it"));
     }
+    for (config, wanted) in properties.topic.entries() {
+        let property = config.replace('.', "_");
+        let present = topic.config.get(config).unwrap_or_else(|| "the default".to_owned());
+        if present != wanted {
+            let message = format!("topic {} has {property} = {present}, not {wanted}", topic.name);
+            return Err(Error::new(SqlState::InvalidParameterValue, message)
+                .with_hint("leave it out; a topic that is there is configured through Kafka (AlterConfigs)"));
+        }
+    }
     match properties.partitions {
         Some((wanted, position)) if wanted != topic.partitions => {
             let message = format!("topic {} has {} partitions, not {wanted}", topic.name, topic.partitions);

@@ -84,10 +84,11 @@ pub(crate) fn one_value(name: &str, value: String) -> Result<Rows> {
 pub(crate) fn list_query(list: ShowList) -> Option<&'static str> {
     match list {
         ShowList::Topics { all: false } => Some(
-            "SELECT name, partitions, cleanup_policy, retention_ms FROM aquifer.topics WHERE NOT internal ORDER BY name",
+            "SELECT name, partitions, cleanup_policy, retention_ms, config FROM aquifer.topics WHERE NOT internal \
+             ORDER BY name",
         ),
         ShowList::Topics { all: true } => {
-            Some("SELECT name, partitions, cleanup_policy, retention_ms FROM aquifer.topics ORDER BY name")
+            Some("SELECT name, partitions, cleanup_policy, retention_ms, config FROM aquifer.topics ORDER BY name")
         }
         ShowList::Queries => {
             Some("SELECT name, state, lag_records, error, statement FROM aquifer.queries ORDER BY name")

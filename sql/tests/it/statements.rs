@@ -178,8 +178,6 @@ async fn dropping_leaves_the_topic_unless_told_and_a_stream_over_a_deleted_topic
     assert!(node.storage.topic("t").is_some(), "definitions take effect at once");
     let states: Vec<_> = session.take_notices().iter().map(|notice| notice.state.code()).collect();
     assert_eq!(states, ["00000"], "a NOTICE, not the warning of 25001");
-    let error = fails(&mut session, "CREATE STREAM r (a int) WITH (kafka_topic = 'r', retention_ms = 1000)").await;
-    assert_eq!((error.state.code(), error.hint.is_some()), ("0A000", true));
 }
 
 #[tokio::test]
@@ -188,7 +186,7 @@ async fn lists_and_the_system_schema_answer() {
     let mut session = node.session();
     run(&mut session, "CREATE STREAM s (id text KEY, v int) WITH (kafka_topic = 'x', partitions = 2)").await.unwrap();
     run(&mut session, "INSERT INTO s VALUES ('a', 1), ('b', 2)").await.unwrap();
-    assert_eq!(run(&mut session, "SHOW TOPICS").await.unwrap(), ["x|2|delete|-1"]);
+    assert_eq!(run(&mut session, "SHOW TOPICS").await.unwrap(), ["x|2|delete|-1|"]);
     assert_eq!(run(&mut session, "SHOW STREAMS").await.unwrap(), ["s|x|kafka|json|NULL"]);
     assert!(run(&mut session, "SHOW TABLES").await.unwrap().is_empty());
     assert!(run(&mut session, "SHOW QUERIES").await.unwrap().is_empty());

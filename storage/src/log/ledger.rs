@@ -9,9 +9,9 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::commit::{Append, Appended, Commit, DefinitionChange, Expect, PositionChange, TopicChange};
+use crate::commit::{Append, Appended, Commit, DefinitionChange, Expect, PositionChange, TopicChange, Trim};
 use crate::error::{Error, Result};
-use crate::ids::TopicPartition;
+use crate::ids::{TopicId, TopicPartition};
 use crate::log::frame::PlacedBatch;
 use crate::log::own::{Change, OwnRecord, OwnState};
 use crate::log::producer::{Producers, Replaced, Verdict};
@@ -23,6 +23,10 @@ pub(crate) const PARTITIONS_MAX: i32 = 10_000;
 const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// What a record of our own topics costs beside key and value, at the most.
 const RECORD_OVERHEAD_BYTES: u64 = 32;
+/// What a topic takes, about: its name, its id and what it has been told.
+const TOPIC_BYTES: usize = 2 * TOPIC_NAME_BYTES_MAX;
+/// What a moved log start takes, at the most.
+const TRIM_BYTES: usize = 160;
 /// What a committed offset takes beside its group and metadata, about.
 const OFFSET_BYTES: usize = 192;
 
@@ -71,9 +75,9 @@ impl Request {
 
     /// About what its changes of our own topics will take in the log.
     pub(crate) fn own_bytes(&self) -> u64 {
-        let Commit { topics, definitions, group_offsets, positions, .. } = &self.commit;
+        let Commit { topics, trims, definitions, group_offsets, positions, .. } = &self.commit;
         let length = |value: &Option<bytes::Bytes>| value.as_ref().map_or(0, bytes::Bytes::len);
-        let of_topics = topics.len() * TOPIC_NAME_BYTES_MAX;
+        let of_topics = topics.len() * TOPIC_BYTES + trims.len() * TRIM_BYTES;
         let of_definitions = definitions.iter().map(|change| change.name.len() + length(&change.value)).sum::<usize>();
         let of_offsets = group_offsets.iter().map(|change| {
             change.group.len() + change.offset.as_ref().map_or(0, |offset| OFFSET_BYTES + offset.metadata.len())
@@ -154,9 +158,12 @@ impl Judge<'_> {
         }
         let mut deleted = Vec::new();
         for change in commit.topics {
-            self.topic(change, &mut deleted)?;
+            self.topic(change, &mut deleted, commit_bytes_max)?;
         }
         self.definitions(commit.definitions, &deleted)?;
+        for trim in commit.trims {
+            self.trim(trim)?;
+        }
         for append in commit.appends {
             self.append(append)?;
         }
@@ -179,23 +186,34 @@ impl Judge<'_> {
         Ok(())
     }
 
-    fn topic(&mut self, change: TopicChange, deleted: &mut Vec<Arc<Topic>>) -> Result<()> {
+    fn topic(&mut self, change: TopicChange, deleted: &mut Vec<Arc<Topic>>, commit_bytes_max: u64) -> Result<()> {
         match change {
             TopicChange::Create { id, name, partitions, config } => {
-                check_topic(&name, partitions, &config.cleanup_policy)?;
+                check_topic(&name, partitions)?;
+                config.check(commit_bytes_max)?;
                 if self.ledger.own.names.contains_key(&name) || self.ledger.own.topics.contains_key(&id) {
                     return Err(Error::TopicExists { topic: name });
                 }
                 let topic = Topic { id, name, partitions, config, internal: false, created_at_us: self.now_us };
                 self.change(Change::Topic { id, value: Some(Arc::new(topic)) })
             }
-            TopicChange::Delete { id } => {
-                let Some(topic) = self.ledger.own.topics.get(&id).cloned() else {
-                    return Err(Error::UnknownTopic { topic: id.to_string() });
-                };
-                if topic.internal {
-                    return Err(Error::TopicInternal { topic: topic.name.clone() });
+            TopicChange::Configure { id, config, expected } => {
+                let topic = self.changeable(id)?;
+                if expected.is_some_and(|expected| expected != topic.config) {
+                    return Err(Error::Conflict { what: format!("configuration of topic {}", topic.name) });
                 }
+                config.check(commit_bytes_max)?;
+                let topic = Topic { config, ..topic.as_ref().clone() };
+                self.change(Change::Topic { id, value: Some(Arc::new(topic)) })
+            }
+            TopicChange::AddPartitions { id, partitions } => {
+                let topic = self.changeable(id)?;
+                check_growth(&topic, partitions)?;
+                let topic = Topic { partitions, ..topic.as_ref().clone() };
+                self.change(Change::Topic { id, value: Some(Arc::new(topic)) })
+            }
+            TopicChange::Delete { id } => {
+                let topic = self.changeable(id)?;
                 self.change(Change::Topic { id, value: None })?;
                 for partition in 0..topic.partitions {
                     let partition = TopicPartition { topic: id, partition };
@@ -206,6 +224,15 @@ impl Judge<'_> {
                 deleted.push(topic);
                 Ok(())
             }
+        }
+    }
+
+    /// A topic that is there and none of our own.
+    fn changeable(&self, id: TopicId) -> Result<Arc<Topic>> {
+        match self.ledger.own.topics.get(&id) {
+            None => Err(Error::UnknownTopic { topic: id.to_string() }),
+            Some(topic) if topic.internal => Err(Error::TopicInternal { topic: topic.name.clone() }),
+            Some(topic) => Ok(Arc::clone(topic)),
         }
     }
 
@@ -256,6 +283,28 @@ impl Judge<'_> {
         Ok(())
     }
 
+    /// Records of the same commit are not counted: nobody has seen them yet.
+    fn trim(&mut self, trim: Trim) -> Result<()> {
+        let Trim { partition, log_start_offset } = trim;
+        let own = &self.ledger.own;
+        let topic = own.topic_of(partition)?;
+        if topic.internal {
+            return Err(Error::TopicInternal { topic: topic.name.clone() });
+        }
+        let (before, end) = (own.log_starts.get(&partition).copied().unwrap_or(0), self.ledger.end_of(partition));
+        if log_start_offset > end {
+            let (offset, high_watermark) = (log_start_offset, end);
+            return Err(Error::OffsetOutOfRange { offset, log_start_offset: before, high_watermark });
+        }
+        if log_start_offset <= before {
+            return Ok(());
+        }
+        if let Some(holder) = own.holder_of(partition.topic) {
+            return Err(Error::TopicHeld { topic: topic.name.clone(), holder });
+        }
+        self.change(Change::LogStart { partition, value: Some(log_start_offset) })
+    }
+
     fn group_offset(&mut self, group: String, partition: TopicPartition, offset: Option<GroupOffset>) -> Result<()> {
         let value = match offset {
             // Removing needs no topic: it may be what cleans up after one.
@@ -297,7 +346,19 @@ fn check_expected(expect: &Expect, present: Option<&bytes::Bytes>, what: impl Fn
     if met { Ok(()) } else { Err(Error::Conflict { what: what() }) }
 }
 
-fn check_topic(name: &str, partitions: i32, cleanup_policy: &str) -> Result<()> {
+/// How many partitions a topic may be given.
+fn check_growth(topic: &Topic, partitions: i32) -> Result<()> {
+    let invalid = |reason: String| Err(Error::InvalidPartitions { topic: topic.name.clone(), reason });
+    if partitions <= topic.partitions {
+        return invalid(format!("it has {} partitions, {partitions} is not more", topic.partitions));
+    }
+    if partitions > PARTITIONS_MAX {
+        return invalid(format!("{partitions} partitions, at most {PARTITIONS_MAX} are allowed"));
+    }
+    Ok(())
+}
+
+fn check_topic(name: &str, partitions: i32) -> Result<()> {
     let invalid = |reason: String| Err(Error::InvalidTopic { topic: name.to_owned(), reason });
     if name.is_empty() || name.len() > TOPIC_NAME_BYTES_MAX {
         return invalid(format!("a name has 1 to {TOPIC_NAME_BYTES_MAX} characters"));
@@ -310,9 +371,6 @@ fn check_topic(name: &str, partitions: i32, cleanup_policy: &str) -> Result<()> 
     }
     if !(1..=PARTITIONS_MAX).contains(&partitions) {
         return invalid(format!("{partitions} partitions, 1 to {PARTITIONS_MAX} are allowed"));
-    }
-    if !matches!(cleanup_policy, "delete" | "compact" | "compact,delete" | "delete,compact") {
-        return invalid(format!("cleanup policy '{cleanup_policy}', use delete, compact or compact,delete"));
     }
     Ok(())
 }

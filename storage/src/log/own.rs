@@ -7,6 +7,7 @@
 //! | topic | key (JSON) | value (JSON, null removes) | changed by |
 //! |---|---|---|---|
 //! | `__aquifer_catalog` | `{"topic": id}` | a topic | a commit's `topics` |
+//! | `__aquifer_catalog` | `{"log_start": [topic id, partition]}` | an offset | a commit's `trims` |
 //! | `__aquifer_catalog` | `{"definition": [kind, name]}` | bytes and holds | a commit's `definitions` |
 //! | `__transaction_state` | `"producer_ids"` | the first id not given out | the log itself |
 //! | `__consumer_offsets` | `{"offset": [group, topic id, partition]}` | an offset | a commit's `group_offsets` |
@@ -23,7 +24,8 @@ use serde::{Deserialize, Serialize};
 use crate::envelope::newer;
 use crate::error::{Error, Result};
 use crate::ids::{OwnTopic, TopicId, TopicPartition};
-use crate::view::{Definition, GroupOffset, Topic, TopicConfig};
+use crate::topic_config::{CleanupPolicy, TopicConfig};
+use crate::view::{Definition, GroupOffset, Topic};
 
 const VALUE_VERSION: u32 = 1;
 
@@ -31,6 +33,7 @@ const VALUE_VERSION: u32 = 1;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
     Topic { id: TopicId, value: Option<Arc<Topic>> },
+    LogStart { partition: TopicPartition, value: Option<i64> },
     Definition { kind: String, name: String, value: Option<Arc<Definition>> },
     ProducerIds { next: i64 },
     GroupOffset { group: String, partition: TopicPartition, value: Option<GroupOffset> },
@@ -42,6 +45,8 @@ pub(crate) enum Change {
 pub(crate) struct OwnState {
     pub(crate) topics: HashMap<TopicId, Arc<Topic>>,
     pub(crate) names: BTreeMap<String, TopicId>,
+    /// First offsets that were asked for. What tiering has removed stands in manifests.
+    pub(crate) log_starts: BTreeMap<TopicPartition, i64>,
     pub(crate) definitions: BTreeMap<(String, String), Arc<Definition>>,
     pub(crate) group_offsets: BTreeMap<(String, TopicPartition), GroupOffset>,
     pub(crate) positions: BTreeMap<String, Bytes>,
@@ -58,6 +63,7 @@ impl Default for OwnState {
         let mut state = Self {
             topics: HashMap::new(),
             names: BTreeMap::new(),
+            log_starts: BTreeMap::new(),
             definitions: BTreeMap::new(),
             group_offsets: BTreeMap::new(),
             positions: BTreeMap::new(),
@@ -69,7 +75,7 @@ impl Default for OwnState {
                 id,
                 name: own.name().to_owned(),
                 partitions: 1,
-                config: TopicConfig { cleanup_policy: "compact".to_owned(), ..TopicConfig::default() },
+                config: TopicConfig { cleanup_policy: Some(CleanupPolicy::Compact), ..TopicConfig::default() },
                 internal: true,
                 created_at_us: 0,
             };
@@ -116,6 +122,10 @@ impl OwnState {
                 vec![Change::Topic { id: *id, value: before }]
             }
             Change::Topic { id, value: None } => self.remove_topic(*id),
+            Change::LogStart { partition, value } => {
+                let before = replace(&mut self.log_starts, *partition, *value);
+                vec![Change::LogStart { partition: *partition, value: before }]
+            }
             Change::Definition { kind, name, value } => {
                 let key = (kind.clone(), name.clone());
                 let before = replace(&mut self.definitions, key, value.clone());
@@ -136,13 +146,19 @@ impl OwnState {
         }
     }
 
-    /// With a topic go the offsets that groups have committed for it: they belong to its id.
+    /// With a topic go its log starts and the offsets that groups have committed for it: they belong to its id.
     fn remove_topic(&mut self, id: TopicId) -> Vec<Change> {
         let Some(topic) = self.topics.remove(&id) else { return Vec::new() };
         if self.names.get(&topic.name) == Some(&id) {
             self.names.remove(&topic.name);
         }
         let mut back = vec![Change::Topic { id, value: Some(topic) }];
+        self.log_starts.retain(|partition, offset| {
+            if partition.topic == id {
+                back.push(Change::LogStart { partition: *partition, value: Some(*offset) });
+            }
+            partition.topic != id
+        });
         self.group_offsets.retain(|(group, partition), offset| {
             if partition.topic != id {
                 return true;
@@ -182,6 +198,7 @@ enum StoredBytes {
 #[serde(rename_all = "snake_case")]
 enum Key {
     Topic(TopicId),
+    LogStart(TopicId, i32),
     Definition(String, String),
     ProducerIds,
     Offset(String, TopicId, i32),
@@ -204,6 +221,11 @@ struct StoredDefinition {
 #[derive(Serialize, Deserialize)]
 struct StoredPosition {
     value: StoredBytes,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredLogStart {
+    offset: i64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -243,6 +265,10 @@ impl Change {
             Self::Topic { id, value } => {
                 (OwnTopic::Catalog, Key::Topic(*id), value.as_ref().map(|topic| encode(topic.as_ref())))
             }
+            Self::LogStart { partition, value } => {
+                let stored = value.map(|offset| encode(StoredLogStart { offset }));
+                (OwnTopic::Catalog, Key::LogStart(partition.topic, partition.partition), stored)
+            }
             Self::Definition { kind, name, value } => {
                 let stored = value.as_ref().map(|definition| {
                     let value = StoredBytes::new(&definition.value);
@@ -275,6 +301,10 @@ impl Change {
         let key: Key = serde_json::from_slice(key).map_err(|error| corrupt(format!("key: {error}")))?;
         Ok(match key {
             Key::Topic(id) => Self::Topic { id, value: decode(value, place)?.map(Arc::new) },
+            Key::LogStart(topic, partition) => {
+                let value = decode::<StoredLogStart>(value, place)?.map(|stored| stored.offset);
+                Self::LogStart { partition: TopicPartition { topic, partition }, value }
+            }
             Key::Definition(kind, name) => {
                 let stored = decode::<StoredDefinition>(value, place)?;
                 let value = match stored {
@@ -349,7 +379,10 @@ mod tests {
         };
         let offset = GroupOffset { offset: 5, leader_epoch: -1, metadata: "m\u{e9}".to_owned(), committed_at_us: 100 };
         vec![
-            Change::Topic { id, value: Some(Arc::new(topic)) },
+            Change::Topic { id, value: Some(Arc::new(topic.clone())) },
+            Change::LogStart { partition, value: Some(40) },
+            Change::LogStart { partition, value: Some(50) },
+            Change::Topic { id, value: Some(Arc::new(Topic { partitions: 5, ..topic })) },
             Change::Definition {
                 kind: "query".to_owned(),
                 name: "per_user".to_owned(),

@@ -93,15 +93,19 @@ impl Published {
         if change.is_of_catalog() {
             self.catalog_version += 1;
         }
-        if let Change::Topic { id, value } = change {
-            match value {
-                Some(topic) => {
-                    for partition in 0..topic.partitions {
-                        self.partitions.entry(TopicPartition { topic: *id, partition }).or_default();
-                    }
+        match change {
+            Change::Topic { id, value: Some(topic) } => {
+                for partition in 0..topic.partitions {
+                    self.partitions.entry(TopicPartition { topic: *id, partition }).or_default();
                 }
-                None => self.partitions.retain(|partition, _| partition.topic != *id),
             }
+            Change::Topic { id, value: None } => self.partitions.retain(|partition, _| partition.topic != *id),
+            Change::LogStart { partition, value: Some(offset) } => {
+                if let Some(view) = self.partitions.get_mut(partition) {
+                    view.log_start = view.log_start.max(*offset);
+                }
+            }
+            _ => {}
         }
     }
 

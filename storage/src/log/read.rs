@@ -117,13 +117,14 @@ pub(crate) async fn offset_for_timestamp(
     partition: TopicPartition,
     timestamp_ms: i64,
 ) -> Result<Option<TimedOffset>> {
+    let log_start;
     let runs: Vec<HotRun> = {
         let published = shared.published.read();
         let view = published.partition(partition)?;
-        // The first run that reaches so far holds such a record.
-        let mut runs = view.runs.starting_at(view.log_start);
-        let late = runs.find(|run| run.max_timestamp_ms >= timestamp_ms);
-        late.and_then(|run| published.hot_run(run)).into_iter().collect()
+        log_start = view.log_start;
+        // The first run that reaches so far holds such a record; of the very first one it may have been trimmed away.
+        let runs = view.runs.starting_at(log_start).filter(|run| run.max_timestamp_ms >= timestamp_ms);
+        runs.take(2).filter_map(|run| published.hot_run(run)).collect()
     };
     let limits = BatchLimits {
         decompressed_bytes_max: usize::try_from(shared.settings.batch_decompressed_bytes_max).unwrap_or(usize::MAX),
@@ -131,7 +132,7 @@ pub(crate) async fn offset_for_timestamp(
     blocking(bytes_of(&runs), move || {
         for run in &runs {
             for batch in run.read()? {
-                if let Some(found) = first_record_from(&batch, timestamp_ms, limits)? {
+                if let Some(found) = first_record_from(&batch, log_start, timestamp_ms, limits)? {
                     return Ok(Some(found));
                 }
             }
@@ -141,14 +142,19 @@ pub(crate) async fn offset_for_timestamp(
     .await
 }
 
-fn first_record_from(batch: &CheckedBatch, timestamp_ms: i64, limits: BatchLimits) -> Result<Option<TimedOffset>> {
+fn first_record_from(
+    batch: &CheckedBatch,
+    log_start: i64,
+    timestamp_ms: i64,
+    limits: BatchLimits,
+) -> Result<Option<TimedOffset>> {
     if batch.header().max_timestamp_ms < timestamp_ms {
         return Ok(None);
     }
     let records = batch.records(limits)?;
     for record in records.iter() {
         let record = record?;
-        if record.timestamp_ms >= timestamp_ms {
+        if record.timestamp_ms >= timestamp_ms && record.offset >= log_start {
             return Ok(Some(TimedOffset { offset: record.offset, timestamp_ms: record.timestamp_ms }));
         }
     }

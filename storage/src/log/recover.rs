@@ -124,11 +124,16 @@ impl Recovery {
                 published.partitions.insert(TopicPartition { topic: topic.id, partition }, Default::default());
             }
         }
+        for (partition, offset) in &own.log_starts {
+            if let Some(view) = published.partitions.get_mut(partition) {
+                view.log_start = *offset;
+            }
+        }
         let mut ledger = Ledger { own, producers: Producers::from_parts(snapshot.producers), ..Ledger::default() };
         for StoredPartition { partition, end, log_start, damaged } in snapshot.partitions {
             ledger.ends.insert(partition, end);
             if let Some(view) = published.partitions.get_mut(&partition) {
-                view.log_start = log_start;
+                view.log_start = view.log_start.max(log_start);
                 view.damaged = damaged;
             }
         }

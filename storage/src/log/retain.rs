@@ -14,13 +14,14 @@ use crate::ids::{OwnTopic, TopicId};
 use crate::log::published::Published;
 use crate::log::segment::Segment;
 use crate::log::shared::Shared;
+use crate::settings::StorageSettings;
 use crate::worker;
 
 /// What the rule needs to know besides.
 #[derive(Clone, Copy, Debug)]
-struct Rule {
+struct Rule<'a> {
     now_us: i64,
-    default_local_retention_ms: i64,
+    settings: &'a StorageSettings,
     snapshot_position: u64,
     /// End of the log as of now.
     end: u64,
@@ -35,7 +36,7 @@ struct Rule {
 pub(crate) fn forget(shared: &Shared) -> Result<()> {
     let rule = Rule {
         now_us: shared.clock.now_us(),
-        default_local_retention_ms: shared.settings.topic_local_retention_ms,
+        settings: &shared.settings,
         snapshot_position: shared.snapshot_position.load(Ordering::Acquire),
         end: shared.durable_end.load(Ordering::Acquire),
         bytes_max: shared.settings.wal_bytes_max / 2,
@@ -71,7 +72,7 @@ fn front(published: &Published) -> Option<Arc<Segment>> {
     (first.extent().sealed && segments.next().is_some()).then(|| Arc::clone(first))
 }
 
-fn may_go(published: &Published, segment: &Segment, rule: Rule) -> bool {
+fn may_go(published: &Published, segment: &Segment, rule: Rule<'_>) -> bool {
     let extent = segment.extent();
     if extent.end > rule.snapshot_position {
         return false;
@@ -80,9 +81,8 @@ fn may_go(published: &Published, segment: &Segment, rule: Rule) -> bool {
     let last_commit_us = extent.commit_times_us.map_or(0, |(_, last)| last);
     published.partitions.iter().filter(|(partition, _)| !is_own(partition.topic)).all(|(partition, view)| {
         let Some(last_offset) = view.runs.last_below(extent.end) else { return true };
-        let config = published.own.topics.get(&partition.topic).map(|topic| &topic.config);
-        let retention_ms =
-            config.and_then(|config| config.local_retention_ms).unwrap_or(rule.default_local_retention_ms);
+        let config = published.own.topics.get(&partition.topic).map(|topic| topic.config.resolve(rule.settings));
+        let retention_ms = config.map_or(0, |config| config.local_retention_ms);
         // Negative: for ever, as everywhere in Kafka's settings.
         let kept_us = if retention_ms < 0 { i64::MAX } else { retention_ms.saturating_mul(1000) };
         let passed = rule.now_us.saturating_sub(last_commit_us) > kept_us;

@@ -46,6 +46,7 @@ pub(crate) struct LogSnapshot {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct StoredOwn {
     topics: Vec<Topic>,
+    log_starts: Vec<(TopicPartition, i64)>,
     definitions: Vec<StoredDefinition>,
     group_offsets: Vec<(String, TopicPartition, GroupOffset)>,
     positions: Vec<(String, Vec<u8>)>,
@@ -80,6 +81,7 @@ impl StoredOwn {
         let offsets = own.group_offsets.iter();
         Self {
             topics: stored_topics(own),
+            log_starts: own.log_starts.iter().map(|(partition, offset)| (*partition, *offset)).collect(),
             definitions: definitions.collect(),
             group_offsets: offsets.map(|((group, at), offset)| (group.clone(), *at, offset.clone())).collect(),
             positions: own.positions.iter().map(|(query, value)| (query.clone(), value.to_vec())).collect(),
@@ -91,6 +93,9 @@ impl StoredOwn {
         let mut own = OwnState::default();
         for topic in self.topics {
             own.apply(&Change::Topic { id: topic.id, value: Some(Arc::new(topic)) });
+        }
+        for (partition, offset) in self.log_starts {
+            own.apply(&Change::LogStart { partition, value: Some(offset) });
         }
         for StoredDefinition { kind, name, value, holds } in self.definitions {
             let definition = Definition { kind: kind.clone(), name: name.clone(), value: value.into(), holds };

@@ -11,7 +11,8 @@ use crate::log::{Node, Reach};
 use crate::record::batch::{BatchBuilder, CheckedBatch, Compression, TimestampType};
 use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
-use crate::view::{FetchRequest, TopicConfig};
+use crate::topic_config::TopicConfig;
+use crate::view::FetchRequest;
 
 const HOUR_US: i64 = 3600 * 1_000_000;
 

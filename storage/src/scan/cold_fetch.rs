@@ -4,6 +4,7 @@
 //! inside a batch may have gaps. The timestamp type stands in the batch, so a batch ends where it changes; with log
 //! append time all records of a batch have one timestamp, so it ends where that changes too.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BinaryArray, ListArray, PrimitiveArray, StructArray};
@@ -58,7 +59,7 @@ pub(crate) async fn fetch(
     Ok(batches.finish())
 }
 
-/// The first record in offset order at or after `timestamp_ms`, below `end`.
+/// The first record in offset order at or after `timestamp_ms`, at an offset of `within`.
 ///
 /// # Errors
 /// As [`fetch`].
@@ -66,17 +67,19 @@ pub(crate) async fn offset_for_timestamp(
     cold: &Arc<Cold>,
     partition: TopicPartition,
     timestamp_ms: i64,
-    end: i64,
+    within: Range<i64>,
 ) -> Result<Option<TimedOffset>> {
     let manifest = cold.manifests.get(partition.topic);
     let groups = manifest.groups(partition.partition).iter();
-    let groups = groups.take_while(|at| at.group.first_offset < end);
+    let groups = groups.skip_while(|at| at.group.last_offset < within.start);
+    let groups = groups.take_while(|at| at.group.first_offset < within.end);
     for at in groups.filter(|at| at.group.max_timestamp_ms >= timestamp_ms) {
         let rows = parquet::read_group(cold, at, &[RecordColumn::Offset, RecordColumn::Timestamp]).await?;
         let offsets = numbers::<Int64Type>(&rows, RecordColumn::Offset)?;
         let timestamps = numbers::<TimestampMillisecondType>(&rows, RecordColumn::Timestamp)?;
-        let found = offsets.values().iter().zip(timestamps.values()).find(|(_, found)| **found >= timestamp_ms);
-        if let Some((offset, found)) = found.filter(|(offset, _)| **offset < end) {
+        let mut rows = offsets.values().iter().zip(timestamps.values());
+        let found = rows.find(|(offset, found)| **found >= timestamp_ms && within.contains(*offset));
+        if let Some((offset, found)) = found {
             return Ok(Some(TimedOffset { offset: *offset, timestamp_ms: *found }));
         }
     }

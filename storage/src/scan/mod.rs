@@ -13,6 +13,7 @@ mod seam;
 #[cfg(test)]
 mod tests;
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -36,12 +37,12 @@ pub(crate) async fn cold_fetch(
     cold_fetch::fetch(tier.cold(), partition, offset, hot_start, bytes_max).await
 }
 
-/// The first record at or after `timestamp_ms` below `hot_start`, in the cold part.
+/// The first record at or after `timestamp_ms` at an offset of `within`, in the cold part.
 pub(crate) async fn cold_offset_for_timestamp(
     tier: &Arc<Tier>,
     partition: TopicPartition,
     timestamp_ms: i64,
-    hot_start: i64,
+    within: Range<i64>,
 ) -> Result<Option<TimedOffset>> {
-    cold_fetch::offset_for_timestamp(tier.cold(), partition, timestamp_ms, hot_start).await
+    cold_fetch::offset_for_timestamp(tier.cold(), partition, timestamp_ms, within).await
 }

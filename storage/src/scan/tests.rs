@@ -247,7 +247,7 @@ async fn a_time_is_found_exactly_in_offset_order() {
     records[60].timestamp_ms = 1;
     tier(&cold, "a.parquet", &[(0, &records)]).await;
     let find =
-        async |timestamp_ms, end| cold_fetch::offset_for_timestamp(&cold, at(0), timestamp_ms, end).await.unwrap();
+        async |timestamp_ms, end| cold_fetch::offset_for_timestamp(&cold, at(0), timestamp_ms, 0..end).await.unwrap();
     let found = |offset, timestamp_ms| Some(TimedOffset { offset, timestamp_ms });
     assert_eq!(find(0, 100).await, found(0, 1000));
     assert_eq!(find(1001, 100).await, found(10, 1001));

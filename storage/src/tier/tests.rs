@@ -22,7 +22,8 @@ use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
 use crate::testing::fault::{Fault, Faults, FaultyStore};
 use crate::tier::Tier;
-use crate::view::{Health, ScanRequest, TopicConfig};
+use crate::topic_config::TopicConfig;
+use crate::view::{Health, ScanRequest};
 
 /// A node over a faulty bucket that survives restarts.
 struct Bench {

@@ -10,3 +10,4 @@ mod records;
 mod restarts;
 mod support;
 mod tiering;
+mod topics;
