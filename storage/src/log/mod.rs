@@ -15,6 +15,8 @@ mod append;
 pub(crate) mod disk;
 mod frame;
 mod frames;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod fuzz;
 mod home;
 mod hot;
 mod index;

@@ -227,7 +227,7 @@ impl Recovery {
         let header = &frame.header;
         let replay = header.position >= self.replay_from;
         if replay {
-            self.next_sequence = self.next_sequence.max(header.sequence + 1);
+            self.next_sequence = self.next_sequence.max(header.sequence.saturating_add(1));
             self.last_commit_time_us = self.last_commit_time_us.max(header.commit_time_us);
             for entry in &frame.entries {
                 if let Some(own) = OwnTopic::ALL.into_iter().find(|own| TopicId::own(*own) == entry.partition.topic) {

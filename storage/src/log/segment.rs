@@ -27,11 +27,11 @@ use crate::view::SegmentInfo;
 
 /// Bytes of a segment's file before its first frame.
 pub(crate) const SEGMENT_HEADER_BYTES: u64 = 64;
-const TRAILER_BYTES: usize = 32;
+pub(crate) const TRAILER_BYTES: usize = 32;
 const SEGMENT_MAGIC: [u8; 8] = *b"AQSEGMNT";
 const TRAILER_MAGIC: [u8; 8] = *b"AQTRAILR";
 const SEGMENT_VERSION: u32 = 1;
-const FOOTER: Kind = Kind { magic: *b"AQFOOTER", version: 1, name: "segment footer" };
+pub(crate) const FOOTER: Kind = Kind { magic: *b"AQFOOTER", version: 1, name: "segment footer" };
 
 /// What a sealed segment says of its frames.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,7 +216,7 @@ pub(crate) struct Origin {
     pub(crate) epoch: WriterEpoch,
 }
 
-fn encode_header(base: u64, origin: Origin) -> [u8; SEGMENT_HEADER_BYTES as usize] {
+pub(crate) fn encode_header(base: u64, origin: Origin) -> [u8; SEGMENT_HEADER_BYTES as usize] {
     let mut bytes = [0; SEGMENT_HEADER_BYTES as usize];
     bytes[..8].copy_from_slice(&SEGMENT_MAGIC);
     bytes[8..12].copy_from_slice(&SEGMENT_VERSION.to_le_bytes());
@@ -254,7 +254,7 @@ pub(crate) fn decode_header(bytes: &[u8], base: u64, cluster_id: Uuid, place: &s
     Ok(Some(origin))
 }
 
-fn encode_trailer(footer_bytes: u64, end: u64) -> [u8; TRAILER_BYTES] {
+pub(crate) fn encode_trailer(footer_bytes: u64, end: u64) -> [u8; TRAILER_BYTES] {
     let mut bytes = [0; TRAILER_BYTES];
     bytes[..8].copy_from_slice(&TRAILER_MAGIC);
     bytes[8..16].copy_from_slice(&footer_bytes.to_le_bytes());

@@ -20,7 +20,7 @@ use crate::log::producer::Sequences;
 use crate::log::segment::position_in_name;
 use crate::view::{Definition, GroupOffset, Topic};
 
-const SNAPSHOT: Kind = Kind { magic: *b"AQSNAPSH", version: 1, name: "log snapshot" };
+pub(crate) const SNAPSHOT: Kind = Kind { magic: *b"AQSNAPSH", version: 1, name: "log snapshot" };
 /// A larger file is no snapshot of ours.
 const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
 /// How many are kept.
@@ -112,7 +112,7 @@ impl StoredOwn {
     }
 }
 
-fn snapshot_path(dir: &Path, position: u64) -> PathBuf {
+pub(crate) fn snapshot_path(dir: &Path, position: u64) -> PathBuf {
     dir.join(format!("{position:020}.snap"))
 }
 

@@ -6,6 +6,7 @@
 
 mod commits;
 mod faults;
+mod fuzz;
 mod records;
 mod restarts;
 mod support;
