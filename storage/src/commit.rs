@@ -168,4 +168,6 @@ pub struct Appended {
     pub log_start_offset: i64,
     /// The batch was there already (idempotent producer).
     pub duplicate: bool,
+    /// The log's time of its records, ms, where the topic wants that (`message.timestamp.type`); not told of a duplicate.
+    pub log_append_time_ms: Option<i64>,
 }

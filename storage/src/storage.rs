@@ -290,7 +290,12 @@ impl Storage {
 
     /// Returns when the high watermark of any of these is above the offset beside it, or a topic among them is gone.
     pub async fn wait_past(&self, offsets: &[(TopicPartition, i64)]) {
-        self.node.wait_past(offsets).await;
+        self.node.wait_past(offsets, None).await;
+    }
+
+    /// As [`Storage::wait_past`]; returns as well when the topic has more partitions than that.
+    pub async fn wait_past_or_growth(&self, offsets: &[(TopicPartition, i64)], topic: TopicId, partitions: i32) {
+        self.node.wait_past(offsets, Some((topic, partitions))).await;
     }
 
     /// The first record at or after `timestamp_ms`; `None` if there is none.
@@ -339,6 +344,20 @@ impl Storage {
     }
 
     // --- what an operator asks ---
+
+    /// Bytes that the log holds of a partition; what is cold too is counted as long as the log has it.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`].
+    pub fn log_bytes(&self, partition: TopicPartition) -> Result<u64> {
+        self.node.log_bytes(partition)
+    }
+
+    /// The folder of the log's files.
+    #[must_use]
+    pub fn log_dir(&self) -> &std::path::Path {
+        self.node.log_dir()
+    }
 
     /// The log's files.
     #[must_use]

@@ -15,6 +15,7 @@ use crate::ids::{TopicId, TopicPartition};
 use crate::log::frame::PlacedBatch;
 use crate::log::own::{Change, OwnRecord, OwnState};
 use crate::log::producer::{Producers, Replaced, Verdict};
+use crate::record::batch::TimestampType;
 use crate::view::{Definition, GroupOffset, Topic};
 
 /// Partitions of one topic, at the most: each costs memory for ever.
@@ -269,17 +270,24 @@ impl Judge<'_> {
             let reason = format!("last offset delta {} is negative", header.last_offset_delta);
             return Err(Error::InvalidBatch { reason });
         }
+        let by_log = topic.config.message_timestamp_type == Some(TimestampType::LogAppendTime);
+        let append_time_ms = by_log.then(|| self.now_us.div_euclid(1000));
         let (base_offset, duplicate) = match self.ledger.producers.judge(partition, &header)? {
             Verdict::Duplicate(base_offset) => (base_offset, true),
             Verdict::Append => {
                 let base_offset = self.ledger.place(partition, header.last_offset_delta, self.undo);
                 let replaced = self.ledger.producers.note(partition, &header, base_offset, self.now_us);
                 self.undo.extend(replaced.map(Undo::Producer));
-                self.judged.batches.push(PlacedBatch { partition, base_offset, batch: append.batch });
+                let batch = match append_time_ms {
+                    Some(append_time_ms) => append.batch.with_append_time(append_time_ms),
+                    None => append.batch,
+                };
+                self.judged.batches.push(PlacedBatch { partition, base_offset, batch });
                 (base_offset, false)
             }
         };
-        self.judged.appended.push(Appended { base_offset, log_start_offset: 0, duplicate });
+        let log_append_time_ms = append_time_ms.filter(|_| !duplicate);
+        self.judged.appended.push(Appended { base_offset, log_start_offset: 0, duplicate, log_append_time_ms });
         Ok(())
     }
 

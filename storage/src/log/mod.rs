@@ -1,7 +1,7 @@
 //! The write-ahead log: one writer, one sync for all that waits.
 //!
 //! The life of a commit:
-//! 1. [`Node::commit`] puts it into the `line`, which feeds the queue (`pipe`), bounded in bytes.
+//! 1. [`Node::commit`] has its batches made what their topics ask for (`admit`) and puts it into the `line`, which feeds the queue (`pipe`), bounded in bytes.
 //! 2. The writer (`writer`) takes what waits, judges each commit against its `ledger` (topics, expectations, producers'
 //!    sequences) and gives each batch its offset.
 //! 3. All of it becomes one `frame`, written by the `append`er to the open `segment`; `acks=1` is answered.
@@ -11,6 +11,7 @@
 //!
 //! At start `recover` goes the way back: `snapshot`, footers, frames. `home` keeps other processes out.
 
+mod admit;
 mod append;
 pub(crate) mod disk;
 mod frame;
@@ -38,6 +39,7 @@ mod tests;
 mod writer;
 
 use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, OnceLock};
 
@@ -232,7 +234,8 @@ impl Node {
         published.own.names.values().filter_map(|id| published.own.topics.get(id).cloned()).collect()
     }
 
-    pub(crate) async fn commit(&self, commit: Commit) -> Result<Receipt> {
+    pub(crate) async fn commit(&self, mut commit: Commit) -> Result<Receipt> {
+        admit::admit(&self.shared.published, &self.shared.settings, &mut commit)?;
         Ok(self.submit(Request { commit, producer_ids: 0 }).await?.receipt)
     }
 
@@ -290,8 +293,8 @@ impl Node {
         read::fetch(&self.shared, request).await
     }
 
-    /// See [`crate::Storage::wait_past`]; returns as well when the node closes.
-    pub(crate) async fn wait_past(&self, offsets: &[(TopicPartition, i64)]) {
+    /// See [`crate::Storage::wait_past`] and [`crate::Storage::wait_past_or_growth`]; returns as well when the node closes.
+    pub(crate) async fn wait_past(&self, offsets: &[(TopicPartition, i64)], growth: Option<(TopicId, i32)>) {
         loop {
             let place = self.shared.tail.enter(offsets);
             let passed = {
@@ -299,13 +302,28 @@ impl Node {
                 let past = |(partition, offset): &(TopicPartition, i64)| {
                     published.partitions.get(partition).is_none_or(|view| view.high_watermark > *offset)
                 };
-                offsets.iter().any(past)
+                let grown = growth.is_some_and(|(topic, partitions)| {
+                    published.own.topics.get(&topic).is_none_or(|topic| topic.partitions > partitions)
+                });
+                grown || offsets.iter().any(past)
             };
             if passed || self.line.is_closed() {
                 return;
             }
             place.woken().await;
         }
+    }
+
+    /// Bytes that the log holds of a partition.
+    pub(crate) fn log_bytes(&self, partition: TopicPartition) -> Result<u64> {
+        let published = self.shared.published.read();
+        let runs = published.partition(partition)?.runs.starting_at(0);
+        Ok(runs.map(|run| u64::from(run.bytes)).sum())
+    }
+
+    /// The folder of the log's files.
+    pub(crate) fn log_dir(&self) -> &Path {
+        &self.shared.dir
     }
 
     pub(crate) fn hot_start(&self, partition: TopicPartition) -> Result<i64> {

@@ -125,13 +125,13 @@ impl Shared {
     pub(crate) fn publish(&self, groups: Vec<Group>) -> Vec<Pending> {
         let mut answers = Vec::new();
         let mut grown: Vec<(TopicPartition, i64)> = Vec::new();
-        let mut gone = Vec::new();
+        let mut changed = Vec::new();
         let mut published = self.published.write();
         for group in groups {
             for change in &group.changes {
                 published.apply(change);
-                if let Change::Topic { id, value: None } = change {
-                    gone.push(*id);
+                if let Change::Topic { id, .. } = change {
+                    changed.push(*id);
                 }
             }
             for (partition, run) in group.runs {
@@ -145,7 +145,7 @@ impl Shared {
         }
         drop(published);
         self.tail.grown(grown.into_iter());
-        gone.into_iter().for_each(|topic| self.tail.gone(topic));
+        changed.into_iter().for_each(|topic| self.tail.changed(topic));
         answers
     }
 }

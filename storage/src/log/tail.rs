@@ -65,8 +65,8 @@ impl Tail {
         }
     }
 
-    /// A topic is gone: nothing more will come.
-    pub(crate) fn gone(&self, topic: TopicId) {
+    /// A topic is gone, so that nothing more will come, or may have more partitions now.
+    pub(crate) fn changed(&self, topic: TopicId) {
         let waiters = self.waiters.lock();
         for (_, queue) in waiters.iter().filter(|(partition, _)| partition.topic == topic) {
             queue.iter().for_each(|waiter| waiter.notify.notify_one());

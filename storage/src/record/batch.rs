@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use crate::error::Error;
 
 mod build;
+mod convert;
 mod view;
 
 pub use super::compression::Compression;
@@ -30,6 +31,7 @@ const CRC_AT: usize = 17;
 const ATTRIBUTES_AT: usize = 21;
 const MAX_TIMESTAMP_AT: usize = 35;
 
+const CODEC_BITS: i16 = 0b111;
 const TIMESTAMP_TYPE_BIT: i16 = 1 << 3;
 const TRANSACTIONAL_BIT: i16 = 1 << 4;
 const CONTROL_BIT: i16 = 1 << 5;
@@ -238,9 +240,7 @@ impl CheckedBatch {
     fn with_max_timestamp(self, max_timestamp_ms: i64) -> Self {
         let mut bytes = BytesMut::from(&self.bytes[..]);
         bytes[MAX_TIMESTAMP_AT..MAX_TIMESTAMP_AT + 8].copy_from_slice(&max_timestamp_ms.to_be_bytes());
-        let crc = crc_fast::crc32_iscsi(&bytes[ATTRIBUTES_AT..]);
-        bytes[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&crc.to_be_bytes());
-        Self { bytes: bytes.freeze(), header: BatchHeader { max_timestamp_ms, crc, ..self.header } }
+        Self::sealed(bytes, BatchHeader { max_timestamp_ms, ..self.header })
     }
 
     /// The numbers in front.

@@ -2,12 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
+use aquifer_storage::record::batch::{BatchBuilder, CheckedBatch, Compression, TimestampType};
 use aquifer_storage::record::columns::RecordColumn;
 use aquifer_storage::testing::FaultDisk;
 use aquifer_storage::{
-    Commit, DefinitionChange, Error, Expect, FetchRequest, OwnTopic, PinnedRange, ScanRequest, Storage, Topic,
-    TopicConfig, TopicId, TopicPartition, Trim,
+    Append, Commit, DefinitionChange, Error, Expect, FetchRequest, OwnTopic, PinnedRange, ScanRequest, Storage, Topic,
+    TopicChange, TopicConfig, TopicId, TopicPartition, Trim,
 };
 use arrow::array::AsArray;
 use bytes::Bytes;
@@ -227,4 +229,59 @@ async fn a_power_cut_leaves_an_acknowledged_trim_and_takes_back_none_of_it() {
         assert!(matches!(fetch(&storage, here, start - 1).await, Err(Error::OffsetOutOfRange { .. })), "seed {seed}");
         assert_eq!(pinned(&storage, &events).start, start, "seed {seed}");
     }
+}
+
+#[tokio::test]
+async fn a_topic_takes_batches_as_it_has_been_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = open(dir.path()).await;
+    let told = config(&[("compression.type", "zstd"), ("message.timestamp.type", "LogAppendTime")]);
+    let events = storage.create_topic("events", Some(1), told).await.unwrap();
+    let receipt = produce(&storage, at(&events, 0), &["a", "b"]).await.unwrap();
+    let time_ms = receipt.appended[0].log_append_time_ms;
+    assert_eq!(time_ms, Some(receipt.commit_time_us.div_euclid(1000)));
+    let fetched = storage.fetch(FetchRequest { partition: at(&events, 0), offset: 0, bytes_max: 1000 }).await.unwrap();
+    let stored = CheckedBatch::parse_stored(fetched.batches[0].clone()).unwrap();
+    assert_eq!(stored.compression(), Compression::Zstd);
+    assert_eq!(stored.header().timestamp_type(), TimestampType::LogAppendTime);
+    assert_eq!(Some(stored.header().max_timestamp_ms), time_ms);
+    assert_eq!(rows(&storage, &events).await, ["a", "b"]);
+
+    storage.configure_topic(events.id, config(&[("max.message.bytes", "100")]), None).await.unwrap();
+    let large = produce(&storage, at(&events, 0), &["x".repeat(200).as_str()]).await;
+    assert!(matches!(large, Err(Error::TooLarge { setting: "max.message.bytes", limit_bytes: 100, .. })), "{large:?}");
+    let small = produce(&storage, at(&events, 0), &["c"]).await.unwrap();
+    assert_eq!(small.appended[0].log_append_time_ms, None);
+}
+
+#[tokio::test]
+async fn a_compacted_topic_takes_no_record_without_a_key_and_names_those_there_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = open(dir.path()).await;
+    let id = storage.new_topic_id();
+    let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+    for key in [Some(&b"k"[..]), None, Some(b""), None] {
+        builder.push(1, key, Some(b"v"), &[]);
+    }
+    let append = Append { topic: id, partition: 0, batch: builder.build(Compression::None).unwrap() };
+    let compacted = config(&[("cleanup.policy", "compact,delete")]);
+    let create = TopicChange::Create { id, name: "latest".to_owned(), partitions: 1, config: compacted };
+    let both = Commit { topics: vec![create], appends: vec![append.clone()], ..Commit::default() };
+    let refused = storage.commit(both).await;
+    assert!(matches!(&refused, Err(Error::KeylessRecords { indexes, .. }) if *indexes == [1, 3]), "{refused:?}");
+    assert!(storage.topic("latest").is_none(), "nothing of it is there");
+}
+
+#[tokio::test]
+async fn who_waits_for_a_topic_learns_of_its_new_partitions() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = open(dir.path()).await;
+    let events = topic(&storage, "events", 1).await;
+    let (waiting, id, here) = (storage.clone(), events.id, at(&events, 0));
+    let waiter = tokio::spawn(async move { waiting.wait_past_or_growth(&[(here, 0)], id, 1).await });
+    storage.configure_topic(events.id, config(&[("retention.ms", "5")]), None).await.unwrap();
+    assert!(!waiter.is_finished());
+    storage.add_partitions(events.id, 2).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(20), waiter).await.unwrap().unwrap();
+    storage.wait_past_or_growth(&[(here, 0)], events.id, 1).await;
 }

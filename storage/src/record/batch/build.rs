@@ -8,6 +8,11 @@ use super::{
     TIMESTAMP_TYPE_BIT, TimestampType,
 };
 
+/// A varint takes no more in a record, but for the timestamp's.
+const LENGTH_BYTES_MAX: usize = 5;
+/// What a record takes besides key, value and headers, at the most: five lengths, a timestamp, an attribute byte.
+const RECORD_OVERHEAD_BYTES_MAX: usize = 5 * LENGTH_BYTES_MAX + 10 + 1;
+
 /// Makes a batch of records; what SQL, continuous queries and cold fetches write. Uncompressed unless said.
 #[derive(Debug, Default)]
 pub struct BatchBuilder {
@@ -90,6 +95,21 @@ impl BatchBuilder {
         self.last_offset_delta = delta;
         self.count += 1;
         true
+    }
+
+    /// Whether this record fits too if the batch is to have so many bytes at the most; an empty batch takes any.
+    #[must_use]
+    pub fn has_room(
+        &self,
+        batch_bytes_max: usize,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: &[(&[u8], Option<&[u8]>)],
+    ) -> bool {
+        let headers: usize =
+            headers.iter().map(|(key, value)| 2 * LENGTH_BYTES_MAX + key.len() + value.map_or(0, <[u8]>::len)).sum();
+        let record = RECORD_OVERHEAD_BYTES_MAX + key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + headers;
+        self.is_empty() || self.bytes_len() + record <= batch_bytes_max
     }
 
     /// Records so far.

@@ -55,6 +55,11 @@ impl Records {
         Self { body, header }
     }
 
+    /// The decompressed bytes.
+    pub(super) fn into_body(self) -> Bytes {
+        self.body
+    }
+
     /// The records in offset order. A record that does not parse ends the iteration with an error.
     pub fn iter(&self) -> impl Iterator<Item = Result<RecordView<'_>, Error>> {
         let mut rest = &self.body[..];
