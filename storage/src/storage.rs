@@ -366,9 +366,11 @@ impl Storage {
     }
 
     /// The live objects, a row per object and partition.
-    #[must_use]
-    pub fn objects(&self) -> Vec<ObjectInfo> {
-        self.tier.objects()
+    ///
+    /// # Errors
+    /// [`Error::ObjectStore`], [`Error::Corrupt`].
+    pub async fn objects(&self) -> Result<Vec<ObjectInfo>> {
+        self.tier.objects().await
     }
 }
 

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use aquifer_storage::settings::SettingInfo;
-use aquifer_storage::{Storage, TopicConfig, TopicPartition};
+use aquifer_storage::{ObjectInfo, Storage, TopicConfig, TopicPartition};
 use arrow::array::{
     ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
     TimestampMicrosecondArray,
@@ -13,11 +13,12 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::error::Result as DataFusionResult;
+use datafusion::error::{DataFusionError, Result as DataFusionResult};
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::Catalog;
+use crate::error::Error;
 use crate::settings::SettingRow;
 use crate::stream::Supervisor;
 use crate::types;
@@ -47,7 +48,13 @@ enum Kind {
 }
 
 /// What fills a table: in the order of its columns.
-type Fill = fn(&Catalog, &SystemSources) -> Vec<ArrayRef>;
+#[derive(Clone, Copy, Debug)]
+enum Fill {
+    /// From what is in memory.
+    Now(fn(&Catalog, &SystemSources) -> Vec<ArrayRef>),
+    /// From manifests, of which most is read when it is asked for.
+    Objects,
+}
 
 struct Table {
     name: &'static str,
@@ -75,7 +82,7 @@ const TABLES: &[Table] = &[
             ("config", Kind::Text),
             ("internal", Kind::Boolean),
         ],
-        fill: topics,
+        fill: Fill::Now(topics),
     },
     Table {
         name: "partitions",
@@ -88,7 +95,7 @@ const TABLES: &[Table] = &[
             ("high_watermark", Kind::BigInt),
             ("leader_epoch", Kind::Int),
         ],
-        fill: partitions,
+        fill: Fill::Now(partitions),
     },
     Table {
         name: "segments",
@@ -100,7 +107,7 @@ const TABLES: &[Table] = &[
             ("last_commit_at", Kind::Time),
             ("sealed", Kind::Boolean),
         ],
-        fill: segments,
+        fill: Fill::Now(segments),
     },
     Table {
         name: "objects",
@@ -115,12 +122,12 @@ const TABLES: &[Table] = &[
             ("url", Kind::Text),
             ("bytes", Kind::BigInt),
         ],
-        fill: objects,
+        fill: Fill::Objects,
     },
     Table {
         name: "consumer_groups",
         columns: &[("group_id", Kind::Text), ("topics", Kind::Int), ("last_commit_at", Kind::Time)],
-        fill: consumer_groups,
+        fill: Fill::Now(consumer_groups),
     },
     Table {
         name: "consumer_lag",
@@ -132,7 +139,7 @@ const TABLES: &[Table] = &[
             ("high_watermark", Kind::BigInt),
             ("lag", Kind::BigInt),
         ],
-        fill: consumer_lag,
+        fill: Fill::Now(consumer_lag),
     },
     Table {
         name: "queries",
@@ -145,7 +152,7 @@ const TABLES: &[Table] = &[
             ("lag_records", Kind::BigInt),
             ("started_at", Kind::Time),
         ],
-        fill: queries,
+        fill: Fill::Now(queries),
     },
     Table {
         name: "decode_errors",
@@ -158,12 +165,12 @@ const TABLES: &[Table] = &[
             ("column_name", Kind::Text),
             ("error", Kind::Text),
         ],
-        fill: decode_errors,
+        fill: Fill::Now(decode_errors),
     },
     Table {
         name: "settings",
         columns: &[("name", Kind::Text), ("value", Kind::Text), ("unit", Kind::Text), ("reason", Kind::Text)],
-        fill: settings,
+        fill: Fill::Now(settings),
     },
 ];
 
@@ -227,7 +234,14 @@ impl TableProvider for SystemTable {
         _filters: &[Expr],
         _limit: Option<usize>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
-        let columns = (self.fill)(&self.catalog, &self.sources);
+        let columns = match self.fill {
+            Fill::Now(fill) => fill(&self.catalog, &self.sources),
+            Fill::Objects => {
+                let loaded = self.catalog.storage().objects().await;
+                let loaded = loaded.map_err(|error| DataFusionError::External(Box::new(Error::from(error))))?;
+                objects(self.catalog.storage(), &loaded)
+            }
+        };
         let rows = columns.first().map_or(0, |column| column.len());
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(self.schema(), columns, &options)?;
@@ -334,12 +348,9 @@ fn segments(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {
     ]
 }
 
-fn objects(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {
-    let storage = catalog.storage();
-    let objects = storage.objects();
-    let name = |object: &aquifer_storage::ObjectInfo| {
-        name_of(storage, TopicPartition { topic: object.topic, partition: object.partition })
-    };
+fn objects(storage: &Storage, objects: &[ObjectInfo]) -> Vec<ArrayRef> {
+    let name =
+        |object: &ObjectInfo| name_of(storage, TopicPartition { topic: object.topic, partition: object.partition });
     vec![
         some_text(objects.iter().map(name)),
         int(objects.iter().map(|object| object.partition)),

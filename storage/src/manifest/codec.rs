@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::envelope::{self, Kind};
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, WriterEpoch};
-use crate::manifest::model::{ChunkRef, Entry};
+use crate::manifest::model::{ChunkRef, Ends, Entry};
 
 // A change of any stored type is a new version.
 const ROOT: Kind = Kind { magic: *b"AQMROOT\0", version: 1, name: "manifest root" };
@@ -32,6 +32,10 @@ pub(crate) struct Root {
     pub(crate) epoch: WriterEpoch,
     /// Tells our put from somebody else's when the answer was lost.
     pub(crate) attempt: Uuid,
+    /// As in the manifest.
+    pub(crate) history_start_us: i64,
+    /// As in the manifest.
+    pub(crate) partitions: Vec<(i32, Ends)>,
     /// The first entries.
     pub(crate) chunks: Vec<ChunkRef>,
     /// The entries after them.
@@ -97,7 +101,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::manifest::model::{Cover, Object, RowGroup};
+    use crate::manifest::model::{Cover, Lost, Object, RowGroup};
 
     fn row_group() -> impl Strategy<Value = RowGroup> {
         any::<(i32, i64, i64, u32, i64, i64, i64, i64)>().prop_map(|numbers| RowGroup {
@@ -110,6 +114,10 @@ mod tests {
             min_committed_at_us: numbers.6,
             max_committed_at_us: numbers.7,
         })
+    }
+
+    fn lost() -> Lost {
+        Lost { partition: 1, start: 2, end: 3, place: "log".to_owned() }
     }
 
     fn any_entry() -> impl Strategy<Value = Entry> {
@@ -125,8 +133,11 @@ mod tests {
                 row_groups,
             },
         );
-        (prop::collection::vec(cover, 0..5), prop::option::of(object))
-            .prop_map(|(covers, object)| Entry { covers, object })
+        (prop::collection::vec(cover, 0..5), prop::option::of(object)).prop_map(|(covers, object)| Entry {
+            covers,
+            object,
+            lost: vec![lost()],
+        })
     }
 
     proptest! {
@@ -139,7 +150,8 @@ mod tests {
             let topic = TopicId(Uuid::from_u128(5));
             let chunks = chunks.into_iter().map(|(id, entries)| ChunkRef { id: Uuid::from_u128(id), entries }).collect();
             let root = Root {
-                topic, version, epoch: WriterEpoch(epoch), attempt: Uuid::from_u128(attempt), chunks, tail: tail.clone(),
+                topic, version, epoch: WriterEpoch(epoch), attempt: Uuid::from_u128(attempt),
+                history_start_us: 7, partitions: vec![(1, Ends { start: 2, end: 9 })], chunks, tail: tail.clone(),
             };
             let bytes = encode_root(&root).unwrap();
             prop_assert_eq!(&decode_root(topic, &bytes, "root").unwrap(), &root);

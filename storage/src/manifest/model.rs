@@ -1,8 +1,8 @@
-//! What a manifest says, as plain values: entries in the order they were published, and where each offset is.
+//! What a manifest says, as plain values: entries, and where each offset is.
 //!
-//! An entry covers, per partition, a half-open range of offsets. The ranges of a partition follow each other without a
-//! gap, so "tiered up to here" is one number. Inside a cover offsets may be missing (control batches, aborted records):
-//! they have no rows, and never will.
+//! An entry covers, per partition, a half-open range of offsets. From a partition's start on, its ranges follow each other
+//! without a gap, so "tiered up to here" is one number. Inside a cover offsets may be missing (control batches, aborted
+//! records, what compaction removed): they have no rows, and never will again. What may change is in [`super::edit`].
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,9 +10,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::error::Result;
 use crate::ids::{TopicId, WriterEpoch};
-use crate::manifest::invariant;
 
 /// What one publish adds. Stored: new fields only with a new version of the codec.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,6 +19,21 @@ pub(crate) struct Entry {
     pub(crate) covers: Vec<Cover>,
     /// The rows of the covers; `None` if they have none.
     pub(crate) object: Option<Object>,
+    /// Offsets of the covers whose records are damaged for ever: they have no rows, but not because nobody sent any.
+    pub(crate) lost: Vec<Lost>,
+}
+
+/// Offsets whose records could not be read when they were to be tiered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Lost {
+    /// The partition.
+    pub(crate) partition: i32,
+    /// First offset.
+    pub(crate) start: i64,
+    /// First offset after it.
+    pub(crate) end: i64,
+    /// Where they stood, for errors.
+    pub(crate) place: String,
 }
 
 /// Offsets of one partition that an entry settles.
@@ -81,6 +94,32 @@ pub(crate) struct ChunkRef {
     pub(crate) entries: u32,
 }
 
+/// What a reader wants of one partition. Times only prune.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Wanted {
+    /// First offset.
+    pub(crate) start: i64,
+    /// First offset not wanted any more.
+    pub(crate) end: i64,
+    /// Earliest timestamp of interest, ms.
+    pub(crate) timestamp_min_ms: Option<i64>,
+    /// Latest timestamp of interest, ms, inclusive.
+    pub(crate) timestamp_max_ms: Option<i64>,
+}
+
+impl Wanted {
+    /// These offsets, whatever their time.
+    pub(crate) fn offsets(start: i64, end: i64) -> Self {
+        Self { start, end, timestamp_min_ms: None, timestamp_max_ms: None }
+    }
+
+    /// Whether rows with timestamps in this range may be of interest.
+    pub(crate) fn may_hold(&self, min_ms: i64, max_ms: i64) -> bool {
+        self.timestamp_min_ms.is_none_or(|wanted| max_ms >= wanted)
+            && self.timestamp_max_ms.is_none_or(|wanted| min_ms <= wanted)
+    }
+}
+
 /// A row group and the object it is in.
 #[derive(Clone, Debug)]
 pub(crate) struct GroupAt {
@@ -92,15 +131,13 @@ pub(crate) struct GroupAt {
     pub(crate) group: RowGroup,
 }
 
-/// What is known of one partition.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct PartitionIndex {
-    /// First offset covered.
+/// What is settled of one partition. Neither end ever goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ends {
+    /// First offset there is: below it nothing is promised, though rows may still be there.
     pub(crate) start: i64,
-    /// First offset not covered any more.
+    /// First offset that is not cold.
     pub(crate) end: i64,
-    /// Its row groups by offset.
-    pub(crate) groups: Vec<GroupAt>,
 }
 
 /// One topic's manifest as of a version. Never changes; the next one is another value.
@@ -112,12 +149,14 @@ pub(crate) struct TopicManifest {
     pub(crate) version: u64,
     /// Who published it.
     pub(crate) epoch: WriterEpoch,
+    /// Before this commit time, us, the topic cannot be shown as it was: compaction has removed what counted then.
+    pub(crate) history_start_us: i64,
+    /// What is settled, by partition.
+    pub(crate) partitions: BTreeMap<i32, Ends>,
     /// Where the first entries are.
     pub(crate) chunks: Vec<ChunkRef>,
-    /// All entries, in the order of their publishing; those not in chunks stand in the root.
+    /// All entries, in an order in which the offsets of every partition ascend; those not in chunks stand in the root.
     pub(crate) entries: Vec<Arc<Entry>>,
-    /// Where offsets are.
-    pub(crate) partitions: BTreeMap<i32, PartitionIndex>,
 }
 
 impl TopicManifest {
@@ -127,60 +166,11 @@ impl TopicManifest {
             topic,
             version: 0,
             epoch: WriterEpoch(0),
+            history_start_us: i64::MIN,
+            partitions: BTreeMap::new(),
             chunks: Vec::new(),
             entries: Vec::new(),
-            partitions: BTreeMap::new(),
         }
-    }
-
-    /// A manifest of these entries, checked.
-    ///
-    /// # Errors
-    /// [`crate::Error::Corrupt`] naming the invariant that does not hold.
-    pub(crate) fn from_entries(
-        topic: TopicId,
-        version: u64,
-        epoch: WriterEpoch,
-        chunks: Vec<ChunkRef>,
-        entries: Vec<Entry>,
-    ) -> Result<Self> {
-        let mut manifest = Self { version, epoch, chunks, ..Self::empty(topic) };
-        for entry in entries {
-            manifest.add(entry)?;
-        }
-        invariant::chunks_hold_entries(&manifest)?;
-        Ok(manifest)
-    }
-
-    /// This manifest and one more entry, checked; version and epoch are still the old ones.
-    ///
-    /// # Errors
-    /// [`crate::Error::Corrupt`] naming the invariant that does not hold.
-    pub(crate) fn with_entry(&self, entry: Entry) -> Result<Self> {
-        let mut next = self.clone();
-        next.add(entry)?;
-        Ok(next)
-    }
-
-    fn add(&mut self, entry: Entry) -> Result<()> {
-        invariant::entry_is_sound(self.topic, &entry)?;
-        invariant::entry_follows(self, &entry)?;
-        let entry = Arc::new(entry);
-        for cover in &entry.covers {
-            let index = self.partitions.entry(cover.partition).or_insert_with(|| PartitionIndex {
-                start: cover.start,
-                end: cover.start,
-                groups: Vec::new(),
-            });
-            index.end = cover.end;
-        }
-        for (ordinal, group) in entry.object.iter().flat_map(|object| object.row_groups.iter().enumerate()) {
-            if let Some(index) = self.partitions.get_mut(&group.partition) {
-                index.groups.push(GroupAt { object: Arc::clone(&entry), ordinal, group: *group });
-            }
-        }
-        self.entries.push(entry);
-        Ok(())
     }
 
     /// Entries that stand in chunks.
@@ -190,17 +180,39 @@ impl TopicManifest {
 
     /// First offset that is not cold.
     pub(crate) fn tiered_end(&self, partition: i32) -> i64 {
-        self.partitions.get(&partition).map_or(0, |index| index.end)
+        self.partitions.get(&partition).map_or(0, |ends| ends.end)
     }
 
-    /// First offset that is cold; equals the end if none is.
+    /// First offset there is; equals the end if nothing is cold.
     pub(crate) fn start(&self, partition: i32) -> i64 {
-        self.partitions.get(&partition).map_or(0, |index| index.start)
+        self.partitions.get(&partition).map_or(0, |ends| ends.start)
     }
 
-    /// A partition's row groups, in offset order.
-    pub(crate) fn groups(&self, partition: i32) -> &[GroupAt] {
-        self.partitions.get(&partition).map_or(&[], |index| &index.groups)
+    /// Row groups of a partition that hold offsets of `start..end`, in offset order.
+    #[cfg(test)]
+    pub(crate) fn groups(&self, partition: i32, start: i64, end: i64) -> Vec<GroupAt> {
+        self.entries.iter().flat_map(|entry| groups_of(entry, partition, start, end)).collect()
+    }
+}
+
+/// Row groups of one entry that hold offsets of `start..end` of a partition, in offset order.
+pub(crate) fn groups_of(
+    entry: &Arc<Entry>,
+    partition: i32,
+    start: i64,
+    end: i64,
+) -> impl Iterator<Item = GroupAt> + use<'_> {
+    let groups = entry.object.iter().flat_map(|object| object.row_groups.iter().enumerate());
+    let wanted = groups.filter(move |(_, group)| {
+        group.partition == partition && group.first_offset < end && group.last_offset >= start
+    });
+    wanted.map(|(ordinal, group)| GroupAt { object: Arc::clone(entry), ordinal, group: *group })
+}
+
+impl Entry {
+    /// Its cover of a partition.
+    pub(crate) fn cover(&self, partition: i32) -> Option<&Cover> {
+        self.covers.iter().find(|cover| cover.partition == partition)
     }
 }
 
@@ -214,10 +226,11 @@ impl GroupAt {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::manifest::edit::Edit;
 
     /// An entry that covers `start..end` of each partition with one row group each, a row per offset.
     pub(crate) fn entry(name: &str, covers: &[(i32, i64, i64)]) -> Entry {
-        let row_groups = covers.iter().filter(|(_, start, end)| end > start).map(|&(partition, start, end)| RowGroup {
+        let row_groups = covers.iter().map(|&(partition, start, end)| RowGroup {
             partition,
             first_offset: start,
             last_offset: end - 1,
@@ -231,19 +244,21 @@ pub(crate) mod tests {
         let covers = covers.iter().map(|&(partition, start, end)| Cover { partition, start, end }).collect();
         let (path, chunk_crcs) = (name.to_owned(), vec![]);
         let object = Object { path, bytes: 100, footer_bytes: 10, footer_crc: 0, chunk_crcs, row_groups };
-        Entry { covers, object: (!object.row_groups.is_empty()).then_some(object) }
+        Entry { covers, object: Some(object), lost: vec![] }
     }
 
     #[test]
     fn offsets_are_found_where_they_were_put() {
         let manifest = TopicManifest::empty(TopicId(Uuid::nil()));
-        let manifest = manifest.with_entry(entry("a", &[(0, 0, 10), (2, 5, 6)])).unwrap();
-        let manifest = manifest.with_entry(entry("b", &[(0, 10, 12)])).unwrap();
+        let manifest = manifest.with(Edit::Add(entry("a", &[(0, 0, 10), (2, 5, 6)]))).unwrap();
+        let manifest = manifest.with(Edit::Add(entry("b", &[(0, 10, 12)]))).unwrap();
         assert_eq!((manifest.start(0), manifest.tiered_end(0)), (0, 12));
         assert_eq!((manifest.start(2), manifest.tiered_end(2)), (5, 6));
         assert_eq!((manifest.start(1), manifest.tiered_end(1)), (0, 0));
-        let names: Vec<_> = manifest.groups(0).iter().map(|at| at.object().unwrap().path.as_str()).collect();
+        let groups = manifest.groups(0, 0, 12);
+        let names: Vec<_> = groups.iter().map(|at| at.object().unwrap().path.as_str()).collect();
         assert_eq!(names, ["a", "b"]);
-        assert_eq!(manifest.groups(2)[0].ordinal, 1);
+        assert_eq!(manifest.groups(0, 10, 11).len(), 1);
+        assert_eq!(manifest.groups(2, 0, 100)[0].ordinal, 1);
     }
 }

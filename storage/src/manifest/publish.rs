@@ -8,6 +8,8 @@
 //! A root at our version with an *older or our own* epoch never counted for its writer: either that writer was fenced
 //! after we claimed, or it was an attempt of ours whose outcome we could not learn. We write over it with the next version.
 
+use std::sync::Arc;
+
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::PutPayload;
 use object_store::path::Path;
@@ -16,6 +18,7 @@ use crate::clock::Random;
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, WriterEpoch};
 use crate::manifest::codec::{self, Chunk, METADATA_BYTES_MAX, Root, TAIL_BYTES_MAX};
+use crate::manifest::edit::Edit;
 use crate::manifest::invariant;
 use crate::manifest::model::{ChunkRef, Entry, TopicManifest};
 use crate::object::bucket::{Bucket, Put};
@@ -33,25 +36,27 @@ const LOADS_MAX: u32 = 4;
 /// Chunks read at once.
 const CHUNK_READS_MAX: usize = 8;
 
-/// Adds `entry` to `current` durably; gives the manifest that now counts.
+/// Applies an edit to `current` durably; gives the manifest that now counts.
 ///
 /// # Errors
 /// [`Error::Fenced`] if somebody newer is there, [`Error::ObjectStore`] if the outcome stays unknown (a later publish
-/// settles it), [`Error::Corrupt`] if an invariant would break.
+/// settles it), [`Error::Conflict`] and [`Error::Corrupt`] as [`TopicManifest::with`].
 pub(crate) async fn publish(
     bucket: &Bucket,
     epoch: WriterEpoch,
     random: &dyn Random,
     current: &TopicManifest,
-    entry: Entry,
+    edit: Edit,
 ) -> Result<TopicManifest> {
-    let mut next = current.with_entry(entry)?;
+    let mut next = current.with(edit)?;
     next.epoch = epoch;
     let mut root = Root {
         topic: next.topic,
         version: current.version,
         epoch,
         attempt: random.uuid(),
+        history_start_us: next.history_start_us,
+        partitions: next.partitions.iter().map(|(partition, ends)| (*partition, *ends)).collect(),
         chunks: Vec::new(),
         tail: next.entries[next.entries_in_chunks()..].iter().map(|entry| Entry::clone(entry)).collect(),
     };
@@ -161,7 +166,17 @@ pub(crate) async fn load(bucket: &Bucket, epoch: WriterEpoch, topic: TopicId) ->
         }
         let mut entries = read_chunks(bucket, topic, &root.chunks).await?;
         entries.extend(root.tail);
-        return TopicManifest::from_entries(topic, root.version, root.epoch, root.chunks, entries);
+        let manifest = TopicManifest {
+            topic,
+            version: root.version,
+            epoch: root.epoch,
+            history_start_us: root.history_start_us,
+            partitions: root.partitions.into_iter().collect(),
+            chunks: root.chunks,
+            entries: entries.into_iter().map(Arc::new).collect(),
+        };
+        invariant::manifest_is_sound(&manifest)?;
+        return Ok(manifest);
     }
     let reason = format!("it vanished {LOADS_MAX} times between list and get");
     Err(Error::Corrupt { place: paths::roots(topic).to_string(), reason })
@@ -229,7 +244,7 @@ mod tests {
         end: i64,
     ) -> Result<TopicManifest> {
         let next = entry(name, &[(0, current.tiered_end(0), end)]);
-        publish(bucket, epoch, &SystemRandom, current, next).await
+        publish(bucket, epoch, &SystemRandom, current, Edit::Add(next)).await
     }
 
     fn names(manifest: &TopicManifest) -> Vec<&str> {

@@ -14,7 +14,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::ids::TopicPartition;
-use crate::manifest::model::GroupAt;
+use crate::manifest::model::{GroupAt, Wanted, groups_of};
 use crate::record::batch::{BatchBuilder, Compression, TimestampType};
 use crate::record::columns::RecordColumn;
 use crate::scan::parquet;
@@ -46,11 +46,10 @@ pub(crate) async fn fetch(
     bytes_max: usize,
 ) -> Result<Vec<Bytes>> {
     let manifest = cold.manifests.get(partition.topic);
-    let groups = manifest.groups(partition.partition);
-    let first = groups.partition_point(|at| at.group.last_offset < offset);
     let mut batches = Batches::new(bytes_max);
-    for at in groups[first..].iter().take_while(|at| at.group.first_offset < end) {
-        let rows = group(cold, at).await?;
+    let entries = cold.entries_of(&manifest, partition.partition, &Wanted::offsets(offset, end)).await?;
+    for at in entries.iter().flat_map(|entry| groups_of(entry, partition.partition, offset, end)) {
+        let rows = group(cold, &at).await?;
         batches.add(&Columns::of(&rows)?, offset, end)?;
         if batches.is_full() {
             break;
@@ -70,11 +69,13 @@ pub(crate) async fn offset_for_timestamp(
     within: Range<i64>,
 ) -> Result<Option<TimedOffset>> {
     let manifest = cold.manifests.get(partition.topic);
-    let groups = manifest.groups(partition.partition).iter();
-    let groups = groups.skip_while(|at| at.group.last_offset < within.start);
-    let groups = groups.take_while(|at| at.group.first_offset < within.end);
+    let start = within.start.max(manifest.start(partition.partition));
+    let within = start..within.end;
+    let wanted = Wanted { timestamp_min_ms: Some(timestamp_ms), ..Wanted::offsets(within.start, within.end) };
+    let entries = cold.entries_of(&manifest, partition.partition, &wanted).await?;
+    let groups = entries.iter().flat_map(|entry| groups_of(entry, partition.partition, within.start, within.end));
     for at in groups.filter(|at| at.group.max_timestamp_ms >= timestamp_ms) {
-        let rows = parquet::read_group(cold, at, &[RecordColumn::Offset, RecordColumn::Timestamp]).await?;
+        let rows = parquet::read_group(cold, &at, &[RecordColumn::Offset, RecordColumn::Timestamp]).await?;
         let offsets = numbers::<Int64Type>(&rows, RecordColumn::Offset)?;
         let timestamps = numbers::<TimestampMillisecondType>(&rows, RecordColumn::Timestamp)?;
         let mut rows = offsets.values().iter().zip(timestamps.values());

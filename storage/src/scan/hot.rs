@@ -10,10 +10,10 @@ use futures::{Stream, stream};
 
 use crate::error::Result;
 use crate::log::{HotRun, read_runs};
+use crate::manifest::model::Wanted;
 use crate::record::batch::{BatchLimits, CheckedBatch};
 use crate::record::columns::RecordColumn;
 use crate::record::rows::{RowBuilder, RowOrigin};
-use crate::scan::plan::Wanted;
 use crate::worker;
 
 /// Bytes of runs read in one step, unless a single run is larger.

@@ -18,11 +18,11 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 
 use crate::error::{Error, Result};
-use crate::manifest::model::{GroupAt, Object};
+use crate::manifest::model::{GroupAt, Object, Wanted};
 use crate::object::bucket::Bucket;
 use crate::record::columns::RecordColumn;
 use crate::record::rows::schema_of;
-use crate::scan::plan::{ObjectRead, Wanted};
+use crate::scan::plan::ObjectRead;
 use crate::tier::cold::Cold;
 
 /// Objects opened at once: the next footer is there when the rows before it have been read.

@@ -3,33 +3,9 @@
 //! Row groups of a partition ascend by offset, so the offset range is found by bisection; the timestamps of what is
 //! left prune. Timestamps only prune: a group that may hold a row of interest is read whole.
 
-use crate::manifest::model::{GroupAt, TopicManifest};
+use std::sync::Arc;
 
-/// What a scan wants of one partition.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Wanted {
-    /// First offset.
-    pub(crate) start: i64,
-    /// First offset not wanted any more.
-    pub(crate) end: i64,
-    /// Earliest timestamp of interest, ms.
-    pub(crate) timestamp_min_ms: Option<i64>,
-    /// Latest timestamp of interest, ms, inclusive.
-    pub(crate) timestamp_max_ms: Option<i64>,
-}
-
-impl Wanted {
-    /// These offsets, whatever their time.
-    pub(crate) fn offsets(start: i64, end: i64) -> Self {
-        Self { start, end, timestamp_min_ms: None, timestamp_max_ms: None }
-    }
-
-    /// Whether rows with timestamps in this range may be of interest.
-    pub(crate) fn may_hold(&self, min_ms: i64, max_ms: i64) -> bool {
-        self.timestamp_min_ms.is_none_or(|wanted| max_ms >= wanted)
-            && self.timestamp_max_ms.is_none_or(|wanted| min_ms <= wanted)
-    }
-}
+use crate::manifest::model::{Entry, GroupAt, Wanted, groups_of};
 
 /// Row groups of one object, to be read in one go.
 #[derive(Clone, Debug)]
@@ -40,30 +16,28 @@ pub(crate) struct ObjectRead {
     pub(crate) clipped: bool,
 }
 
-/// The reads that give every wanted row of `partition`, in offset order.
-pub(crate) fn plan(manifest: &TopicManifest, partition: i32, wanted: &Wanted) -> Vec<ObjectRead> {
+/// The reads that give every wanted row of `partition`, in offset order; `entries` are those that cover the offsets.
+pub(crate) fn plan(entries: &[Arc<Entry>], partition: i32, wanted: &Wanted) -> Vec<ObjectRead> {
     let mut reads: Vec<ObjectRead> = Vec::new();
     if wanted.start >= wanted.end {
         return reads;
     }
-    let groups = manifest.groups(partition);
-    let first = groups.partition_point(|at| at.group.last_offset < wanted.start);
-    let touched = groups[first..].iter().take_while(|at| at.group.first_offset < wanted.end);
+    let touched = entries.iter().flat_map(|entry| groups_of(entry, partition, wanted.start, wanted.end));
     for at in touched.filter(|at| wanted.may_hold(at.group.min_timestamp_ms, at.group.max_timestamp_ms)) {
         let clipped = at.group.first_offset < wanted.start || at.group.last_offset >= wanted.end;
         match reads.last_mut() {
-            Some(read) if same_object(&read.groups, at) => {
-                read.groups.push(at.clone());
+            Some(read) if same_object(&read.groups, &at) => {
+                read.groups.push(at);
                 read.clipped |= clipped;
             }
-            _ => reads.push(ObjectRead { groups: vec![at.clone()], clipped }),
+            _ => reads.push(ObjectRead { groups: vec![at], clipped }),
         }
     }
     reads
 }
 
 fn same_object(groups: &[GroupAt], at: &GroupAt) -> bool {
-    groups.last().is_some_and(|last| std::sync::Arc::ptr_eq(&last.object, &at.object))
+    groups.last().is_some_and(|last| Arc::ptr_eq(&last.object, &at.object))
 }
 
 #[cfg(test)]
@@ -73,12 +47,14 @@ mod tests {
 
     use super::*;
     use crate::ids::TopicId;
+    use crate::manifest::edit::Edit;
+    use crate::manifest::model::TopicManifest;
     use crate::manifest::model::tests::entry;
 
     fn manifest() -> TopicManifest {
         let mut manifest = TopicManifest::empty(TopicId(Uuid::nil()));
         for (name, start, end) in [("a", 0, 10), ("b", 10, 20), ("c", 20, 40)] {
-            manifest = manifest.with_entry(entry(name, &[(0, start, end), (1, start, end)])).unwrap();
+            manifest = manifest.with(Edit::Add(entry(name, &[(0, start, end), (1, start, end)]))).unwrap();
         }
         manifest
     }
@@ -90,12 +66,12 @@ mod tests {
     #[test]
     fn only_groups_that_hold_wanted_offsets_are_read() {
         let manifest = manifest();
-        let read = |start, end| plan(&manifest, 0, &Wanted::offsets(start, end));
+        let read = |start, end| plan(&manifest.entries, 0, &Wanted::offsets(start, end));
         assert_eq!(names(&read(0, 40)), [("a", false), ("b", false), ("c", false)]);
         assert_eq!(names(&read(10, 20)), [("b", false)]);
         assert_eq!(names(&read(9, 21)), [("a", true), ("b", false), ("c", true)]);
         assert!(read(40, 50).is_empty() && read(5, 5).is_empty() && read(7, 3).is_empty());
-        assert!(plan(&manifest, 2, &Wanted::offsets(0, 40)).is_empty());
+        assert!(plan(&manifest.entries, 2, &Wanted::offsets(0, 40)).is_empty());
     }
 
     #[test]
@@ -103,16 +79,16 @@ mod tests {
         // Groups of the test manifest have timestamps from their first offset to their end.
         let manifest = manifest();
         let wanted = Wanted { timestamp_min_ms: Some(15), timestamp_max_ms: Some(19), ..Wanted::offsets(0, 40) };
-        assert_eq!(names(&plan(&manifest, 1, &wanted)), [("b", false)]);
+        assert_eq!(names(&plan(&manifest.entries, 1, &wanted)), [("b", false)]);
         let edge = Wanted { timestamp_min_ms: Some(20), timestamp_max_ms: Some(20), ..Wanted::offsets(0, 40) };
-        assert_eq!(names(&plan(&manifest, 1, &edge)), [("b", false), ("c", false)]);
+        assert_eq!(names(&plan(&manifest.entries, 1, &edge)), [("b", false), ("c", false)]);
     }
 
     proptest! {
         #[test]
         fn every_wanted_offset_is_in_a_planned_group(start in 0i64..45, length in 0i64..45) {
             let manifest = manifest();
-            let reads = plan(&manifest, 0, &Wanted::offsets(start, start + length));
+            let reads = plan(&manifest.entries, 0, &Wanted::offsets(start, start + length));
             for offset in start..(start + length).min(40) {
                 let holders = reads.iter().flat_map(|read| &read.groups)
                     .filter(|at| (at.group.first_offset..=at.group.last_offset).contains(&offset));

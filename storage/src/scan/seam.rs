@@ -8,14 +8,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::{HotRange, Node};
-use crate::manifest::model::TopicManifest;
+use crate::manifest::model::{TopicManifest, Wanted};
 use crate::record::batch::BatchLimits;
-use crate::scan::plan::{Wanted, plan};
+use crate::scan::plan::plan;
 use crate::scan::{hot, parquet};
 use crate::tier::Tier;
 use crate::tier::cold::Cold;
@@ -93,12 +93,16 @@ impl Pinned {
         };
         let (below, above) = cut(wanted, pinned.seam);
         pinned.check_reach(partition, &below, &above)?;
-        let reads = plan(&pinned.manifest, partition.partition, &below);
         let columns: Arc<[_]> = Arc::from(request.columns);
         let runs = if above.start < above.end { pinned.hot.runs.as_slice() } else { &[] };
         let hot = hot::rows(partition.partition, runs, &columns, above, request.batch_rows, self.limits);
-        let cold = parquet::rows(Arc::clone(&self.cold), reads, columns, below, request.batch_rows);
-        Ok(cold.chain(hot).boxed())
+        let (cold, manifest) = (Arc::clone(&self.cold), Arc::clone(&pinned.manifest));
+        let cold = stream::once(async move {
+            let entries = cold.entries_of(&manifest, partition.partition, &below).await?;
+            let reads = plan(&entries, partition.partition, &below);
+            Ok(parquet::rows(cold, reads, columns, below, request.batch_rows))
+        });
+        Ok(cold.try_flatten().chain(hot).boxed())
     }
 }
 
@@ -109,7 +113,9 @@ fn cut(wanted: Wanted, seam: i64) -> (Wanted, Wanted) {
 
 impl PinnedPartition {
     fn new(topic_name: &str, hot: HotRange, manifest: Arc<TopicManifest>, from: i64) -> Self {
-        let start = hot.watermarks.log_start_offset.max(from).min(hot.end);
+        // The manifest was pinned second: it may have been trimmed since.
+        let log_start = hot.watermarks.log_start_offset.max(manifest.start(hot.partition.partition));
+        let start = log_start.max(from).min(hot.end);
         Self {
             topic_name: topic_name.to_owned(),
             range: PinnedRange { start, end: hot.end },

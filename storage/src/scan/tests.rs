@@ -14,11 +14,12 @@ use uuid::Uuid;
 
 use crate::error::Error;
 use crate::ids::{TopicId, TopicPartition};
-use crate::manifest::model::{Cover, Entry, Object, TopicManifest};
+use crate::manifest::edit::Edit;
+use crate::manifest::model::{Cover, Entry, Object, TopicManifest, Wanted};
 use crate::object::bucket::Bucket;
 use crate::record::batch::{BatchBuilder, BatchLimits, CheckedBatch, Compression, TimestampType};
 use crate::record::columns::{RecordColumn, record_schema};
-use crate::scan::plan::{Wanted, plan};
+use crate::scan::plan::plan;
 use crate::scan::{cold_fetch, parquet};
 use crate::tier::cold::Cold;
 use crate::tier::write::{GROUP_ROWS_MAX, ObjectWriter};
@@ -114,11 +115,11 @@ async fn tier(cold: &Cold, name: &str, partitions: &[(i32, &[Sent])]) {
         row_groups: finished.row_groups,
     };
     cold.bucket.put_new(&Path::from(name), PutPayload::from_bytes(finished.bytes)).await.unwrap();
-    cold.manifests.install(manifest.with_entry(Entry { covers, object: Some(object) }).unwrap());
+    cold.publish(TOPIC, Edit::Add(Entry { covers, object: Some(object), lost: vec![] })).await.unwrap();
 }
 
-fn cold() -> Arc<Cold> {
-    Arc::new(Cold::new(Bucket::for_test()))
+async fn cold() -> Arc<Cold> {
+    Arc::new(Cold::for_test(Bucket::for_test()).await)
 }
 
 async fn scan(
@@ -129,7 +130,7 @@ async fn scan(
     wanted: Wanted,
     batch_rows: usize,
 ) -> Vec<RecordBatch> {
-    let reads = plan(manifest, partition, &wanted);
+    let reads = plan(&manifest.entries, partition, &wanted);
     parquet::rows(Arc::clone(cold), reads, Arc::from(columns), wanted, batch_rows).try_collect().await.unwrap()
 }
 
@@ -155,23 +156,23 @@ fn plains(range: std::ops::Range<i64>) -> Vec<Sent> {
 
 #[tokio::test]
 async fn row_groups_never_cross_a_partition_and_stay_small() {
-    let cold = cold();
+    let cold = cold().await;
     let rows = i64::try_from(GROUP_ROWS_MAX).unwrap();
     let large = Sent { value: Some(vec![7; 3 << 20]), ..plain(0) };
     let larges: Vec<_> = (0..4).map(|offset| Sent { offset, ..large.clone() }).collect();
     tier(&cold, "a.parquet", &[(0, &plains(0..rows + 5)), (2, &plains(0..3)), (3, &larges)]).await;
     let manifest = cold.manifests.get(TOPIC);
-    let groups = |partition| manifest.groups(partition).iter().map(|at| at.group.rows).collect::<Vec<_>>();
+    let groups = |partition| manifest.groups(partition, 0, i64::MAX).iter().map(|at| at.group.rows).collect::<Vec<_>>();
     assert_eq!(groups(0), [u32::try_from(rows).unwrap(), 5]);
     assert_eq!((groups(1), groups(2), groups(3)), (vec![], vec![3], vec![2, 2]));
-    let group = manifest.groups(0)[1].group;
+    let group = manifest.groups(0, 0, i64::MAX)[1].group;
     assert_eq!((group.first_offset, group.last_offset), (rows, rows + 4));
     assert_eq!((group.min_timestamp_ms, group.max_timestamp_ms), (1000 + rows / 10, 1000 + (rows + 4) / 10));
 }
 
 #[tokio::test]
 async fn a_scan_reads_only_what_was_asked_for_in_that_order() {
-    let cold = cold();
+    let cold = cold().await;
     tier(&cold, "a.parquet", &[(0, &plains(0..100)), (1, &plains(0..10))]).await;
     tier(&cold, "b.parquet", &[(0, &plains(100..250))]).await;
     let manifest = cold.manifests.get(TOPIC);
@@ -192,7 +193,7 @@ async fn a_scan_reads_only_what_was_asked_for_in_that_order() {
 
 #[tokio::test]
 async fn a_fetch_gives_at_least_one_record_and_about_as_many_bytes_as_asked() {
-    let cold = cold();
+    let cold = cold().await;
     tier(&cold, "a.parquet", &[(0, &plains(0..1000))]).await;
     let one = records_of(&cold_fetch::fetch(&cold, at(0), 500, 1000, 1).await.unwrap());
     assert_eq!(one, [plain(500)]);
@@ -207,7 +208,7 @@ async fn a_fetch_gives_at_least_one_record_and_about_as_many_bytes_as_asked() {
 
 #[tokio::test]
 async fn a_flipped_bit_in_an_object_is_named_and_never_served() {
-    let cold = cold();
+    let cold = cold().await;
     let mut records = plains(0..40);
     records[7].headers = vec![(b"a".to_vec(), Some(b"1".to_vec()))];
     tier(&cold, "a.parquet", &[(0, &records)]).await;
@@ -217,12 +218,12 @@ async fn a_flipped_bit_in_an_object_is_named_and_never_served() {
     let sound = scan(&cold, &manifest, 0, &RecordColumn::ALL, Wanted::offsets(0, 40), 64).await;
     let mut unnoticed = 0;
     for at in 0..whole.len() {
-        let damaged = Arc::new(Cold::new(Bucket::for_test()));
+        let damaged = Arc::new(Cold::for_test(Bucket::for_test()).await);
         let mut bytes = whole.to_vec();
         bytes[at] ^= 1 << (at % 8);
         damaged.bucket.put_new(&path, PutPayload::from(bytes)).await.unwrap();
         let wanted = Wanted::offsets(0, 40);
-        let reads = plan(&manifest, 0, &wanted);
+        let reads = plan(&manifest.entries, 0, &wanted);
         let rows = parquet::rows(Arc::clone(&damaged), reads, Arc::from(RecordColumn::ALL), wanted, 64);
         let rows: Result<Vec<RecordBatch>, Error> = rows.try_collect().await;
         match rows {
@@ -240,7 +241,7 @@ async fn a_flipped_bit_in_an_object_is_named_and_never_served() {
 
 #[tokio::test]
 async fn a_time_is_found_exactly_in_offset_order() {
-    let cold = cold();
+    let cold = cold().await;
     let mut records = plains(0..100);
     // Producers' clocks differ: a late record with an early time, and an early one with a late time.
     records[20].timestamp_ms = 5000;
@@ -282,7 +283,7 @@ proptest! {
         }).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            let cold = cold();
+            let cold = cold().await;
             let (first, second) = records.split_at(cut.min(records.len()));
             for (name, part) in [("a", first), ("b", second)] {
                 if !part.is_empty() {

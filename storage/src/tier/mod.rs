@@ -20,9 +20,9 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 
 use crate::error::{Error, Result};
-use crate::ids::TopicPartition;
+use crate::ids::{TopicId, TopicPartition};
 use crate::log::Node;
-use crate::manifest::model::TopicManifest;
+use crate::manifest::model::{Entry, TopicManifest};
 use crate::manifest::publish;
 use crate::object::bucket::Bucket;
 use crate::object::{claim, open};
@@ -64,7 +64,7 @@ impl Tier {
     /// As [`Tier::open`], over a bucket that is open.
     async fn over(node: Arc<Node>, bucket: Bucket) -> Result<Arc<Self>> {
         claim::claim(&bucket, node.cluster_id(), node.writer_epoch(), node.random().uuid()).await?;
-        let cold = Arc::new(Cold::new(bucket));
+        let cold = Arc::new(Cold::new(bucket, node.writer_epoch(), Arc::clone(node.random())));
         load(&node, &cold).await?;
         let settings = node.settings();
         let decompressed_bytes_max = usize::try_from(settings.batch_decompressed_bytes_max).unwrap_or(usize::MAX);
@@ -108,10 +108,20 @@ impl Tier {
     }
 
     /// The live objects, of topics that are there, a row per object and partition.
-    pub(crate) fn objects(&self) -> Vec<ObjectInfo> {
-        let manifests = self.cold.manifests.all();
-        let live = manifests.iter().filter(|manifest| self.node.topic_by_id(manifest.topic).is_some());
-        live.flat_map(|manifest| describe(manifest, |path| self.cold.bucket.url(path))).collect()
+    ///
+    /// # Errors
+    /// [`Error::ObjectStore`], [`Error::Corrupt`].
+    pub(crate) async fn objects(&self) -> Result<Vec<ObjectInfo>> {
+        let mut rows = Vec::new();
+        for manifest in self.cold.manifests.all() {
+            if self.node.topic_by_id(manifest.topic).is_some() {
+                let mut entries = self.cold.entries(&manifest);
+                while let Some(entry) = entries.try_next().await? {
+                    describe(manifest.topic, &entry, |path| self.cold.bucket.url(path), &mut rows);
+                }
+            }
+        }
+        Ok(rows)
     }
 }
 
@@ -128,7 +138,7 @@ async fn load(node: &Node, cold: &Cold) -> Result<()> {
             let watermarks = node.watermarks(at)?;
             check_reach(topic, partition, &manifest, node.known_start(at)?, watermarks.high_watermark)?;
             let log_start = match manifest.partitions.get(&partition) {
-                Some(index) => index.start,
+                Some(ends) => ends.start,
                 None => watermarks.log_start_offset,
             };
             ends.push((at, manifest.tiered_end(partition), log_start));
@@ -158,14 +168,13 @@ fn check_reach(topic: &Topic, partition: i32, manifest: &TopicManifest, hot_star
     })
 }
 
-/// A row per object and partition.
-fn describe(manifest: &TopicManifest, url: impl Fn(&Path) -> String) -> Vec<ObjectInfo> {
-    let mut rows: Vec<ObjectInfo> = Vec::new();
-    for object in manifest.entries.iter().filter_map(|entry| entry.object.as_ref()) {
+/// A row per partition of the entry's object.
+fn describe(topic: TopicId, entry: &Entry, url: impl Fn(&Path) -> String, rows: &mut Vec<ObjectInfo>) {
+    if let Some(object) = &entry.object {
         let url = url(&Path::from(object.path.as_str()));
         for group in &object.row_groups {
             let info = ObjectInfo {
-                topic: manifest.topic,
+                topic,
                 partition: group.partition,
                 first_offset: group.first_offset,
                 last_offset: group.last_offset,
@@ -186,5 +195,4 @@ fn describe(manifest: &TopicManifest, url: impl Fn(&Path) -> String) -> Vec<Obje
             }
         }
     }
-    rows
 }

@@ -13,8 +13,8 @@ use parking_lot::RwLock;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::{HotRange, HotRun, Node, read_runs};
+use crate::manifest::edit::Edit;
 use crate::manifest::model::{Cover, Entry, Object};
-use crate::manifest::publish::publish;
 use crate::object::paths;
 use crate::record::batch::BatchLimits;
 use crate::record::format::RecordFormat;
@@ -91,7 +91,7 @@ impl Runner {
         let current = self.cold.manifests.get(topic);
         let left = targets.iter().filter_map(|(partition, end)| {
             let start = match current.partitions.get(&partition.partition) {
-                Some(index) => index.end,
+                Some(ends) => ends.end,
                 None => node.watermarks(*partition).ok()?.tiered_end_offset,
             };
             (start < *end).then_some((*partition, start, *end))
@@ -114,10 +114,15 @@ impl Runner {
         let (entry, report) = self.write_object(&node, topic, parts).await?;
         let covers = entry.covers.clone();
         worker::crash_point("after an object is put");
-        let published =
-            publish(&self.cold.bucket, node.writer_epoch(), node.random().as_ref(), &current, entry).await?;
-        worker::crash_point("after a manifest is published");
-        let published = self.cold.manifests.install(published);
+        let published = match self.cold.publish(topic, Edit::Add(entry)).await {
+            Ok(published) => published,
+            // Offsets of this run were trimmed meanwhile: the next one begins behind them.
+            Err(Error::Conflict { what }) => {
+                tracing::debug!(%topic, what, "a run was overtaken and is made again");
+                return Ok(Some(CheckpointReport::default()));
+            }
+            Err(error) => return Err(error),
+        };
         let ends = covers.iter().map(|cover| {
             let partition = TopicPartition { topic, partition: cover.partition };
             (partition, published.tiered_end(cover.partition), published.start(cover.partition))
@@ -136,7 +141,7 @@ impl Runner {
         let format = self.declared_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.format_of(topic));
         let built = worker::blocking(move || build(topic, &parts, limits, format.as_ref()));
         let Some(finished) = built.await? else {
-            return Ok((Entry { covers, object: None }, CheckpointReport::default()));
+            return Ok((Entry { covers, object: None, lost: vec![] }, CheckpointReport::default()));
         };
         let path = paths::data(topic, node.writer_epoch(), node.random().uuid());
         let Finished { bytes: payload, footer_bytes, footer_crc, chunk_crcs, row_groups } = finished;
@@ -146,7 +151,7 @@ impl Runner {
         let rows = row_groups.iter().map(|group| u64::from(group.rows)).sum();
         let path = path.to_string();
         let object = Object { path, bytes, footer_bytes, footer_crc, chunk_crcs, row_groups };
-        Ok((Entry { covers, object: Some(object) }, CheckpointReport { objects: 1, rows }))
+        Ok((Entry { covers, object: Some(object), lost: vec![] }, CheckpointReport { objects: 1, rows }))
     }
 }
 

@@ -146,14 +146,14 @@ async fn an_object_without_a_manifest_is_nobodys_and_its_rows_are_tiered_again()
     bench.produce(&node, 100).await;
     bench.lay("/manifest/", &[Fault::Refuse; EVERY_ATTEMPT]);
     tier.checkpoint().await.unwrap_err();
-    assert_eq!((bench.data_objects().await, tier.objects().len()), (1, 0));
+    assert_eq!((bench.data_objects().await, tier.objects().await.unwrap().len()), (1, 0));
     stop(node, tier).await;
     bench.heal().await;
 
     let (node, tier) = bench.open().await;
     assert_eq!(bench.offsets(&node, &tier).await, (0..100).collect::<Vec<_>>());
     assert_eq!(tier.checkpoint().await.unwrap().rows, 100);
-    assert_eq!((bench.data_objects().await, tier.objects().len()), (2, 1));
+    assert_eq!((bench.data_objects().await, tier.objects().await.unwrap().len()), (2, 1));
     assert_eq!(bench.offsets(&node, &tier).await, (0..100).collect::<Vec<_>>());
     stop(node, tier).await;
 }
@@ -203,7 +203,7 @@ async fn a_node_without_topics_has_nothing_to_tier() {
     let (node, tier) = bench.open().await;
     let report = tier.checkpoint().await.unwrap();
     assert_eq!((report.objects, report.rows), (0, 0));
-    assert!(tier.objects().is_empty());
+    assert!(tier.objects().await.unwrap().is_empty());
     stop(node, tier).await;
     // Who comes too late is told so.
     let (node, tier) = bench.open().await;

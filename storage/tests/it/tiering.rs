@@ -79,7 +79,7 @@ async fn a_snapshot_stays_readable_whatever_is_tiered_forgotten_or_deleted() {
     storage.checkpoint().await.unwrap();
     storage.delete_topic(topic.id).await.unwrap();
     storage.checkpoint().await.unwrap();
-    assert!(storage.objects().is_empty(), "objects of a deleted topic are not shown");
+    assert!(storage.objects().await.unwrap().is_empty(), "objects of a deleted topic are not shown");
     assert_eq!(scan_all(&before_tiering, at(&topic, 0)).await, records(0, 0..2000));
     assert_eq!(scan_all(&across, at(&topic, 0)).await, records(0, 0..4000));
     let batches: Vec<_> = half_read.try_collect().await.unwrap();
@@ -121,7 +121,7 @@ async fn objects_say_what_they_hold_and_other_programs_can_open_them() {
     produce(&storage, &topic, 0, 0..10, 10).await;
     produce(&storage, &topic, 1, 0..30, 10).await;
     storage.checkpoint().await.unwrap();
-    let mut objects = storage.objects();
+    let mut objects = storage.objects().await.unwrap();
     objects.sort_by_key(|object| object.partition);
     let [first, second] = objects.as_slice() else { panic!("{objects:?}") };
     assert_eq!((first.partition, first.first_offset, first.last_offset, first.rows), (0, 0, 9, 10));
@@ -161,7 +161,7 @@ async fn objects_have_the_declared_columns_and_say_what_did_not_decode() {
         storage.commit(appends(at(&topic, 0), batch(&[value]))).await.unwrap();
     }
     storage.checkpoint().await.unwrap();
-    let file = std::fs::File::open(&storage.objects()[0].url).unwrap();
+    let file = std::fs::File::open(&storage.objects().await.unwrap()[0].url).unwrap();
     let mut batches = ParquetRecordBatchReaderBuilder::try_new(file).unwrap().build().unwrap();
     let rows = batches.next().unwrap().unwrap();
     let numbers = rows.column_by_name("n").unwrap().as_primitive::<Int64Type>();
@@ -248,7 +248,7 @@ async fn with_objects_in_memory_the_log_forgets_nothing() {
     assert_eq!(scan_all(&snapshot(&storage, &topic), at(&topic, 0)).await, records(0, 0..2000));
     close(storage).await;
     let storage = Storage::open(in_memory()).await.unwrap();
-    assert!(storage.objects().is_empty());
+    assert!(storage.objects().await.unwrap().is_empty());
     assert_eq!(scan_all(&snapshot(&storage, &topic), at(&topic, 0)).await, records(0, 0..2000));
     assert_eq!(consume(&storage, at(&topic, 0), 0, 1 << 20).await, records(0, 0..2000));
     close(storage).await;
