@@ -30,6 +30,8 @@ pub struct Commit {
     pub topics: Vec<TopicChange>,
     /// Partitions' first offsets, moved on.
     pub trims: Vec<Trim>,
+    /// Definitions (kind and name) that hold topics of `trims` and were asked: they need nothing of what goes.
+    pub trim_agreed: Vec<String>,
     /// Relations and queries, opaque to storage.
     pub definitions: Vec<DefinitionChange>,
     /// Consumer groups' offsets.

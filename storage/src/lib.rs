@@ -24,6 +24,6 @@ pub use commit::*;
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{OwnTopic, TopicId, TopicPartition, WriterEpoch};
 pub use storage::{OpenOptions, Snapshot, Storage};
-pub use tier::DeclaredColumns;
+pub use tier::{DeclaredColumns, HoldsBack};
 pub use topic_config::*;
 pub use view::*;

@@ -118,6 +118,9 @@ settings! {
         tier_bytes_min: u64 = 16 << 20, "tier.bytes_min", "bytes", "untiered bytes of a partition that make it due for tiering";
         tier_age_max_ms: i64 = 600_000, "tier.age_max", "ms", "age of a partition's oldest untiered record that makes it due for tiering";
         tier_run_bytes_max: u64 = 128 << 20, "tier.run_bytes_max", "bytes", "log bytes one tiering run takes into memory at the most";
+        merge_object_bytes: u64 = 128 << 20, "merge.object_bytes", "bytes", "size that merging aims at; objects of half of it stay as they are";
+        compaction_memory_bytes: u64 = 64 << 20, "compaction.memory_bytes", "bytes", "memory for keys and marks while a topic is compacted; more keys take several passes";
+        housekeeping_interval_ms: u64 = 60_000, "housekeeping.interval", "ms", "how often retention, compaction, merging and sweeping are looked at; 0: on VACUUM only";
         wal_commit_bytes_max: u64 = 8 << 20, "wal.commit_bytes_max", "bytes", "largest atomic commit";
         wal_sync_interval_max_ms: u64 = 10, "wal.sync_interval_max", "ms", "longest time acks=1 bytes wait for their sync";
         wal_bytes_max: u64 = 64 << 30, "wal.bytes_max", "bytes", "size of the log at which writes are refused";

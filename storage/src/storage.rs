@@ -20,11 +20,11 @@ use crate::ids::{TopicId, TopicPartition, WriterEpoch};
 use crate::log::{Node, Reach};
 use crate::scan::{self, Pinned};
 use crate::settings::StorageSettings;
-use crate::tier::{DeclaredColumns, Tier};
+use crate::tier::{DeclaredColumns, HoldsBack, Tier};
 use crate::topic_config::TopicConfig;
 use crate::view::{
     CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, ObjectInfo, PinnedRange, RowStream,
-    ScanRequest, SegmentInfo, TimedOffset, Topic, Watermarks,
+    ScanRequest, SegmentInfo, TimedOffset, Topic, VacuumReport, Watermarks,
 };
 
 /// Where to open a storage, and with what.
@@ -335,6 +335,22 @@ impl Storage {
     /// [`Error::ObjectStore`], [`Error::Fenced`].
     pub async fn checkpoint(&self) -> Result<CheckpointReport> {
         self.tier.checkpoint().await
+    }
+
+    /// Does to a topic, or to all, what retention, compaction, merging and the sweep find to do now, whether or not it
+    /// would be worth it yet; returns when done.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`], [`Error::ObjectStore`], [`Error::Fenced`], [`Error::Corrupt`] naming a damaged object; the
+    /// other topics are done then.
+    pub async fn vacuum(&self, topic: Option<TopicId>) -> Result<VacuumReport> {
+        self.tier.vacuum(topic).await
+    }
+
+    /// From now on nothing is removed that `by` says is needed. It is asked each time; while there is nobody to ask,
+    /// nothing is removed from topics that a definition holds.
+    pub fn hold_back(&self, by: Weak<dyn HoldsBack>) {
+        self.tier.hold_back(by);
     }
 
     /// From now on cold objects get the declared columns that `by` knows of, beside the raw ones. It is asked each time a

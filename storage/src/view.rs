@@ -200,6 +200,38 @@ pub struct CheckpointReport {
     pub rows: u64,
 }
 
+/// What housekeeping did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct VacuumReport {
+    /// Topics looked at.
+    pub topics: u64,
+    /// Objects that were rewritten.
+    pub objects_merged: u64,
+    /// Objects that came of them.
+    pub objects_written: u64,
+    /// Bytes of these.
+    pub bytes_rewritten: u64,
+    /// Records that compaction removed.
+    pub rows_removed: u64,
+    /// Offsets by which retention moved log starts.
+    pub offsets_trimmed: u64,
+    /// Files that nobody needed any more and that are gone from the object store.
+    pub files_swept: u64,
+}
+
+impl VacuumReport {
+    /// Takes in what else was done.
+    pub fn add(&mut self, other: &Self) {
+        self.topics += other.topics;
+        self.objects_merged += other.objects_merged;
+        self.objects_written += other.objects_written;
+        self.bytes_rewritten += other.bytes_rewritten;
+        self.rows_removed += other.rows_removed;
+        self.offsets_trimmed += other.offsets_trimmed;
+        self.files_swept += other.files_swept;
+    }
+}
+
 /// Health of the node's storage, for `/ready`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Health {

@@ -163,7 +163,7 @@ impl Judge<'_> {
         }
         self.definitions(commit.definitions, &deleted)?;
         for trim in commit.trims {
-            self.trim(trim)?;
+            self.trim(trim, &commit.trim_agreed)?;
         }
         for append in commit.appends {
             self.append(append)?;
@@ -292,7 +292,7 @@ impl Judge<'_> {
     }
 
     /// Records of the same commit are not counted: nobody has seen them yet.
-    fn trim(&mut self, trim: Trim) -> Result<()> {
+    fn trim(&mut self, trim: Trim, agreed: &[String]) -> Result<()> {
         let Trim { partition, log_start_offset } = trim;
         let own = &self.ledger.own;
         let topic = own.topic_of(partition)?;
@@ -307,7 +307,7 @@ impl Judge<'_> {
         if log_start_offset <= before {
             return Ok(());
         }
-        if let Some(holder) = own.holder_of(partition.topic) {
+        if let Some(holder) = own.holders_of(partition.topic).find(|holder| !agreed.contains(holder)) {
             return Err(Error::TopicHeld { topic: topic.name.clone(), holder });
         }
         self.change(Change::LogStart { partition, value: Some(log_start_offset) })

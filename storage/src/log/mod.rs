@@ -289,6 +289,16 @@ impl Node {
         Ok(self.shared.published.read().partition(partition)?.watermarks())
     }
 
+    /// Log bytes of a partition that are in no object.
+    pub(crate) fn untiered_bytes(&self, partition: TopicPartition) -> Result<u64> {
+        Ok(self.shared.published.read().partition(partition)?.untiered_bytes)
+    }
+
+    /// Who holds a topic, in the words of an error.
+    pub(crate) fn holders_of(&self, topic: TopicId) -> Vec<String> {
+        self.shared.published.read().own.holders_of(topic).collect()
+    }
+
     pub(crate) async fn fetch_hot(&self, request: FetchRequest) -> Result<Reach> {
         read::fetch(&self.shared, request).await
     }

@@ -109,8 +109,13 @@ impl OwnState {
 
     /// Who holds a topic, in the words of an error.
     pub(crate) fn holder_of(&self, topic: TopicId) -> Option<String> {
-        let holder = self.definitions.values().find(|definition| definition.holds.contains(&topic))?;
-        Some(format!("{} {}", holder.kind, holder.name))
+        self.holders_of(topic).next()
+    }
+
+    /// All who hold a topic.
+    pub(crate) fn holders_of(&self, topic: TopicId) -> impl Iterator<Item = String> {
+        let holders = self.definitions.values().filter(move |definition| definition.holds.contains(&topic));
+        holders.map(|holder| format!("{} {}", holder.kind, holder.name))
     }
 
     /// Takes a step; answers with the steps back, in the order to take them.

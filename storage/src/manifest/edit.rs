@@ -20,7 +20,6 @@ pub(crate) enum Edit {
     /// Merging and compaction: others in the place of some, covering exactly the same offsets with no row more. Entries
     /// without an object that lie within the new covers go too. The new ones must fit in where the old ones were, so
     /// take neighbours.
-    #[cfg_attr(not(test), expect(dead_code, reason = "housekeeping will merge and compact"))]
     Replace {
         /// Names of the objects that go.
         removed: Vec<String>,
@@ -31,7 +30,6 @@ pub(crate) enum Edit {
     },
     /// Retention: offsets below these starts are gone, by partition. Entries wholly below go; what is left of others
     /// goes with them. A start beyond the tiered end moves that too: what is gone need not be tiered.
-    #[cfg_attr(not(test), expect(dead_code, reason = "housekeeping will retain"))]
     Trim {
         /// (partition, first offset there is).
         starts: Vec<(i32, i64)>,

@@ -23,6 +23,7 @@ use crate::ids::TopicPartition;
 use crate::tier::Tier;
 use crate::view::TimedOffset;
 
+pub(crate) use parquet::read_group;
 pub(crate) use seam::Pinned;
 
 /// Batches for a Kafka fetch below the hot part: from `offset` on, below `hot_start`, at the most `bytes_max` but at

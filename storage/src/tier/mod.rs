@@ -4,16 +4,29 @@
 //! 2. [`worker`] looks every second which partitions are due ([`seal`]), or is asked for everything (a checkpoint).
 //! 3. [`run`] takes what is due of a topic, [`write`] makes one object of it, the manifest is published.
 //! 4. Only then may the log forget.
+//!
+//! What is cold is looked after by [`housekeeping`], topic by topic ([`upkeep`]): [`retain`] says what is too old, [`compact`]
+//! (with [`latest`] and [`cleaned`]) what is not the latest of its key, [`merge`] what is too small; [`rewrite`] makes the
+//! objects that take the place of others.
 
+mod cleaned;
 pub(crate) mod cold;
+mod compact;
 mod declared;
+mod housekeeping;
+mod latest;
+mod merge;
+mod retain;
+mod rewrite;
 mod run;
 mod seal;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod worker;
 pub(crate) mod write;
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -29,12 +42,15 @@ use crate::object::{claim, open};
 use crate::record::batch::BatchLimits;
 use crate::storage::OpenOptions;
 use crate::tier::cold::Cold;
+use crate::tier::housekeeping::Housekeeping;
 use crate::tier::run::{DeclaredBy, Runner};
 use crate::tier::seal::SealPolicy;
+use crate::tier::upkeep::{HeldBy, Upkeep};
 use crate::tier::worker::Worker;
-use crate::view::{CheckpointReport, ObjectInfo, Topic};
+use crate::view::{CheckpointReport, ObjectInfo, Topic, VacuumReport};
 
 pub use declared::DeclaredColumns;
+pub use upkeep::HoldsBack;
 
 /// Manifests loaded at once when a storage is opened.
 const LOADS_MAX: usize = 16;
@@ -46,7 +62,9 @@ pub(crate) struct Tier {
     cold: Arc<Cold>,
     limits: BatchLimits,
     declared_by: DeclaredBy,
+    held_by: HeldBy,
     worker: Worker,
+    housekeeping: Housekeeping,
 }
 
 impl Tier {
@@ -78,8 +96,17 @@ impl Tier {
             run_bytes_max,
             declared_by: DeclaredBy::clone(&declared_by),
         };
+        let held_by = HeldBy::default();
+        let upkeep = Upkeep {
+            runner: runner.clone(),
+            held_by: HeldBy::clone(&held_by),
+            object_bytes: settings.merge_object_bytes,
+            memory_bytes: settings.compaction_memory_bytes,
+            spoiled: HashSet::new(),
+        };
+        let housekeeping = Housekeeping::start(upkeep, settings.housekeeping_interval_ms);
         let worker = Worker::start(runner, SealPolicy::of(settings));
-        Ok(Arc::new(Self { node, cold, limits, declared_by, worker }))
+        Ok(Arc::new(Self { node, cold, limits, declared_by, held_by, worker, housekeeping }))
     }
 
     /// From now on objects get the declared columns that `by` knows of.
@@ -87,8 +114,19 @@ impl Tier {
         *self.declared_by.write() = Some(by);
     }
 
-    /// Stops the worker.
+    /// From now on nothing is removed that `by` says is needed.
+    pub(crate) fn hold_back(&self, by: Weak<dyn HoldsBack>) {
+        *self.held_by.write() = Some(by);
+    }
+
+    /// Does to a topic, or to all, what housekeeping finds to do now.
+    pub(crate) async fn vacuum(&self, topic: Option<TopicId>) -> Result<VacuumReport> {
+        self.housekeeping.vacuum(topic).await
+    }
+
+    /// Stops the workers.
     pub(crate) async fn close(&self) {
+        self.housekeeping.stop().await;
         self.worker.stop().await;
     }
 

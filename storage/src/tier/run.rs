@@ -143,15 +143,22 @@ impl Runner {
         let Some(finished) = built.await? else {
             return Ok((Entry { covers, object: None, lost: vec![] }, CheckpointReport::default()));
         };
+        let rows = finished.row_groups.iter().map(|group| u64::from(group.rows)).sum();
+        let object = self.put(node, topic, finished).await?;
+        Ok((Entry { covers, object: Some(object), lost: vec![] }, CheckpointReport { objects: 1, rows }))
+    }
+
+    /// Puts an object under a fresh name.
+    ///
+    /// # Errors
+    /// [`Error::ObjectStore`]: it may be there then, but nobody names it.
+    pub(crate) async fn put(&self, node: &Node, topic: TopicId, finished: Finished) -> Result<Object> {
         let path = paths::data(topic, node.writer_epoch(), node.random().uuid());
         let Finished { bytes: payload, footer_bytes, footer_crc, chunk_crcs, row_groups } = finished;
         let bytes = payload.len() as u64;
         // The name is fresh, so a taken one is an earlier attempt of this very put.
         self.cold.bucket.put_new(&path, PutPayload::from_bytes(payload)).await?;
-        let rows = row_groups.iter().map(|group| u64::from(group.rows)).sum();
-        let path = path.to_string();
-        let object = Object { path, bytes, footer_bytes, footer_crc, chunk_crcs, row_groups };
-        Ok((Entry { covers, object: Some(object), lost: vec![] }, CheckpointReport { objects: 1, rows }))
+        Ok(Object { path: path.to_string(), bytes, footer_bytes, footer_crc, chunk_crcs, row_groups })
     }
 }
 

@@ -163,7 +163,7 @@ impl Work {
 }
 
 /// An error with its sources, as one sentence.
-fn chain(error: &Error) -> String {
+pub(crate) fn chain(error: &Error) -> String {
     let mut sentence = error.to_string();
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {

@@ -6,6 +6,9 @@
 
 use std::sync::Arc;
 
+use arrow::array::{ArrowPrimitiveType, AsArray};
+use arrow::datatypes::{Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType};
+use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
@@ -47,29 +50,101 @@ pub(crate) struct Finished {
     pub(crate) row_groups: Vec<RowGroup>,
 }
 
-/// Writes one object; see the top of this file.
-pub(crate) struct ObjectWriter {
+/// A Parquet file being made of whole row groups of raw rows.
+pub(crate) struct ObjectFile {
     parquet: ArrowWriter<Vec<u8>>,
-    limits: BatchLimits,
-    rows: RowBuilder,
     /// Adds the declared columns, if there are any.
     declared: Option<Declared>,
-    /// The row group being collected.
-    group: Option<RowGroup>,
     row_groups: Vec<RowGroup>,
 }
 
-impl ObjectWriter {
-    /// A writer of an object for `topic` (its id as text, for people who look inside), with declared columns or without.
+impl ObjectFile {
+    /// A file for `topic` (its id as text, for people who look inside), with declared columns or without.
     ///
     /// # Errors
     /// [`Error::Format`] if Parquet has no words for a declared column.
-    pub(crate) fn new(topic: String, limits: BatchLimits, declared: Option<Declared>) -> Result<Self> {
+    pub(crate) fn new(topic: String, declared: Option<Declared>) -> Result<Self> {
         let schema = declared.as_ref().map_or_else(record_schema, |declared| Arc::clone(declared.schema()));
         let parquet = ArrowWriter::try_new(Vec::new(), schema, Some(properties(topic)?))
             .map_err(Error::format("begin an object"))?;
-        let rows = RowBuilder::new(&RecordColumn::ALL);
-        Ok(Self { parquet, limits, rows, declared, group: None, row_groups: Vec::new() })
+        Ok(Self { parquet, declared, row_groups: Vec::new() })
+    }
+
+    /// Writes rows of one partition, with all raw columns, as one row group; partitions and offsets must ascend.
+    ///
+    /// # Errors
+    /// [`Error::Format`].
+    pub(crate) fn write_group(&mut self, rows: &RecordBatch) -> Result<()> {
+        let Some(group) = describe(rows) else { return Ok(()) };
+        let extended = self.declared.as_mut().map(|declared| declared.extend(rows)).transpose()?;
+        let rows = extended.as_ref().unwrap_or(rows);
+        self.parquet.write(rows).and_then(|()| self.parquet.flush()).map_err(Error::format("write a row group"))?;
+        self.row_groups.push(group);
+        Ok(())
+    }
+
+    /// The object; `None` if it has no rows.
+    ///
+    /// # Errors
+    /// [`Error::Format`]; then it is a bug.
+    pub(crate) fn finish(self) -> Result<Option<Finished>> {
+        if self.row_groups.is_empty() {
+            return Ok(None);
+        }
+        let chunks = self.parquet.flushed_row_groups().iter().flat_map(|group| group.columns());
+        let ranges: Vec<_> = chunks.map(|chunk| chunk.byte_range()).collect();
+        let bytes = self.parquet.into_inner().map_err(Error::format("end an object"))?;
+        let footer_bytes = footer_bytes(&bytes)?;
+        let footer_crc = checksum(&bytes, bytes.len() as u64 - u64::from(footer_bytes), footer_bytes.into())?;
+        let crcs = ranges.into_iter().map(|(start, length)| checksum(&bytes, start, length));
+        let chunk_crcs = crcs.collect::<Result<_>>()?;
+        let (bytes, row_groups) = (Bytes::from(bytes), self.row_groups);
+        Ok(Some(Finished { bytes, footer_bytes, footer_crc, chunk_crcs, row_groups }))
+    }
+}
+
+/// What the manifest says of raw rows of one partition in offset order; `None` if there are none.
+fn describe(rows: &RecordBatch) -> Option<RowGroup> {
+    fn numbers<T: ArrowPrimitiveType>(rows: &RecordBatch, column: RecordColumn) -> Option<&[T::Native]> {
+        rows.column(column as usize).as_primitive_opt::<T>().map(|column| column.values().as_ref())
+    }
+    fn ends(numbers: &[i64]) -> Option<(i64, i64)> {
+        numbers.iter().copied().min().zip(numbers.iter().copied().max())
+    }
+    let offsets = numbers::<Int64Type>(rows, RecordColumn::Offset)?;
+    let (min_timestamp_ms, max_timestamp_ms) =
+        ends(numbers::<TimestampMillisecondType>(rows, RecordColumn::Timestamp)?)?;
+    let (min_committed_at_us, max_committed_at_us) =
+        ends(numbers::<TimestampMicrosecondType>(rows, RecordColumn::CommittedAt)?)?;
+    Some(RowGroup {
+        partition: *numbers::<Int32Type>(rows, RecordColumn::Partition)?.first()?,
+        first_offset: *offsets.first()?,
+        last_offset: *offsets.last()?,
+        rows: u32::try_from(rows.num_rows()).ok()?,
+        min_timestamp_ms,
+        max_timestamp_ms,
+        min_committed_at_us,
+        max_committed_at_us,
+    })
+}
+
+/// Writes one object from the log's batches; see the top of this file.
+pub(crate) struct ObjectWriter {
+    file: ObjectFile,
+    limits: BatchLimits,
+    rows: RowBuilder,
+    /// Whose rows are being collected.
+    partition: i32,
+}
+
+impl ObjectWriter {
+    /// As [`ObjectFile::new`].
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) fn new(topic: String, limits: BatchLimits, declared: Option<Declared>) -> Result<Self> {
+        let file = ObjectFile::new(topic, declared)?;
+        Ok(Self { file, limits, rows: RowBuilder::new(&RecordColumn::ALL), partition: 0 })
     }
 
     /// Adds those records of a batch that lie in `start..end`. Partitions must come in ascending order, and offsets in each.
@@ -101,39 +176,19 @@ impl ObjectWriter {
 
     fn push_row(&mut self, origin: &RowOrigin, record: &RecordView<'_>) -> Result<()> {
         let full = self.rows.rows() >= GROUP_ROWS_MAX || self.rows.bytes() >= GROUP_BYTES_MAX;
-        if full || self.group.is_some_and(|group| group.partition != origin.partition) {
+        if full || self.partition != origin.partition {
             self.end_group()?;
         }
+        self.partition = origin.partition;
         self.rows.push(origin, record);
-        let (timestamp_ms, committed_at_us) = (record.timestamp_ms, origin.committed_at_us);
-        let group = self.group.get_or_insert(RowGroup {
-            partition: origin.partition,
-            first_offset: record.offset,
-            last_offset: record.offset,
-            rows: 0,
-            min_timestamp_ms: timestamp_ms,
-            max_timestamp_ms: timestamp_ms,
-            min_committed_at_us: committed_at_us,
-            max_committed_at_us: committed_at_us,
-        });
-        group.last_offset = record.offset;
-        group.rows += 1;
-        group.min_timestamp_ms = group.min_timestamp_ms.min(timestamp_ms);
-        group.max_timestamp_ms = group.max_timestamp_ms.max(timestamp_ms);
-        group.min_committed_at_us = group.min_committed_at_us.min(committed_at_us);
-        group.max_committed_at_us = group.max_committed_at_us.max(committed_at_us);
         Ok(())
     }
 
     fn end_group(&mut self) -> Result<()> {
-        let Some(group) = self.group.take() else { return Ok(()) };
-        let mut rows = self.rows.finish()?;
-        if let Some(declared) = &mut self.declared {
-            rows = declared.extend(&rows)?;
+        if self.rows.rows() == 0 {
+            return Ok(());
         }
-        self.parquet.write(&rows).and_then(|()| self.parquet.flush()).map_err(Error::format("write a row group"))?;
-        self.row_groups.push(group);
-        Ok(())
+        self.file.write_group(&self.rows.finish()?)
     }
 
     /// The object; `None` if it has no rows.
@@ -142,18 +197,7 @@ impl ObjectWriter {
     /// [`Error::Format`]; then it is a bug.
     pub(crate) fn finish(mut self) -> Result<Option<Finished>> {
         self.end_group()?;
-        if self.row_groups.is_empty() {
-            return Ok(None);
-        }
-        let chunks = self.parquet.flushed_row_groups().iter().flat_map(|group| group.columns());
-        let ranges: Vec<_> = chunks.map(|chunk| chunk.byte_range()).collect();
-        let bytes = self.parquet.into_inner().map_err(Error::format("end an object"))?;
-        let footer_bytes = footer_bytes(&bytes)?;
-        let footer_crc = checksum(&bytes, bytes.len() as u64 - u64::from(footer_bytes), footer_bytes.into())?;
-        let crcs = ranges.into_iter().map(|(start, length)| checksum(&bytes, start, length));
-        let chunk_crcs = crcs.collect::<Result<_>>()?;
-        let (bytes, row_groups) = (Bytes::from(bytes), self.row_groups);
-        Ok(Some(Finished { bytes, footer_bytes, footer_crc, chunk_crcs, row_groups }))
+        self.file.finish()
     }
 }
 

@@ -7,6 +7,7 @@
 mod commits;
 mod faults;
 mod fuzz;
+mod housekeeping;
 mod records;
 mod restarts;
 mod support;

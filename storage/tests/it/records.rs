@@ -93,7 +93,7 @@ pub(crate) async fn forgetful_topic(storage: &Storage, name: &str, partitions: i
     storage.create_topic(name, Some(partitions), config).await.expect("topic is made")
 }
 
-fn batch(records: &[Record]) -> CheckedBatch {
+pub(crate) fn batch(records: &[Record]) -> CheckedBatch {
     let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
     for record in records {
         let headers: Vec<_> = record.headers.iter().map(|(key, value)| (key.as_slice(), value.as_deref())).collect();

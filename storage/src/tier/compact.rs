@@ -1,0 +1,309 @@
+//! Compaction: of a topic's cold part only the latest record of each key stays, in memory that does not grow with it.
+//!
+//! 1. [`plan`]: which row groups are old enough, nobody's input any more, and whether it is worth it (Kafka's dirty
+//!    ratio); pure.
+//! 2. The keys of those row groups are read, as often as [`latest`](super::latest) needs for its map, and rows marked.
+//! 3. Entries with marked rows are rewritten without them, neighbours together, the oldest first, and published one after
+//!    the other. The order matters: a tombstone must not go before the older records of its key have gone.
+//! 4. How far it came is stored ([`Cleaned`]), for the next round and for the age of tombstones.
+//!
+//! Offsets stay as they are, covers too; the log and what is hot are not touched. Records without a key, from before the
+//! topic was compacted, go as in Kafka.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ops::Range;
+use std::sync::Arc;
+
+use arrow::array::{Array, AsArray};
+use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
+use arrow::record_batch::RecordBatch;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+
+use crate::error::{Error, Result};
+use crate::manifest::model::{Entry, GroupAt, RowGroup, TopicManifest};
+use crate::record::columns::RecordColumn;
+use crate::scan::read_group;
+use crate::tier::cleaned::{Cleaned, Horizon};
+use crate::tier::cold::Cold;
+use crate::tier::latest::{KeyPass, KeyedRow, Marks, RowKind};
+use crate::tier::merge::{MergePolicy, OBJECTS_MAX};
+use crate::tier::rewrite::Goes;
+
+/// Row groups whose keys are read ahead.
+const READS_MAX: usize = 2;
+
+/// What decides about a compaction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct CompactPolicy {
+    /// `min.cleanable.dirty.ratio`; 0 if someone asked for it.
+    pub(crate) dirty_ratio: f64,
+    /// `min.compaction.lag.ms`.
+    pub(crate) lag_min_ms: i64,
+    /// `max.compaction.lag.ms`.
+    pub(crate) lag_max_ms: i64,
+    /// `delete.retention.ms`.
+    pub(crate) delete_retention_ms: i64,
+    /// Now.
+    pub(crate) now_us: i64,
+}
+
+/// What one compaction looks at.
+#[derive(Debug, Default)]
+pub(crate) struct Plan {
+    /// The row groups, in an order in which the offsets of each partition ascend.
+    pub(crate) groups: Vec<GroupAt>,
+    /// Per partition the offset up to which no key has two records afterwards.
+    pub(crate) ends: BTreeMap<i32, i64>,
+    /// Offsets among which tombstones have expired, by partition.
+    expired: BTreeMap<i32, Vec<(i64, i64)>>,
+    /// By partition, which tombstones have been left behind long enough.
+    pub(crate) horizons: BTreeMap<i32, Horizon>,
+}
+
+/// What is to be compacted of these entries now; `None` if it is not worth it. `held` says from which offset on a
+/// partition's records may not go, `hot_start` from which on the log has them.
+pub(crate) fn plan(
+    manifest: &TopicManifest,
+    entries: &[Arc<Entry>],
+    cleaned: &Cleaned,
+    policy: &CompactPolicy,
+    held: impl Fn(i32) -> Option<i64>,
+    hot_start: impl Fn(i32) -> i64,
+) -> Option<Plan> {
+    let now_ms = policy.now_us.div_euclid(1000);
+    let until_us = policy.now_us.saturating_sub(policy.delete_retention_ms.saturating_mul(1000));
+    let mut stopped: BTreeMap<i32, bool> = BTreeMap::new();
+    let mut plan = Plan::default();
+    let (mut bytes, mut dirty_bytes, mut overdue) = (0_u64, 0_u64, false);
+    for at in entries.iter().flat_map(groups_of) {
+        let RowGroup { partition, last_offset, min_timestamp_ms, max_timestamp_ms, .. } = at.group;
+        if last_offset < manifest.start(partition) {
+            continue;
+        }
+        let stopped = stopped.entry(partition).or_default();
+        *stopped |= policy.lag_min_ms > 0 && max_timestamp_ms > now_ms.saturating_sub(policy.lag_min_ms);
+        *stopped |= held(partition).is_some_and(|held| last_offset >= held);
+        if *stopped {
+            continue;
+        }
+        let group_bytes = bytes_of(&at);
+        bytes += group_bytes;
+        if last_offset >= cleaned.end(partition) {
+            dirty_bytes += group_bytes;
+            overdue |= min_timestamp_ms < now_ms.saturating_sub(policy.lag_max_ms);
+        }
+        plan.ends.insert(partition, last_offset + 1);
+        plan.groups.push(at);
+    }
+    for partition in plan.ends.keys() {
+        let horizon = Horizon { until_us, hot_start: hot_start(*partition) };
+        plan.horizons.insert(*partition, horizon);
+        let expired = cleaned.expired(*partition, horizon);
+        if !expired.is_empty() {
+            plan.expired.insert(*partition, expired);
+        }
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a ratio of sizes")]
+    let is_dirty = dirty_bytes as f64 > policy.dirty_ratio * bytes as f64;
+    (is_dirty || overdue || !plan.expired.is_empty()).then_some(plan)
+}
+
+/// An entry's row groups.
+pub(crate) fn groups_of(entry: &Arc<Entry>) -> impl Iterator<Item = GroupAt> {
+    let groups = entry.object.iter().flat_map(|object| object.row_groups.iter().enumerate());
+    groups.map(|(ordinal, group)| GroupAt { object: Arc::clone(entry), ordinal, group: *group })
+}
+
+/// What a row group takes of its object, about.
+pub(crate) fn bytes_of(at: &GroupAt) -> u64 {
+    at.object().map_or(0, |object| {
+        let rows: u64 = object.row_groups.iter().map(|group| u64::from(group.rows)).sum();
+        object.bytes * u64::from(at.group.rows) / rows.max(1)
+    })
+}
+
+impl Plan {
+    /// Whether tombstones of a row group are of interest: those nobody has counted, and those that may go.
+    fn wants_values(&self, group: &RowGroup, cleaned: &Cleaned) -> bool {
+        let expired = self.expired.get(&group.partition).into_iter().flatten();
+        group.last_offset >= cleaned.end(group.partition)
+            || expired.into_iter().any(|(start, end)| group.first_offset < *end && *start <= group.last_offset)
+    }
+
+    fn kind(&self, group: &RowGroup, offset: i64, cleaned: &Cleaned) -> RowKind {
+        match self.horizons.get(&group.partition) {
+            Some(horizon) if cleaned.has_expired(group.partition, offset, *horizon) => RowKind::ExpiredTombstone,
+            _ => RowKind::Tombstone,
+        }
+    }
+
+    /// Partitions in portions of so many rows, or a single one: rows cost a bit each while they are looked at.
+    pub(crate) fn portions(&self, rows_max: u64) -> Vec<Vec<i32>> {
+        let mut rows: BTreeMap<i32, u64> = BTreeMap::new();
+        for at in &self.groups {
+            *rows.entry(at.group.partition).or_default() += u64::from(at.group.rows);
+        }
+        let mut portions: Vec<Vec<i32>> = Vec::new();
+        let mut total = u64::MAX;
+        for (partition, rows) in rows {
+            total = total.saturating_add(rows);
+            if total > rows_max {
+                portions.push(Vec::new());
+                total = rows;
+            }
+            if let Some(portion) = portions.last_mut() {
+                portion.push(partition);
+            }
+        }
+        portions
+    }
+
+    /// Reads the keys of these partitions and marks what goes.
+    ///
+    /// # Errors
+    /// [`Error::ObjectStore`], [`Error::Corrupt`].
+    pub(crate) async fn mark(
+        &self,
+        cold: &Arc<Cold>,
+        cleaned: &Cleaned,
+        partitions: &[i32],
+        memory_bytes: u64,
+        seeds: (u64, u64),
+    ) -> Result<Marked> {
+        let mut marked = Marked::default();
+        let groups: Vec<&GroupAt> =
+            self.groups.iter().filter(|at| partitions.binary_search(&at.group.partition).is_ok()).collect();
+        for at in &groups {
+            let number = marked.marks.add_group(at.group.rows);
+            marked.numbers.insert((at.group.partition, at.group.first_offset), number);
+        }
+        let mut pass = Some(KeyPass::first(memory_bytes, seeds));
+        while let Some(mut current) = pass {
+            marked.passes += 1;
+            let reads: Vec<_> = groups.iter().map(|at| self.read_keys(cold, at, cleaned).boxed()).collect();
+            let mut reads = stream::iter(reads).buffered(READS_MAX);
+            for (number, at) in (0..).zip(&groups) {
+                let Some((rows, values)) = reads.try_next().await? else { break };
+                self.look(&mut current, &mut marked.marks, (number, at), &rows, values, cleaned)?;
+                tokio::task::yield_now().await;
+            }
+            drop(reads);
+            pass = current.finish(&mut marked.marks);
+        }
+        for (number, at) in (0..).zip(&groups) {
+            *marked.tombstones.entry(at.group.partition).or_default() += marked.marks.tombstones(number);
+        }
+        Ok(marked)
+    }
+
+    /// What of a row group says whether its rows go; the values only where tombstones are of interest.
+    async fn read_keys(&self, cold: &Arc<Cold>, at: &GroupAt, cleaned: &Cleaned) -> Result<(RecordBatch, bool)> {
+        let values = self.wants_values(&at.group, cleaned);
+        let keys = [RecordColumn::Offset, RecordColumn::CommittedAt, RecordColumn::Key, RecordColumn::Value];
+        let columns = if values { &keys[..] } else { &keys[..3] };
+        Ok((read_group(cold, at, columns).await?, values))
+    }
+
+    fn look(
+        &self,
+        pass: &mut KeyPass,
+        marks: &mut Marks,
+        (number, at): (u32, &GroupAt),
+        rows: &RecordBatch,
+        values: bool,
+        cleaned: &Cleaned,
+    ) -> Result<()> {
+        let odd = || Error::Corrupt { place: "cold rows".into(), reason: "a column is of another type".into() };
+        let offsets = rows.column(0).as_primitive_opt::<Int64Type>().ok_or_else(odd)?;
+        let committed = rows.column(1).as_primitive_opt::<TimestampMicrosecondType>().ok_or_else(odd)?;
+        let keys = rows.column(2).as_binary_opt::<i32>().ok_or_else(odd)?;
+        for row in 0..rows.num_rows() {
+            let kind = match values && rows.column(3).is_null(row) {
+                true => self.kind(&at.group, offsets.value(row), cleaned),
+                false => RowKind::Value,
+            };
+            let key = keys.is_valid(row).then(|| keys.value(row));
+            let keyed = KeyedRow { key, committed_at_us: committed.value(row), kind };
+            let row = u32::try_from(row).map_err(Error::format("count rows"))?;
+            pass.push(marks, at.group.partition, (number, row), &keyed);
+        }
+        Ok(())
+    }
+}
+
+/// Rows that go, found by their row groups.
+#[derive(Debug, Default)]
+pub(crate) struct Marked {
+    marks: Marks,
+    /// By partition and first offset: the name of a row group whatever its object is called.
+    numbers: HashMap<(i32, i64), u32>,
+    /// Tombstones that stay, by partition, of the row groups in which they were counted.
+    pub(crate) tombstones: BTreeMap<i32, u64>,
+    /// How often the keys were read.
+    pub(crate) passes: u32,
+}
+
+impl Marked {
+    /// See [`Marks::history_start_us`].
+    pub(crate) fn history_start_us(&self) -> Option<i64> {
+        self.marks.history_start_us()
+    }
+
+    fn number(&self, group: &RowGroup) -> Option<u32> {
+        self.numbers.get(&(group.partition, group.first_offset)).copied()
+    }
+
+    /// Rows of an entry that go.
+    fn rows(&self, entry: &Entry) -> u64 {
+        let groups = entry.object.iter().flat_map(|object| &object.row_groups);
+        groups.filter_map(|group| self.number(group)).map(|number| u64::from(self.marks.marked(number))).sum()
+    }
+
+    /// Neighbours to be rewritten together, the oldest first: from one of which rows go, over those of which rows go and
+    /// small ones between, until what stays makes an object.
+    pub(crate) fn windows(&self, entries: &[Arc<Entry>], reach: &[usize], merge: &MergePolicy) -> Vec<Range<usize>> {
+        let mut windows = Vec::new();
+        let mut at = 0;
+        while at < entries.len() {
+            if self.rows(&entries[at]) == 0 {
+                at += 1;
+                continue;
+            }
+            let mut window = at..at + 1;
+            let mut bytes = self.bytes_left(&entries[at]);
+            for next in at + 1..entries.len().min(at + OBJECTS_MAX) {
+                let left = self.bytes_left(&entries[next]);
+                let touched = self.rows(&entries[next]) > 0;
+                let fits = touched || !merge.is_large(left);
+                if bytes >= merge.object_bytes / 2 || reach[next] > at || !fits {
+                    break;
+                }
+                bytes += left;
+                if touched {
+                    window.end = next + 1;
+                }
+            }
+            at = window.end;
+            windows.push(window);
+        }
+        windows
+    }
+
+    /// About what is left of an entry's object.
+    fn bytes_left(&self, entry: &Entry) -> u64 {
+        let Some(object) = &entry.object else { return 0 };
+        let rows: u64 = object.row_groups.iter().map(|group| u64::from(group.rows)).sum();
+        object.bytes * rows.saturating_sub(self.rows(entry)) / rows.max(1)
+    }
+}
+
+impl Goes for Marked {
+    fn some_of(&self, at: &GroupAt) -> bool {
+        self.number(&at.group).is_some_and(|number| self.marks.marked(number) > 0)
+    }
+
+    fn row(&self, at: &GroupAt, row: usize) -> bool {
+        let place = self.number(&at.group).zip(u32::try_from(row).ok());
+        place.is_some_and(|(number, row)| self.marks.is_marked(number, row))
+    }
+}

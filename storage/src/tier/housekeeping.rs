@@ -1,0 +1,223 @@
+//! The background worker of the cold part: retention, compaction, merging and sweeping, beside tiering and never before it.
+//!
+//! Every `housekeeping.interval` (by the clock) it goes through all topics, some of them at each step, so that a request
+//! never waits for all of them. A topic that fails is named and left alone for a growing while; the others go on. Being
+//! fenced ends the work for good.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::TopicId;
+use crate::log::Node;
+use crate::tier::upkeep::{Effort, Upkeep};
+use crate::tier::worker::chain;
+use crate::view::{Topic, VacuumReport};
+use crate::worker::{self, Task};
+
+/// Requests that wait; who comes later waits outside.
+const REQUESTS_MAX: usize = 64;
+
+/// How often the clock is looked at, ms.
+const LOOK_INTERVAL_MS: u64 = 1_000;
+
+/// Topics gone through in one step.
+const TOPICS_MAX: usize = 64;
+
+/// First and longest time a topic that failed is left alone, us.
+const PAUSE_US: (i64, i64) = (10_000_000, 3_600_000_000);
+
+/// How long a stop waits for the step in progress, ms; then it is dropped where it stands, as by a crash.
+const STOP_MS_MAX: u64 = 5_000;
+
+struct Request {
+    topic: Option<TopicId>,
+    answer: oneshot::Sender<Result<VacuumReport>>,
+}
+
+/// The worker as its owner sees it.
+#[derive(Debug)]
+pub(crate) struct Housekeeping {
+    requests: mpsc::Sender<Request>,
+    stop: CancellationToken,
+    /// Taken by the first stop.
+    task: Mutex<Option<Task>>,
+}
+
+impl Housekeeping {
+    /// Starts it; `interval_ms` 0 works on request only.
+    pub(crate) fn start(upkeep: Upkeep, interval_ms: u64) -> Self {
+        let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
+        let stop = CancellationToken::new();
+        let interval_us = i64::try_from(interval_ms.saturating_mul(1000)).unwrap_or(i64::MAX);
+        let next_us = None;
+        let work = Work { upkeep, waiting, interval_us, next_us, after: None, troubles: HashMap::new(), fenced: None };
+        let task = worker::spawn(work.run(stop.clone()));
+        Self { requests, stop, task: Mutex::new(Some(task)) }
+    }
+
+    /// Does all there is to do to a topic, or to all; returns when done.
+    pub(crate) async fn vacuum(&self, topic: Option<TopicId>) -> Result<VacuumReport> {
+        let (answer, done) = oneshot::channel();
+        self.requests.send(Request { topic, answer }).await.map_err(|_| Error::Closed)?;
+        done.await.map_err(|_| Error::Closed)?
+    }
+
+    /// Stops it.
+    pub(crate) async fn stop(&self) {
+        self.stop.cancel();
+        let task = self.task.lock().take();
+        let Some(mut task) = task else { return };
+        if worker::timeout(Duration::from_millis(STOP_MS_MAX), task.ended()).await.is_none() {
+            tracing::warn!("housekeeping did not stop in time, its step is dropped");
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Housekeeping {
+    fn drop(&mut self) {
+        // A storage dropped without being closed leaves no work behind.
+        self.stop.cancel();
+    }
+}
+
+/// A topic that failed.
+#[derive(Clone, Copy, Debug)]
+struct Trouble {
+    pause_us: i64,
+    /// When it is tried again.
+    until_us: i64,
+}
+
+struct Work {
+    upkeep: Upkeep,
+    waiting: mpsc::Receiver<Request>,
+    interval_us: i64,
+    /// When the topics are next gone through; `None` before the first look at the clock.
+    next_us: Option<i64>,
+    /// The last topic gone through, if some are left.
+    after: Option<TopicId>,
+    troubles: HashMap<TopicId, Trouble>,
+    /// Why no more is done.
+    fenced: Option<Error>,
+}
+
+impl Work {
+    async fn run(mut self, stop: CancellationToken) {
+        loop {
+            let step = async {
+                tokio::select! {
+                    biased;
+                    request = self.waiting.recv() => match request {
+                        Some(request) => self.vacuum(request).await,
+                        None => return false,
+                    },
+                    () = worker::sleep(Duration::from_millis(LOOK_INTERVAL_MS)) => self.look().await,
+                }
+                true
+            };
+            tokio::select! {
+                biased;
+                // What is in progress is dropped where it stands: nothing waits for it, and nothing is lost by it.
+                () = stop.cancelled() => return,
+                go_on = step => if !go_on { return },
+            }
+        }
+    }
+
+    async fn vacuum(&mut self, request: Request) {
+        let done = self.vacuum_now(request.topic).await;
+        // Who no longer waits needs no answer.
+        let _ = request.answer.send(done);
+    }
+
+    async fn vacuum_now(&mut self, topic: Option<TopicId>) -> Result<VacuumReport> {
+        let node = self.upkeep.runner.node()?;
+        let topics = match topic {
+            None => topics(&node),
+            Some(id) => vec![node.topic_by_id(id).ok_or_else(|| Error::UnknownTopic { topic: id.to_string() })?],
+        };
+        let mut report = VacuumReport::default();
+        let mut first_error = None;
+        for topic in topics {
+            match self.keep(&node, &topic, Effort::All).await {
+                Ok(done) => report.add(&done),
+                Err(error) if error.kind() == ErrorKind::StepDown => return Err(error),
+                Err(error) => first_error = first_error.or(Some(error)),
+            }
+        }
+        first_error.map_or(Ok(report), Err)
+    }
+
+    /// Goes through some topics if it is time.
+    async fn look(&mut self) {
+        let Ok(node) = self.upkeep.runner.node() else { return };
+        let now_us = node.clock().now_us();
+        // A clock that was set back must not keep the work waiting.
+        let next_us = self.next_us.map_or(i64::MAX, |next| next).min(now_us.saturating_add(self.interval_us));
+        self.next_us = Some(next_us);
+        if self.interval_us == 0 || (self.after.is_none() && now_us < next_us) {
+            return;
+        }
+        let left: Vec<_> = topics(&node).into_iter().filter(|topic| self.after < Some(topic.id)).collect();
+        for topic in left.iter().take(TOPICS_MAX) {
+            let rests = self.troubles.get(&topic.id).is_some_and(|trouble| now_us < trouble.until_us);
+            if !rests {
+                // The error has been told.
+                let _ = self.keep(&node, topic, Effort::Due).await;
+            }
+        }
+        self.after = left.get(TOPICS_MAX).and_then(|_| left.get(TOPICS_MAX - 1)).map(|topic| topic.id);
+        if self.after.is_none() {
+            self.troubles.retain(|topic, _| node.topic_by_id(*topic).is_some());
+            self.next_us = Some(now_us.saturating_add(self.interval_us));
+            #[expect(clippy::cast_precision_loss, reason = "a time in seconds")]
+            metrics::gauge!("aquifer_housekeeping_last_run_seconds").set(now_us as f64 / 1e6);
+        }
+    }
+
+    /// One topic; what goes wrong is told, and remembered.
+    async fn keep(&mut self, node: &Arc<Node>, topic: &Topic, effort: Effort) -> Result<VacuumReport> {
+        if let Some(error) = &self.fenced {
+            return Err(error.clone());
+        }
+        let done = self.upkeep.keep(node, topic, effort).await;
+        match &done {
+            Ok(_) => drop(self.troubles.remove(&topic.id)),
+            // Deleted, or changed by somebody else: the next look sees it as it is then.
+            Err(_) if node.topic_by_id(topic.id).is_none() => return Ok(VacuumReport::default()),
+            Err(Error::Conflict { what }) => tracing::debug!(topic = topic.name, what, "housekeeping was overtaken"),
+            Err(error) => self.note(node, topic, error),
+        }
+        done
+    }
+
+    fn note(&mut self, node: &Arc<Node>, topic: &Topic, error: &Error) {
+        metrics::counter!("aquifer_housekeeping_failures_total").increment(1);
+        let reason = chain(error);
+        if error.kind() == ErrorKind::StepDown {
+            node.step_down(&reason);
+            self.fenced = Some(error.clone());
+            return;
+        }
+        let before = self.troubles.get(&topic.id).map_or(0, |trouble| trouble.pause_us);
+        let pause_us = (before * 2).clamp(PAUSE_US.0, PAUSE_US.1);
+        let until_us = node.clock().now_us().saturating_add(pause_us);
+        self.troubles.insert(topic.id, Trouble { pause_us, until_us });
+        let pause_s = pause_us / 1_000_000;
+        tracing::warn!(topic = topic.name, %reason, pause_s, "housekeeping failed and is tried again");
+    }
+}
+
+/// The topics there are, by id.
+fn topics(node: &Node) -> Vec<Arc<Topic>> {
+    let mut topics: Vec<_> = node.topics().into_iter().filter(|topic| !topic.internal).collect();
+    topics.sort_by_key(|topic| topic.id);
+    topics
+}

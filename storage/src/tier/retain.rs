@@ -1,0 +1,113 @@
+//! Where a partition's log start moves to: what is too old or too much goes, from the oldest on; pure.
+//!
+//! As in Kafka, something goes as a whole (there a segment, here a row group or a run of the log) when its largest
+//! timestamp is older than `retention.ms`, or when at least `retention.bytes` remain without it; a record younger than
+//! its neighbours keeps those behind it. The bytes are those that are stored: compressed, in objects or in the log.
+
+/// A stretch of a partition that goes as a whole, oldest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stretch {
+    /// Offset behind it.
+    pub(crate) end: i64,
+    /// Bytes it takes.
+    pub(crate) bytes: u64,
+    /// Largest timestamp, ms; negative if its records have none.
+    pub(crate) max_timestamp_ms: i64,
+    /// Largest commit time, us.
+    pub(crate) max_committed_at_us: i64,
+}
+
+/// What a topic keeps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Retention {
+    /// `retention.ms`; negative: for ever.
+    pub(crate) ms: i64,
+    /// `retention.bytes` of a partition; negative: whatever it takes.
+    pub(crate) bytes: i64,
+}
+
+impl Retention {
+    /// Whether anything ever goes.
+    pub(crate) fn is_finite(self) -> bool {
+        self.ms >= 0 || self.bytes >= 0
+    }
+
+    /// The new log start: `start` or the end of the last stretch that goes. `bytes` are those of all stretches, also of
+    /// those that are not looked at.
+    pub(crate) fn start_after(
+        self,
+        start: i64,
+        mut bytes: u64,
+        now_ms: i64,
+        stretches: impl IntoIterator<Item = Stretch>,
+    ) -> i64 {
+        let mut new_start = start;
+        for stretch in stretches {
+            if !self.is_old(&stretch, now_ms) && !self.is_too_much(&stretch, bytes) {
+                break;
+            }
+            bytes = bytes.saturating_sub(stretch.bytes);
+            new_start = stretch.end.max(start);
+        }
+        new_start
+    }
+
+    /// Whether a stretch is older than what is kept.
+    pub(crate) fn is_old(self, stretch: &Stretch, now_ms: i64) -> bool {
+        let timestamp_ms = match stretch.max_timestamp_ms {
+            none if none < 0 => stretch.max_committed_at_us.div_euclid(1000),
+            largest => largest,
+        };
+        self.ms >= 0 && now_ms.saturating_sub(timestamp_ms) > self.ms
+    }
+
+    fn is_too_much(self, stretch: &Stretch, bytes: u64) -> bool {
+        u64::try_from(self.bytes).is_ok_and(|kept| bytes.saturating_sub(stretch.bytes) >= kept)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stretch(end: i64, bytes: u64, max_timestamp_ms: i64) -> Stretch {
+        Stretch { end, bytes, max_timestamp_ms, max_committed_at_us: 5_000_000 }
+    }
+
+    fn start_after(retention: Retention, start: i64, now_ms: i64, stretches: &[Stretch]) -> i64 {
+        let bytes = stretches.iter().map(|stretch| stretch.bytes).sum();
+        retention.start_after(start, bytes, now_ms, stretches.iter().copied())
+    }
+
+    #[test]
+    fn what_is_too_old_goes_up_to_the_first_that_is_not() {
+        let stretches = [stretch(10, 5, 1000), stretch(20, 5, 3000), stretch(30, 5, 2000)];
+        let keep = |ms| Retention { ms, bytes: -1 };
+        assert_eq!(start_after(keep(1000), 0, 2000, &stretches), 0);
+        assert_eq!(start_after(keep(1000), 0, 2001, &stretches), 10);
+        assert_eq!(start_after(keep(1000), 0, 4000, &stretches), 10, "the third waits for the second");
+        assert_eq!(start_after(keep(1000), 0, 4001, &stretches), 30);
+        assert_eq!(start_after(keep(-1), 0, i64::MAX, &stretches), 0);
+        assert_eq!(start_after(keep(0), 25, 4001, &stretches[2..]), 30);
+    }
+
+    #[test]
+    fn records_without_a_time_have_that_of_their_commit() {
+        let keep = Retention { ms: 1000, bytes: -1 };
+        assert_eq!(start_after(keep, 0, 6000, &[stretch(10, 5, -1)]), 0);
+        assert_eq!(start_after(keep, 0, 6001, &[stretch(10, 5, -1)]), 10);
+    }
+
+    #[test]
+    fn at_least_the_bytes_asked_for_stay() {
+        let stretches = [stretch(10, 5, 0), stretch(20, 5, 0), stretch(30, 5, 0)];
+        let keep = |bytes| Retention { ms: -1, bytes };
+        assert_eq!(start_after(keep(15), 0, 0, &stretches), 0);
+        assert_eq!(start_after(keep(11), 0, 0, &stretches), 0);
+        assert_eq!(start_after(keep(10), 0, 0, &stretches), 10);
+        assert_eq!(start_after(keep(6), 0, 0, &stretches), 10);
+        assert_eq!(start_after(keep(0), 0, 0, &stretches), 30);
+        assert_eq!(start_after(keep(-1), 0, 0, &stretches), 0);
+        assert!(!keep(-1).is_finite() && keep(0).is_finite());
+    }
+}

@@ -1,0 +1,247 @@
+//! Neighbouring entries of a manifest become one entry: their rows in the order of partitions and offsets, without those
+//! that go. Merging and compaction are both this.
+//!
+//! Row groups are read one by one and written as soon as enough rows are together, so memory holds a few row groups and
+//! the object being made, whatever the entries hold. Raw columns are copied as they are; declared ones are decoded anew,
+//! so that objects of different declarations can become one. What is read is checked against its checksums, and before
+//! anything is published the rows are counted: what did not go must be there.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Weak};
+
+use arrow::array::{AsArray, BooleanArray};
+use arrow::compute::{concat_batches, filter_record_batch};
+use arrow::datatypes::Int64Type;
+use arrow::record_batch::RecordBatch;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+
+use crate::error::{Error, Result};
+use crate::ids::TopicId;
+use crate::log::Node;
+use crate::manifest::model::{Cover, Entry, GroupAt, Lost, TopicManifest};
+use crate::record::columns::{RecordColumn, record_schema};
+use crate::record::format::RecordFormat;
+use crate::scan::read_group;
+use crate::tier::declared::Declared;
+use crate::tier::run::Runner;
+use crate::tier::write::{Finished, GROUP_BYTES_MAX, GROUP_ROWS_MAX, ObjectFile};
+use crate::worker;
+
+/// Row groups read ahead of the one being written.
+const READS_MAX: usize = 2;
+
+/// Which rows go.
+pub(crate) trait Goes: Sync {
+    /// Whether any row of this row group goes.
+    fn some_of(&self, at: &GroupAt) -> bool;
+    /// Whether this row goes, by its number in the row group.
+    fn row(&self, at: &GroupAt, row: usize) -> bool;
+}
+
+/// None goes.
+pub(crate) struct NoneGoes;
+
+impl Goes for NoneGoes {
+    fn some_of(&self, _: &GroupAt) -> bool {
+        false
+    }
+
+    fn row(&self, _: &GroupAt, _: usize) -> bool {
+        false
+    }
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) struct Rewritten {
+    /// In the place of the others.
+    pub(crate) entry: Entry,
+    /// Rows that went because they were marked.
+    pub(crate) rows_removed: u64,
+}
+
+impl Runner {
+    /// Makes one entry of neighbours, and puts its object; nothing is published. Rows below the manifest's starts go too.
+    ///
+    /// # Errors
+    /// [`Error::ObjectStore`], [`Error::Corrupt`] naming a damaged object, [`Error::Format`].
+    pub(crate) async fn rewrite(
+        &self,
+        node: &Node,
+        manifest: &TopicManifest,
+        entries: &[Arc<Entry>],
+        goes: &dyn Goes,
+    ) -> Result<Rewritten> {
+        let format =
+            self.declared_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.format_of(manifest.topic));
+        if let Some(format) = &format {
+            match self.rewrite_with(node, manifest, entries, goes, Some(format)).await {
+                // The raw columns must never wait for what Parquet has no words for.
+                Err(error @ (Error::Format { .. } | Error::Config { .. })) => {
+                    tracing::warn!(topic = %manifest.topic, %error, "an object is written without declared columns");
+                }
+                rewritten => return rewritten,
+            }
+        }
+        self.rewrite_with(node, manifest, entries, goes, None).await
+    }
+
+    async fn rewrite_with(
+        &self,
+        node: &Node,
+        manifest: &TopicManifest,
+        entries: &[Arc<Entry>],
+        goes: &dyn Goes,
+        format: Option<&RecordFormat>,
+    ) -> Result<Rewritten> {
+        let topic = manifest.topic;
+        let declared = format.map(Declared::new).transpose()?;
+        let mut cutter = Cutter::new(topic, declared)?;
+        let (mut rows_read, mut rows_removed, mut rows_below) = (0, 0, 0);
+        let groups = groups_in_order(entries);
+        let reads: Vec<_> = groups.iter().map(|at| read_group(&self.cold, at, &RecordColumn::ALL).boxed()).collect();
+        let mut reads = stream::iter(reads).buffered(READS_MAX);
+        for at in &groups {
+            let Some(rows) = reads.try_next().await? else { break };
+            rows_read += rows.num_rows() as u64;
+            let start = manifest.start(at.group.partition);
+            let kept = keep(&rows, at, start, goes, &mut rows_below, &mut rows_removed)?;
+            cutter = cutter.push(at.group.partition, kept).await?;
+        }
+        drop(reads);
+        let finished = cutter.finish().await?;
+        let object = match finished {
+            Some(finished) => Some(self.put(node, topic, finished).await?),
+            None => None,
+        };
+        let (covers, lost) = (covers(entries), lost(entries));
+        let entry = Entry { covers, object, lost };
+        let expected: u64 = groups.iter().map(|at| u64::from(at.group.rows)).sum();
+        let written =
+            entry.object.iter().flat_map(|object| &object.row_groups).map(|group| u64::from(group.rows)).sum::<u64>();
+        if rows_read != expected || written + rows_removed + rows_below != rows_read {
+            let reason =
+                format!("of {expected} rows {rows_read} were read and {written} written, {rows_removed} were to go");
+            return Err(Error::Corrupt { place: format!("rewriting topic {topic}"), reason });
+        }
+        Ok(Rewritten { entry, rows_removed })
+    }
+}
+
+/// The row groups of all entries, by partition and offset.
+fn groups_in_order(entries: &[Arc<Entry>]) -> Vec<GroupAt> {
+    let mut by_partition: BTreeMap<i32, Vec<GroupAt>> = BTreeMap::new();
+    for entry in entries {
+        for (ordinal, group) in entry.object.iter().flat_map(|object| object.row_groups.iter().enumerate()) {
+            let at = GroupAt { object: Arc::clone(entry), ordinal, group: *group };
+            by_partition.entry(group.partition).or_default().push(at);
+        }
+    }
+    by_partition.into_values().flatten().collect()
+}
+
+/// The rows of a row group that stay.
+fn keep(
+    rows: &RecordBatch,
+    at: &GroupAt,
+    start: i64,
+    goes: &dyn Goes,
+    rows_below: &mut u64,
+    rows_removed: &mut u64,
+) -> Result<RecordBatch> {
+    if at.group.first_offset >= start && !goes.some_of(at) {
+        return Ok(rows.clone());
+    }
+    let offsets = rows.column(RecordColumn::Offset as usize).as_primitive::<Int64Type>();
+    let stays = offsets.values().iter().enumerate().map(|(row, offset)| {
+        let below = *offset < start;
+        let marked = !below && goes.row(at, row);
+        *rows_below += u64::from(below);
+        *rows_removed += u64::from(marked);
+        !below && !marked
+    });
+    let stays: BooleanArray = stays.map(Some).collect();
+    filter_record_batch(rows, &stays).map_err(Error::format("leave rows out"))
+}
+
+/// One cover per partition: those of neighbours touch.
+fn covers(entries: &[Arc<Entry>]) -> Vec<Cover> {
+    let mut covers: BTreeMap<i32, Cover> = BTreeMap::new();
+    for cover in entries.iter().flat_map(|entry| &entry.covers).filter(|cover| cover.start < cover.end) {
+        let whole = covers.entry(cover.partition).or_insert(*cover);
+        whole.start = whole.start.min(cover.start);
+        whole.end = whole.end.max(cover.end);
+    }
+    covers.into_values().collect()
+}
+
+fn lost(entries: &[Arc<Entry>]) -> Vec<Lost> {
+    let mut lost: Vec<Lost> = entries.iter().flat_map(|entry| entry.lost.iter().cloned()).collect();
+    lost.sort_by_key(|lost| (lost.partition, lost.start));
+    lost
+}
+
+/// Whole row groups that came out small are put together until they are as large as those that tiering writes.
+struct Cutter {
+    file: ObjectFile,
+    partition: i32,
+    waiting: Vec<RecordBatch>,
+    rows: usize,
+    bytes: usize,
+}
+
+impl Cutter {
+    fn new(topic: TopicId, declared: Option<Declared>) -> Result<Self> {
+        let file = ObjectFile::new(topic.to_string(), declared)?;
+        Ok(Self { file, partition: 0, waiting: Vec::new(), rows: 0, bytes: 0 })
+    }
+
+    /// Adds rows; writes those before them if they do not fit with them into one row group.
+    async fn push(mut self, partition: i32, rows: RecordBatch) -> Result<Self> {
+        if rows.num_rows() == 0 {
+            return Ok(self);
+        }
+        let bytes = record_bytes(&rows);
+        let full = self.rows + rows.num_rows() > GROUP_ROWS_MAX || self.bytes + bytes > GROUP_BYTES_MAX;
+        if full || self.partition != partition {
+            self = self.write().await?;
+        }
+        self.partition = partition;
+        self.rows += rows.num_rows();
+        self.bytes += bytes;
+        self.waiting.push(rows);
+        Ok(self)
+    }
+
+    /// Writes what waits, where encoding it keeps nobody else from working.
+    async fn write(mut self) -> Result<Self> {
+        if self.waiting.is_empty() {
+            return Ok(self);
+        }
+        let (waiting, mut file) = (std::mem::take(&mut self.waiting), self.file);
+        let file = worker::blocking(move || {
+            let rows = concat_batches(&record_schema(), &waiting).map_err(Error::format("join row groups"))?;
+            file.write_group(&rows).map(|()| file)
+        })
+        .await?;
+        Ok(Self { file, rows: 0, bytes: 0, ..self })
+    }
+
+    async fn finish(self) -> Result<Option<Finished>> {
+        let file = self.write().await?.file;
+        worker::blocking(move || file.finish()).await
+    }
+}
+
+/// Bytes of keys, values and headers.
+fn record_bytes(rows: &RecordBatch) -> usize {
+    let span = |offsets: &[i32]| match (offsets.first(), offsets.last()) {
+        (Some(first), Some(last)) => usize::try_from(last - first).unwrap_or(0),
+        _ => 0,
+    };
+    let bytes = |column: RecordColumn| span(rows.column(column as usize).as_binary::<i32>().value_offsets());
+    let headers = rows.column(RecordColumn::Headers as usize).as_list::<i32>();
+    let fields = headers.values().as_struct().columns();
+    let of_headers: usize = fields.iter().map(|field| span(field.as_binary::<i32>().value_offsets())).sum();
+    bytes(RecordColumn::Key) + bytes(RecordColumn::Value) + of_headers
+}
