@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 
-use crate::ids::{TopicId, TopicPartition};
+use crate::ids::{ProducerIdentity, TopicId, TopicPartition};
 use crate::record::batch::CheckedBatch;
 use crate::topic_config::TopicConfig;
 use crate::view::GroupOffset;
@@ -19,7 +19,8 @@ pub enum Durability {
     Synced,
 }
 
-/// One atomic act: all of it, or none. At most `wal.commit_bytes_max`.
+/// One atomic act: all of it, or none. What is larger than `wal.commit_bytes_max` becomes a transaction of the log; see
+/// [`crate::LargeCommit`].
 #[derive(Clone, Debug, Default)]
 pub struct Commit {
     /// When to answer.
@@ -38,6 +39,9 @@ pub struct Commit {
     pub group_offsets: Vec<GroupOffsetChange>,
     /// Continuous queries' positions.
     pub positions: Vec<PositionChange>,
+    /// Transactions begun, extended and ended. What begins or extends one counts before the appends, what ends one after
+    /// everything else.
+    pub transactions: Vec<TransactionChange>,
 }
 
 /// One batch for one partition; the log assigns its offsets.
@@ -152,11 +156,70 @@ pub struct PositionChange {
     pub expect: Expect,
 }
 
+/// A step of a transactional producer; `server` makes one of each of Kafka's requests.
+#[derive(Clone, Debug)]
+pub enum TransactionChange {
+    /// InitProducerId with a transactional id: aborts what is open, gives a new epoch, or a new id when epochs run out.
+    Init {
+        /// The transactional id.
+        transactional_id: String,
+        /// After how long an open transaction is aborted, ms; 1 to `transaction.timeout_max`.
+        timeout_ms: i32,
+        /// Who the client believes it is (KIP-360): refused with [`Error::ProducerFenced`] if somebody newer has come.
+        expected: Option<ProducerIdentity>,
+    },
+    /// These partitions may get batches of the transaction, which begins if none is open.
+    AddPartitions {
+        /// The transactional id.
+        transactional_id: String,
+        /// Who asks.
+        producer: ProducerIdentity,
+        /// Which.
+        partitions: Vec<TopicPartition>,
+    },
+    /// This group may get offsets with the transaction, which begins if none is open.
+    AddOffsets {
+        /// The transactional id.
+        transactional_id: String,
+        /// Who asks.
+        producer: ProducerIdentity,
+        /// Which.
+        group: String,
+    },
+    /// TxnOffsetCommit: pending until the end commits.
+    CommitOffsets {
+        /// The transactional id.
+        transactional_id: String,
+        /// Who asks.
+        producer: ProducerIdentity,
+        /// Whose offsets; added before.
+        group: String,
+        /// The offsets.
+        offsets: Vec<(TopicPartition, GroupOffset)>,
+    },
+    /// Markers on all partitions, pending offsets and state, in this one commit. Again with the same outcome it succeeds.
+    End {
+        /// The transactional id.
+        transactional_id: String,
+        /// Who asks.
+        producer: ProducerIdentity,
+        /// Or aborted.
+        committed: bool,
+    },
+    /// By an operator: aborts what is open and fences its producer. [`Error::InvalidTransactionState`] if nothing is.
+    Abort {
+        /// The transactional id.
+        transactional_id: String,
+    },
+}
+
 /// What a commit did.
 #[derive(Clone, Debug)]
 pub struct Receipt {
     /// Per [`Commit::appends`], in order.
     pub appended: Vec<Appended>,
+    /// Per [`Commit::transactions`], in order: who its producer is now.
+    pub transactions: Vec<ProducerIdentity>,
     /// The log's time of it, us; strictly increasing.
     pub commit_time_us: i64,
 }

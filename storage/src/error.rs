@@ -123,6 +123,44 @@ pub enum Error {
         /// The newest seen.
         current: i16,
     },
+    /// A newer producer has the transactional id; this one must stop.
+    #[error("producer {producer_id} with epoch {epoch} of transactional id '{transactional_id}' has been fenced")]
+    ProducerFenced {
+        /// The transactional id.
+        transactional_id: String,
+        /// As sent.
+        producer_id: i64,
+        /// As sent.
+        epoch: i16,
+    },
+    /// No such transactional id, or it has another producer id: begin with InitProducerId.
+    #[error("transactional id '{transactional_id}' is not known with producer {producer_id}")]
+    UnknownTransactionalId {
+        /// The transactional id.
+        transactional_id: String,
+        /// As sent, -1 if none was.
+        producer_id: i64,
+    },
+    /// The step does not fit where the transaction stands.
+    #[error("invalid state of the transaction: {reason}")]
+    InvalidTransactionState {
+        /// Whose, what stands in the way, what to do.
+        reason: String,
+    },
+    /// Another step of the same transaction is under way; try again.
+    #[error("transactional id '{transactional_id}' has another step under way")]
+    ConcurrentTransactions {
+        /// The transactional id.
+        transactional_id: String,
+    },
+    /// The transaction's timeout is not allowed.
+    #[error("transaction timeout of {timeout_ms} ms is not allowed, 1 to transaction.timeout_max = {limit_ms} ms are")]
+    InvalidTransactionTimeout {
+        /// As asked for.
+        timeout_ms: i32,
+        /// The limit.
+        limit_ms: i32,
+    },
     /// The bytes are not a record batch, or its checksum does not match.
     #[error("corrupt record batch: {reason}")]
     CorruptBatch {
@@ -233,6 +271,9 @@ impl Error {
             | Self::OffsetOutOfRange { .. }
             | Self::OutOfOrderSequence { .. }
             | Self::InvalidProducerEpoch { .. }
+            | Self::UnknownTransactionalId { .. }
+            | Self::InvalidTransactionState { .. }
+            | Self::InvalidTransactionTimeout { .. }
             | Self::CorruptBatch { .. }
             | Self::InvalidBatch { .. }
             | Self::KeylessRecords { .. }
@@ -241,8 +282,10 @@ impl Error {
             Self::Corrupt { .. } | Self::Format { .. } => ErrorKind::Repair,
             Self::Full { .. } => ErrorKind::MakeRoom,
             Self::ReadOnly { .. } => ErrorKind::Restart,
-            Self::Fenced { .. } => ErrorKind::StepDown,
-            Self::Closed | Self::Io { .. } | Self::ObjectStore { .. } => ErrorKind::Retry,
+            Self::Fenced { .. } | Self::ProducerFenced { .. } => ErrorKind::StepDown,
+            Self::ConcurrentTransactions { .. } | Self::Closed | Self::Io { .. } | Self::ObjectStore { .. } => {
+                ErrorKind::Retry
+            }
         }
     }
 

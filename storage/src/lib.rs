@@ -22,7 +22,8 @@ mod worker;
 
 pub use commit::*;
 pub use error::{Error, ErrorKind, Result};
-pub use ids::{OwnTopic, TopicId, TopicPartition, WriterEpoch};
+pub use ids::{OwnTopic, ProducerIdentity, TopicId, TopicPartition, WriterEpoch};
+pub use log::LargeCommit;
 pub use storage::{OpenOptions, Snapshot, Storage};
 pub use tier::{DeclaredColumns, HoldsBack};
 pub use topic_config::*;

@@ -128,6 +128,8 @@ settings! {
         wal_segment_bytes: u64 = 128 << 20, "wal.segment_bytes", "bytes", "size of a segment when it is preallocated";
         wal_queue_bytes_max: u64 = 64 << 20, "wal.queue_bytes_max", "bytes", "commits waiting for the writer; more wait outside";
         batch_decompressed_bytes_max: u64 = 64 << 20, "batch.decompressed_bytes_max", "bytes", "largest batch after decompression; guards against zip bombs";
+        transaction_timeout_max_ms: i32 = 900_000, "transaction.timeout_max", "ms", "longest timeout a transactional producer may ask for; the node aborts at the timeout";
+        transaction_id_expiration_ms: i64 = 604_800_000, "transaction.id_expiration", "ms", "idle time after which a transactional id without an open transaction is forgotten";
         memory_limit: u64 = 4 << 30, "memory.limit", "bytes", "memory queries and caches may take together";
     }
 }

@@ -12,20 +12,22 @@ use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+use tokio::sync::oneshot;
 
 use crate::clock::{Clock, Random};
 use crate::commit::{Commit, Receipt, TopicChange, Trim};
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition, WriterEpoch};
-use crate::log::{Node, Reach};
+use crate::log::{LargeCommit, Node, Reach};
 use crate::scan::{self, Pinned};
 use crate::settings::StorageSettings;
 use crate::tier::{DeclaredColumns, HoldsBack, Tier};
 use crate::topic_config::TopicConfig;
 use crate::view::{
-    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, ObjectInfo, PinnedRange, RowStream,
-    ScanRequest, SegmentInfo, TimedOffset, Topic, VacuumReport, Watermarks,
+    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, Isolation, ObjectInfo, PinnedRange,
+    ProducerInfo, RowStream, ScanRequest, SegmentInfo, TimedOffset, Topic, TransactionInfo, VacuumReport, Watermarks,
 };
+use crate::worker;
 
 /// Where to open a storage, and with what.
 #[derive(Clone, Debug)]
@@ -211,12 +213,28 @@ impl Storage {
     // --- writing ---
 
     /// Commits; see [`Commit`]. Waits while `wal.queue_bytes_max` is used up. Once called the commit goes on even if the
-    /// future is dropped.
+    /// future is dropped. One larger than `wal.commit_bytes_max` becomes a [`LargeCommit`], unless a batch of it is that
+    /// large by itself or has a producer id.
     ///
     /// # Errors
     /// Whatever of [`Error`]; nothing of the commit is there then.
     pub async fn commit(&self, commit: Commit) -> Result<Receipt> {
-        self.node.commit(commit).await
+        if !self.node.is_large(&commit) {
+            return self.node.commit(commit).await;
+        }
+        let (answer, answered) = oneshot::channel();
+        let node = Arc::clone(&self.node);
+        // It goes on by itself, and so does its abort if it fails.
+        drop(worker::spawn(async move { drop(answer.send(node.commit_large(commit).await)) }));
+        answered.await.unwrap_or(Err(Error::Closed))
+    }
+
+    /// Begins a commit of any size, whose batches are written as they come.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Full`], [`Error::Closed`].
+    pub async fn begin(&self) -> Result<LargeCommit> {
+        LargeCommit::begin(Arc::clone(&self.node), Vec::new()).await
     }
 
     /// A producer id nobody has had, durable before it is given.
@@ -253,6 +271,28 @@ impl Storage {
         self.node.position(query)
     }
 
+    // --- transactions ---
+
+    /// All transactional ids, by name.
+    #[must_use]
+    pub fn transactions(&self) -> Vec<TransactionInfo> {
+        self.node.transactions()
+    }
+
+    /// What is remembered of a partition's producers, by id.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`], [`Error::ReadOnly`], [`Error::Closed`].
+    pub async fn producers(&self, partition: TopicPartition) -> Result<Vec<ProducerInfo>> {
+        self.node.producers(partition).await
+    }
+
+    /// Partitions of which a group's offsets wait for the end of a transaction.
+    #[must_use]
+    pub fn pending_offsets(&self, group: &str) -> Vec<TopicPartition> {
+        self.node.pending_offsets(group)
+    }
+
     // --- reading bytes ---
 
     /// A partition's ends.
@@ -263,7 +303,7 @@ impl Storage {
         self.node.watermarks(partition)
     }
 
-    /// Reads batches from `offset` on, up to the high watermark, hot or cold; empty at the end.
+    /// Reads batches from `offset` on, up to the high watermark or the last stable offset, hot or cold; empty at the end.
     ///
     /// # Errors
     /// [`Error::OffsetOutOfRange`], [`Error::Corrupt`] for a damaged range, [`Error::ObjectStore`].
@@ -271,7 +311,7 @@ impl Storage {
         match self.node.fetch_hot(request).await? {
             Reach::Hot(fetched) => Ok(fetched),
             Reach::Below { hot_start, watermarks } => {
-                let FetchRequest { partition, offset, bytes_max } = request;
+                let FetchRequest { partition, offset, bytes_max, .. } = request;
                 let batches = scan::cold_fetch(&self.tier, partition, offset, hot_start, bytes_max).await?;
                 if batches.is_empty() {
                     // Offsets up to the seam are a gap: the next record is the first hot one. If the objects end
@@ -280,22 +320,27 @@ impl Storage {
                     let at_seam = FetchRequest { offset: seam, ..request };
                     return match self.node.fetch_hot(at_seam).await? {
                         Reach::Hot(fetched) => Ok(fetched),
-                        Reach::Below { watermarks, .. } => Ok(Fetched { batches, watermarks }),
+                        Reach::Below { watermarks, .. } => Ok(Fetched { batches, watermarks, aborted: Vec::new() }),
                     };
                 }
-                Ok(Fetched { batches, watermarks })
+                Ok(Fetched { batches, watermarks, aborted: Vec::new() })
             }
         }
     }
 
     /// Returns when the high watermark of any of these is above the offset beside it, or a topic among them is gone.
     pub async fn wait_past(&self, offsets: &[(TopicPartition, i64)]) {
-        self.node.wait_past(offsets, None).await;
+        self.node.wait_past(offsets, Isolation::ReadUncommitted, None).await;
     }
 
-    /// As [`Storage::wait_past`]; returns as well when the topic has more partitions than that.
+    /// As [`Storage::wait_past`], with the last stable offset: for those who read committed records only.
+    pub async fn wait_past_stable(&self, offsets: &[(TopicPartition, i64)]) {
+        self.node.wait_past(offsets, Isolation::ReadCommitted, None).await;
+    }
+
+    /// As [`Storage::wait_past_stable`]; returns as well when the topic has more partitions than that.
     pub async fn wait_past_or_growth(&self, offsets: &[(TopicPartition, i64)], topic: TopicId, partitions: i32) {
-        self.node.wait_past(offsets, Some((topic, partitions))).await;
+        self.node.wait_past(offsets, Isolation::ReadCommitted, Some((topic, partitions))).await;
     }
 
     /// The first record at or after `timestamp_ms`; `None` if there is none.

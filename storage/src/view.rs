@@ -8,7 +8,7 @@ use futures::stream::BoxStream;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Result;
-use crate::ids::{TopicId, TopicPartition};
+use crate::ids::{ProducerIdentity, TopicId, TopicPartition};
 use crate::record::columns::RecordColumn;
 use crate::topic_config::TopicConfig;
 
@@ -70,6 +70,77 @@ pub struct Watermarks {
     pub leader_epoch: i32,
 }
 
+/// Where a transactional id stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TransactionState {
+    /// No transaction since its producer began.
+    Empty,
+    /// One is open.
+    Ongoing,
+    /// The last one was committed.
+    CompleteCommit,
+    /// The last one was aborted.
+    CompleteAbort,
+}
+
+/// A transactional id, as it is durably known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TransactionInfo {
+    /// The id.
+    pub transactional_id: String,
+    /// Its producer.
+    pub producer: ProducerIdentity,
+    /// Where it stands.
+    pub state: TransactionState,
+    /// After how long an open transaction is aborted, ms; 0 for the log's own, which end with their process.
+    pub timeout_ms: i32,
+    /// When the open transaction began, us.
+    pub started_at_us: Option<i64>,
+    /// When anything of it changed, us.
+    pub updated_at_us: i64,
+    /// Partitions of the open transaction.
+    pub partitions: Vec<TopicPartition>,
+    /// Groups whose offsets the open transaction commits.
+    pub groups: Vec<String>,
+}
+
+/// What is remembered of a producer in a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProducerInfo {
+    /// Where.
+    pub partition: TopicPartition,
+    /// Who.
+    pub producer: ProducerIdentity,
+    /// Sequence of its last record, -1 if none is known.
+    pub last_sequence: i32,
+    /// Timestamp of its last batch, ms.
+    pub last_timestamp_ms: i64,
+    /// Of the last marker, -1 if there was none.
+    pub coordinator_epoch: i32,
+    /// First offset of its open transaction.
+    pub open_since: Option<i64>,
+}
+
+/// What of open and aborted transactions a fetch shows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Isolation {
+    /// Everything below the high watermark.
+    #[default]
+    ReadUncommitted,
+    /// What lies below the last stable offset, and which of it was aborted.
+    ReadCommitted,
+}
+
+/// A transaction that was aborted, as a fetch tells a consumer: of this producer everything from the offset up to its next
+/// marker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AbortedTransaction {
+    /// The producer.
+    pub producer_id: i64,
+    /// First offset of the transaction.
+    pub first_offset: i64,
+}
+
 /// What a Kafka fetch asks of one partition.
 #[derive(Clone, Copy, Debug)]
 pub struct FetchRequest {
@@ -79,6 +150,8 @@ pub struct FetchRequest {
     pub offset: i64,
     /// Stop after this many bytes; the first batch comes even if larger.
     pub bytes_max: usize,
+    /// What of transactions to show.
+    pub isolation: Isolation,
 }
 
 /// Batches as bytes, ready for the wire.
@@ -88,6 +161,9 @@ pub struct Fetched {
     pub batches: Vec<Bytes>,
     /// Ends as of the read.
     pub watermarks: Watermarks,
+    /// For [`Isolation::ReadCommitted`]: aborted transactions that overlap the batches, by first offset. Objects hold no
+    /// aborted records, so what comes from them has none.
+    pub aborted: Vec<AbortedTransaction>,
 }
 
 impl Fetched {

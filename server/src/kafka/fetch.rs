@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aquifer_storage::{Error, FetchRequest, TopicPartition, Watermarks};
+use aquifer_storage::{Error, FetchRequest, Isolation, TopicPartition, Watermarks};
 use bytes::{BufMut, Bytes};
 use kafka_protocol::ResponseError;
 use kafka_protocol::protocol::StrBytes;
@@ -284,7 +284,8 @@ async fn read_partition(
     if bytes_so_far > 0 && bytes_max == 0 {
         return Ok((at, Found { partition: wanted.partition, error: None, watermarks, batches: Vec::new() }));
     }
-    let request = FetchRequest { partition: at, offset: wanted.offset, bytes_max };
+    let isolation = if call.read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
+    let request = FetchRequest { partition: at, offset: wanted.offset, bytes_max, isolation };
     let mut fetched = broker.storage.fetch(request).await.map_err(|error| match error {
         Error::OffsetOutOfRange { .. } => (Refusal::from(&error), watermarks),
         _ => unknown(Refusal::from(&error)),

@@ -10,6 +10,8 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::ids::TopicPartition;
 pub(crate) use crate::log::segment::Segment;
+pub(crate) use crate::log::transaction::AbortedRange;
+use crate::log::transaction::is_aborted;
 use crate::record::batch::{BatchHeader, CheckedBatch};
 use crate::view::Watermarks;
 
@@ -32,6 +34,14 @@ pub(crate) struct HotRange {
     /// The runs that hold offsets at or after the one wanted and below `end`, in offset order. The first may begin
     /// before the wanted offset.
     pub(crate) runs: Vec<HotRun>,
+    /// What of these runs was aborted, in the order of the markers.
+    pub(crate) aborted: Vec<AbortedRange>,
+}
+
+/// Whether a batch holds rows: no control batch, and not aborted.
+pub(crate) fn has_rows(header: &BatchHeader, aborted: &[AbortedRange]) -> bool {
+    let undone = header.is_transactional() && is_aborted(aborted, header.producer_id, header.base_offset);
+    !header.is_control() && !undone
 }
 
 /// Contiguous batches of one partition in one frame.

@@ -9,27 +9,30 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::commit::{Append, Appended, Commit, DefinitionChange, Expect, PositionChange, TopicChange, Trim};
+use crate::commit::{
+    Append, Appended, Commit, DefinitionChange, Expect, PositionChange, TopicChange, TransactionChange, Trim,
+};
 use crate::error::{Error, Result};
-use crate::ids::{TopicId, TopicPartition};
+use crate::ids::{ProducerIdentity, TopicId, TopicPartition};
 use crate::log::frame::PlacedBatch;
 use crate::log::own::{Change, OwnRecord, OwnState};
 use crate::log::producer::{Producers, Replaced, Verdict};
+use crate::log::transaction::{AbortedRange, Mark};
 use crate::record::batch::TimestampType;
-use crate::view::{Definition, GroupOffset, Topic};
+use crate::view::{Definition, GroupOffset, ProducerInfo, Topic};
 
 /// Partitions of one topic, at the most: each costs memory for ever.
 pub(crate) const PARTITIONS_MAX: i32 = 10_000;
 /// Kafka's limit.
 const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// What a record of our own topics costs beside key and value, at the most.
-const RECORD_OVERHEAD_BYTES: u64 = 32;
+pub(crate) const RECORD_OVERHEAD_BYTES: u64 = 32;
 /// What a topic takes, about: its name, its id and what it has been told.
 const TOPIC_BYTES: usize = 2 * TOPIC_NAME_BYTES_MAX;
 /// What a moved log start takes, at the most.
 const TRIM_BYTES: usize = 160;
 /// What a committed offset takes beside its group and metadata, about.
-const OFFSET_BYTES: usize = 192;
+pub(crate) const OFFSET_BYTES: usize = 192;
 
 /// The writer's view.
 #[derive(Debug, Default)]
@@ -38,6 +41,21 @@ pub(crate) struct Ledger {
     /// Next offset of each partition; one that is missing is 0.
     pub(crate) ends: HashMap<TopicPartition, i64>,
     pub(crate) producers: Producers,
+    /// What of the hot part was aborted, in the order of the markers.
+    pub(crate) aborted: HashMap<TopicPartition, Vec<AbortedRange>>,
+}
+
+/// What a judgement goes by, beside the ledger.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Terms {
+    /// Commit time of what is judged.
+    pub(crate) now_us: i64,
+    /// `wal.commit_bytes_max`.
+    pub(crate) commit_bytes_max: u64,
+    /// `transaction.timeout_max`.
+    pub(crate) timeout_max_ms: i32,
+    /// `transaction.id_expiration`.
+    pub(crate) id_expiration_ms: i64,
 }
 
 /// How to take a step back.
@@ -46,6 +64,8 @@ pub(crate) enum Undo {
     Own(Change),
     End(TopicPartition, Option<i64>),
     Producer(Replaced),
+    /// The last range of the partition.
+    Aborted(TopicPartition),
 }
 
 /// What a commit that was let in puts into the log.
@@ -56,6 +76,12 @@ pub(crate) struct Judged {
     pub(crate) batches: Vec<PlacedBatch>,
     /// Per append; log starts are filled in when it is answered.
     pub(crate) appended: Vec<Appended>,
+    /// What batches and markers mean for last stable offsets, in order.
+    pub(crate) marks: Vec<Mark>,
+    /// Per change of a transaction.
+    pub(crate) transactions: Vec<ProducerIdentity>,
+    /// What was asked of a partition's producers.
+    pub(crate) producers: Vec<ProducerInfo>,
     /// First of the producer ids it took.
     pub(crate) first_producer_id: i64,
 }
@@ -66,17 +92,31 @@ pub(crate) struct Request {
     pub(crate) commit: Commit,
     /// Producer ids to give out.
     pub(crate) producer_ids: i64,
+    /// A transaction of the log itself to begin, by this id; topics made in the same commit go with its abort.
+    pub(crate) begin: Option<String>,
+    /// Transactional ids to look at for timeout and expiry.
+    pub(crate) overdue: Vec<String>,
+    /// Whose producers to tell of.
+    pub(crate) producers_of: Option<TopicPartition>,
 }
 
 impl Request {
     /// Bytes of all batches.
     pub(crate) fn batch_bytes(&self) -> u64 {
-        self.commit.appends.iter().map(|append| append.batch.bytes().len() as u64).sum()
+        Self::bytes_of(&self.commit)
     }
 
     /// About what its changes of our own topics will take in the log.
     pub(crate) fn own_bytes(&self) -> u64 {
-        let Commit { topics, trims, definitions, group_offsets, positions, .. } = &self.commit;
+        Self::own_bytes_of(&self.commit)
+    }
+
+    pub(crate) fn bytes_of(commit: &Commit) -> u64 {
+        commit.appends.iter().map(|append| append.batch.bytes().len() as u64).sum()
+    }
+
+    pub(crate) fn own_bytes_of(commit: &Commit) -> u64 {
+        let Commit { topics, trims, definitions, group_offsets, positions, transactions, .. } = commit;
         let length = |value: &Option<bytes::Bytes>| value.as_ref().map_or(0, bytes::Bytes::len);
         let of_topics = topics.len() * TOPIC_BYTES + trims.len() * TRIM_BYTES;
         let of_definitions = definitions.iter().map(|change| change.name.len() + length(&change.value)).sum::<usize>();
@@ -84,36 +124,38 @@ impl Request {
             change.group.len() + change.offset.as_ref().map_or(0, |offset| OFFSET_BYTES + offset.metadata.len())
         });
         let of_positions = positions.iter().map(|change| change.query.len() + length(&change.value));
+        let of_transactions = transactions.iter().map(|change| match change {
+            TransactionChange::AddPartitions { partitions, .. } => partitions.len() * OFFSET_BYTES,
+            TransactionChange::CommitOffsets { offsets, .. } => {
+                offsets.iter().map(|(_, offset)| OFFSET_BYTES + offset.metadata.len()).sum()
+            }
+            _ => OFFSET_BYTES,
+        });
         let changes = (definitions.len() + group_offsets.len() + positions.len()) as u64;
         let held = of_topics + of_definitions + of_offsets.sum::<usize>() + of_positions.sum::<usize>();
-        held as u64 + changes * RECORD_OVERHEAD_BYTES
+        (held + of_transactions.sum::<usize>()) as u64 + changes * RECORD_OVERHEAD_BYTES
     }
 }
 
 /// Judges one commit at a time, and takes back what it did if it is refused.
-struct Judge<'a> {
-    ledger: &'a mut Ledger,
-    undo: &'a mut Vec<Undo>,
-    judged: Judged,
-    now_us: i64,
+pub(crate) struct Judge<'a> {
+    pub(crate) ledger: &'a mut Ledger,
+    pub(crate) undo: &'a mut Vec<Undo>,
+    pub(crate) judged: Judged,
+    pub(crate) terms: Terms,
+    /// Bytes of records that end transactions: no limit holds them up.
+    pub(crate) closing_bytes: u64,
 }
 
 impl Ledger {
-    /// Judges a commit that will be written with commit time `now_us`; what it does is in the ledger afterwards, and
-    /// `undo` knows how to take it back.
+    /// Judges a commit; what it does is in the ledger afterwards, and `undo` knows how to take it back.
     ///
     /// # Errors
     /// Why it is refused; ledger and `undo` are as before then.
-    pub(crate) fn judge(
-        &mut self,
-        request: Request,
-        now_us: i64,
-        commit_bytes_max: u64,
-        undo: &mut Vec<Undo>,
-    ) -> Result<Judged> {
+    pub(crate) fn judge(&mut self, request: Request, terms: Terms, undo: &mut Vec<Undo>) -> Result<Judged> {
         let mark = undo.len();
-        let mut judge = Judge { ledger: self, undo, judged: Judged::default(), now_us };
-        match judge.judge(request, commit_bytes_max) {
+        let mut judge = Judge { ledger: self, undo, judged: Judged::default(), terms, closing_bytes: 0 };
+        match judge.judge(request) {
             Ok(()) => Ok(judge.judged),
             Err(error) => {
                 self.take_back(undo, mark);
@@ -130,6 +172,11 @@ impl Ledger {
                 Undo::End(partition, Some(end)) => drop(self.ends.insert(partition, end)),
                 Undo::End(partition, None) => drop(self.ends.remove(&partition)),
                 Undo::Producer(replaced) => self.producers.restore(replaced),
+                Undo::Aborted(partition) => {
+                    if let Some(ranges) = self.aborted.get_mut(&partition) {
+                        ranges.pop();
+                    }
+                }
             }
         }
     }
@@ -148,23 +195,30 @@ impl Ledger {
 }
 
 impl Judge<'_> {
-    fn judge(&mut self, request: Request, commit_bytes_max: u64) -> Result<()> {
+    fn judge(&mut self, request: Request) -> Result<()> {
         let batch_bytes = request.batch_bytes();
-        check_size(batch_bytes, commit_bytes_max)?;
-        let Request { commit, producer_ids } = request;
+        check_size(batch_bytes, self.terms.commit_bytes_max)?;
+        let Request { commit, producer_ids, begin, overdue, producers_of } = request;
         if producer_ids > 0 {
             self.judged.first_producer_id = self.ledger.own.next_producer_id;
             let next = self.ledger.own.next_producer_id + producer_ids;
             self.change(Change::ProducerIds { next })?;
         }
+        self.judged.transactions = vec![ProducerIdentity { id: -1, epoch: -1 }; commit.transactions.len()];
+        let made: Vec<TopicId> = commit.topics.iter().filter_map(made_by).collect();
         let mut deleted = Vec::new();
         for change in commit.topics {
-            self.topic(change, &mut deleted, commit_bytes_max)?;
+            self.topic(change, &mut deleted)?;
         }
         self.definitions(commit.definitions, &deleted)?;
         for trim in commit.trims {
             self.trim(trim, &commit.trim_agreed)?;
         }
+        if let Some(id) = begin {
+            let producer = self.begin_own(&id, made)?;
+            self.judged.transactions.push(producer);
+        }
+        self.transactions(&commit.transactions, false)?;
         for append in commit.appends {
             self.append(append)?;
         }
@@ -174,11 +228,16 @@ impl Judge<'_> {
         for change in commit.positions {
             self.position(change)?;
         }
+        self.transactions(&commit.transactions, true)?;
+        for id in &overdue {
+            self.overdue(id)?;
+        }
+        self.judged.producers = producers_of.map(|at| self.ledger.producers.infos(at)).unwrap_or_default();
         let own_bytes: u64 = self.judged.records.iter().map(record_bytes).sum();
-        check_size(batch_bytes + own_bytes, commit_bytes_max)
+        check_size(batch_bytes + own_bytes - self.closing_bytes, self.terms.commit_bytes_max)
     }
 
-    fn change(&mut self, change: Change) -> Result<()> {
+    pub(crate) fn change(&mut self, change: Change) -> Result<()> {
         self.judged.records.push(change.to_record()?);
         let back = self.ledger.own.apply(&change);
         // Undo takes the last one first.
@@ -187,7 +246,8 @@ impl Judge<'_> {
         Ok(())
     }
 
-    fn topic(&mut self, change: TopicChange, deleted: &mut Vec<Arc<Topic>>, commit_bytes_max: u64) -> Result<()> {
+    fn topic(&mut self, change: TopicChange, deleted: &mut Vec<Arc<Topic>>) -> Result<()> {
+        let commit_bytes_max = self.terms.commit_bytes_max;
         match change {
             TopicChange::Create { id, name, partitions, config } => {
                 check_topic(&name, partitions)?;
@@ -195,7 +255,7 @@ impl Judge<'_> {
                 if self.ledger.own.names.contains_key(&name) || self.ledger.own.topics.contains_key(&id) {
                     return Err(Error::TopicExists { topic: name });
                 }
-                let topic = Topic { id, name, partitions, config, internal: false, created_at_us: self.now_us };
+                let topic = Topic { id, name, partitions, config, internal: false, created_at_us: self.terms.now_us };
                 self.change(Change::Topic { id, value: Some(Arc::new(topic)) })
             }
             TopicChange::Configure { id, config, expected } => {
@@ -214,15 +274,7 @@ impl Judge<'_> {
                 self.change(Change::Topic { id, value: Some(Arc::new(topic)) })
             }
             TopicChange::Delete { id } => {
-                let topic = self.changeable(id)?;
-                self.change(Change::Topic { id, value: None })?;
-                for partition in 0..topic.partitions {
-                    let partition = TopicPartition { topic: id, partition };
-                    if let Some(end) = self.ledger.ends.remove(&partition) {
-                        self.undo.push(Undo::End(partition, Some(end)));
-                    }
-                }
-                deleted.push(topic);
+                deleted.push(self.delete_topic(id)?);
                 Ok(())
             }
         }
@@ -235,6 +287,19 @@ impl Judge<'_> {
             Some(topic) if topic.internal => Err(Error::TopicInternal { topic: topic.name.clone() }),
             Some(topic) => Ok(Arc::clone(topic)),
         }
+    }
+
+    /// Deletes a topic, whoever holds it.
+    pub(crate) fn delete_topic(&mut self, id: TopicId) -> Result<Arc<Topic>> {
+        let topic = self.changeable(id)?;
+        self.change(Change::Topic { id, value: None })?;
+        for partition in 0..topic.partitions {
+            let partition = TopicPartition { topic: id, partition };
+            if let Some(end) = self.ledger.ends.remove(&partition) {
+                self.undo.push(Undo::End(partition, Some(end)));
+            }
+        }
+        Ok(topic)
     }
 
     /// Definitions come before the look at who holds a deleted topic, so that one commit can drop a query and its topic.
@@ -271,13 +336,17 @@ impl Judge<'_> {
             return Err(Error::InvalidBatch { reason });
         }
         let by_log = topic.config.message_timestamp_type == Some(TimestampType::LogAppendTime);
-        let append_time_ms = by_log.then(|| self.now_us.div_euclid(1000));
+        let append_time_ms = by_log.then(|| self.terms.now_us.div_euclid(1000));
         let (base_offset, duplicate) = match self.ledger.producers.judge(partition, &header)? {
             Verdict::Duplicate(base_offset) => (base_offset, true),
             Verdict::Append => {
+                self.check_transactional(partition, &header)?;
                 let base_offset = self.ledger.place(partition, header.last_offset_delta, self.undo);
-                let replaced = self.ledger.producers.note(partition, &header, base_offset, self.now_us);
-                self.undo.extend(replaced.map(Undo::Producer));
+                let noted = self.ledger.producers.note(partition, &header, base_offset, self.terms.now_us);
+                if let Some((replaced, began)) = noted {
+                    self.undo.push(Undo::Producer(replaced));
+                    self.judged.marks.extend(began);
+                }
                 let batch = match append_time_ms {
                     Some(append_time_ms) => append.batch.with_append_time(append_time_ms),
                     None => append.batch,
@@ -319,7 +388,7 @@ impl Judge<'_> {
             None => None,
             Some(offset) => {
                 self.ledger.own.topic_of(partition)?;
-                Some(GroupOffset { committed_at_us: self.now_us, ..offset })
+                Some(GroupOffset { committed_at_us: self.terms.now_us, ..offset })
             }
         };
         self.change(Change::GroupOffset { group, partition, value })
@@ -329,6 +398,13 @@ impl Judge<'_> {
         let PositionChange { query, value, expect } = change;
         check_expected(&expect, self.ledger.own.positions.get(&query), || format!("position of query {query}"))?;
         self.change(Change::Position { query, value })
+    }
+}
+
+fn made_by(change: &TopicChange) -> Option<TopicId> {
+    match change {
+        TopicChange::Create { id, .. } => Some(*id),
+        _ => None,
     }
 }
 

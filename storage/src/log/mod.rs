@@ -13,6 +13,7 @@
 
 mod admit;
 mod append;
+mod coordinate;
 pub(crate) mod disk;
 mod frame;
 mod frames;
@@ -21,8 +22,10 @@ pub(crate) mod fuzz;
 mod home;
 mod hot;
 mod index;
+mod large;
 mod ledger;
 mod line;
+mod overdue;
 mod own;
 mod pipe;
 mod producer;
@@ -36,8 +39,10 @@ mod snapshot;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod transaction;
 mod writer;
 
+use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::AtomicU64;
@@ -45,7 +50,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use uuid::Uuid;
 
 use crate::clock::{Clock, Random};
@@ -54,7 +59,8 @@ use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition, WriterEpoch};
 use crate::log::disk::{Disk, SystemDisk};
 use crate::log::home::Home;
-pub(crate) use crate::log::hot::{Backlog, HotRange, HotRun, read_runs};
+pub(crate) use crate::log::hot::{AbortedRange, Backlog, HotRange, HotRun, has_rows, read_runs};
+pub use crate::log::large::LargeCommit;
 use crate::log::ledger::Request;
 use crate::log::line::Line;
 use crate::log::pipe::{Done, Pipe};
@@ -67,7 +73,8 @@ use crate::record::batch::BatchLimits;
 use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
 use crate::view::{
-    Definition, FetchRequest, Fetched, GroupOffset, Health, SegmentInfo, TimedOffset, Topic, Watermarks,
+    Definition, FetchRequest, Fetched, GroupOffset, Health, Isolation, ProducerInfo, SegmentInfo, TimedOffset, Topic,
+    TransactionInfo, Watermarks,
 };
 use crate::worker::{self, Step, Thread};
 
@@ -85,6 +92,10 @@ pub(crate) struct Node {
     forgets: bool,
     /// Producer ids that are durable and not given out: first, and first beyond. Held over a commit by whoever refills.
     producer_ids: tokio::sync::Mutex<(i64, i64)>,
+    /// Transactions of the log itself that somebody goes on with.
+    live: Mutex<HashSet<String>>,
+    /// Wakes the look at overdue transactions.
+    look: Arc<Notify>,
     /// Taken by who stops them.
     threads: Mutex<Vec<Thread>>,
 }
@@ -112,7 +123,11 @@ impl Node {
     /// Opens the data directory on a disk, and recovers.
     pub(crate) async fn open_on(options: &OpenOptions, disk: Arc<dyn Disk>) -> Result<Arc<Self>> {
         let options = options.clone();
-        worker::blocking(move || Self::open_blocking(&options, &disk)).await
+        let node = worker::blocking(move || Self::open_blocking(&options, &disk)).await?;
+        // What an older process has left open is ended before anybody reads.
+        node.end_overdue().await;
+        drop(worker::spawn(overdue::look(Arc::downgrade(&node))));
+        Ok(node)
     }
 
     fn open_blocking(options: &OpenOptions, disk: &Arc<dyn Disk>) -> Result<Arc<Self>> {
@@ -153,6 +168,8 @@ impl Node {
             line: Arc::new(Line::new(settings.wal_queue_bytes_max)),
             forgets: outlives_process(options.object_store_url.as_deref()),
             producer_ids: tokio::sync::Mutex::new((0, 0)),
+            live: Mutex::default(),
+            look: Arc::default(),
             threads: Mutex::new(threads),
         }))
     }
@@ -178,6 +195,7 @@ impl Node {
         self.line.close();
         self.shared.pipe.close();
         self.shared.tail.all_gone();
+        self.look.notify_one();
     }
 
     pub(crate) fn cluster_id(&self) -> Uuid {
@@ -235,8 +253,16 @@ impl Node {
     }
 
     pub(crate) async fn commit(&self, mut commit: Commit) -> Result<Receipt> {
-        admit::admit(&self.shared.published, &self.shared.settings, &mut commit)?;
-        Ok(self.submit(Request { commit, producer_ids: 0 }).await?.receipt)
+        for change in &commit.transactions {
+            transaction::check_change(change)?;
+        }
+        self.admit(&mut commit)?;
+        Ok(self.submit(Request { commit, ..Request::default() }).await?.receipt)
+    }
+
+    /// Makes a commit's batches what their topics ask for.
+    fn admit(&self, commit: &mut Commit) -> Result<()> {
+        admit::admit(&self.shared.published, &self.shared.settings, commit)
     }
 
     /// Queues a request in the order of the calls and waits for its answer. It goes on when nobody waits any more.
@@ -251,7 +277,7 @@ impl Node {
     pub(crate) async fn new_producer_id(&self) -> Result<i64> {
         let mut ids = self.producer_ids.lock().await;
         if ids.0 == ids.1 {
-            let request = Request { commit: Commit::default(), producer_ids: PRODUCER_ID_BLOCK };
+            let request = Request { producer_ids: PRODUCER_ID_BLOCK, ..Request::default() };
             let first = self.submit(request).await?.first_producer_id;
             *ids = (first, first + PRODUCER_ID_BLOCK);
         }
@@ -285,6 +311,25 @@ impl Node {
         self.shared.published.read().own.positions.get(query).cloned()
     }
 
+    pub(crate) fn transactions(&self) -> Vec<TransactionInfo> {
+        let published = self.shared.published.read();
+        published.own.transactions.iter().map(|(id, transaction)| transaction.info(id)).collect()
+    }
+
+    pub(crate) fn pending_offsets(&self, group: &str) -> Vec<TopicPartition> {
+        let published = self.shared.published.read();
+        let mut partitions: Vec<_> =
+            published.own.pending_of_group(group).map(|((_, partition, _), _)| *partition).collect();
+        partitions.dedup();
+        partitions
+    }
+
+    /// Asks the writer, who alone knows; answered when what it saw is durable.
+    pub(crate) async fn producers(&self, partition: TopicPartition) -> Result<Vec<ProducerInfo>> {
+        self.watermarks(partition)?;
+        Ok(self.submit(Request { producers_of: Some(partition), ..Request::default() }).await?.producers)
+    }
+
     pub(crate) fn watermarks(&self, partition: TopicPartition) -> Result<Watermarks> {
         Ok(self.shared.published.read().partition(partition)?.watermarks())
     }
@@ -304,13 +349,21 @@ impl Node {
     }
 
     /// See [`crate::Storage::wait_past`] and [`crate::Storage::wait_past_or_growth`]; returns as well when the node closes.
-    pub(crate) async fn wait_past(&self, offsets: &[(TopicPartition, i64)], growth: Option<(TopicId, i32)>) {
+    pub(crate) async fn wait_past(
+        &self,
+        offsets: &[(TopicPartition, i64)],
+        isolation: Isolation,
+        growth: Option<(TopicId, i32)>,
+    ) {
         loop {
-            let place = self.shared.tail.enter(offsets);
+            let place = self.shared.tail.enter(offsets, isolation);
             let passed = {
                 let published = self.shared.published.read();
                 let past = |(partition, offset): &(TopicPartition, i64)| {
-                    published.partitions.get(partition).is_none_or(|view| view.high_watermark > *offset)
+                    published.partitions.get(partition).is_none_or(|view| match isolation {
+                        Isolation::ReadUncommitted => view.high_watermark > *offset,
+                        Isolation::ReadCommitted => view.last_stable_offset() > *offset,
+                    })
                 };
                 let grown = growth.is_some_and(|(topic, partitions)| {
                     published.own.topics.get(&topic).is_none_or(|topic| topic.partitions > partitions)

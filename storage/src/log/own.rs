@@ -10,10 +10,13 @@
 //! | `__aquifer_catalog` | `{"log_start": [topic id, partition]}` | an offset | a commit's `trims` |
 //! | `__aquifer_catalog` | `{"definition": [kind, name]}` | bytes and holds | a commit's `definitions` |
 //! | `__transaction_state` | `"producer_ids"` | the first id not given out | the log itself |
+//! | `__transaction_state` | `{"transaction": transactional id}` | where it stands | a commit's `transactions` |
+//! | `__transaction_state` | `{"pending_offset": [transactional id, group, topic id, partition]}` | an offset | a commit's `transactions` |
 //! | `__consumer_offsets` | `{"offset": [group, topic id, partition]}` | an offset | a commit's `group_offsets` |
 //! | `__aquifer_positions` | `{"position": query}` | bytes | a commit's `positions` |
 //!
-//! Keys are stored: never rename one. Each value names its version.
+//! Keys are stored: never rename one. Each value names its version. With a transaction that is no longer open go its
+//! pending offsets: no record says so.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -24,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use crate::envelope::newer;
 use crate::error::{Error, Result};
 use crate::ids::{OwnTopic, TopicId, TopicPartition};
+use crate::log::transaction::Transaction;
 use crate::topic_config::{CleanupPolicy, TopicConfig};
 use crate::view::{Definition, GroupOffset, Topic};
 
@@ -38,7 +42,12 @@ pub(crate) enum Change {
     ProducerIds { next: i64 },
     GroupOffset { group: String, partition: TopicPartition, value: Option<GroupOffset> },
     Position { query: String, value: Option<Bytes> },
+    Transaction { id: String, value: Option<Arc<Transaction>> },
+    PendingOffset { id: String, group: String, partition: TopicPartition, value: Option<GroupOffset> },
 }
+
+/// A pending offset: group, partition, transactional id.
+pub(crate) type PendingKey = (String, TopicPartition, String);
 
 /// What all changes so far have made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +60,10 @@ pub(crate) struct OwnState {
     pub(crate) group_offsets: BTreeMap<(String, TopicPartition), GroupOffset>,
     pub(crate) positions: BTreeMap<String, Bytes>,
     pub(crate) next_producer_id: i64,
+    pub(crate) transactions: BTreeMap<String, Arc<Transaction>>,
+    pub(crate) pending_offsets: BTreeMap<PendingKey, GroupOffset>,
+    /// Whose a producer id is, if it has a transactional id.
+    pub(crate) transactional_producers: HashMap<i64, String>,
 }
 
 /// The one partition of one of our own topics.
@@ -68,6 +81,9 @@ impl Default for OwnState {
             group_offsets: BTreeMap::new(),
             positions: BTreeMap::new(),
             next_producer_id: 0,
+            transactions: BTreeMap::new(),
+            pending_offsets: BTreeMap::new(),
+            transactional_producers: HashMap::new(),
         };
         for own in OwnTopic::ALL {
             let id = TopicId::own(own);
@@ -148,7 +164,47 @@ impl OwnState {
                 let before = replace(&mut self.positions, query.clone(), value.clone());
                 vec![Change::Position { query: query.clone(), value: before }]
             }
+            Change::Transaction { id, value } => self.set_transaction(id, value.clone()),
+            Change::PendingOffset { id, group, partition, value } => {
+                let key = (group.clone(), *partition, id.clone());
+                let value = replace(&mut self.pending_offsets, key, value.clone());
+                vec![Change::PendingOffset { id: id.clone(), group: group.clone(), partition: *partition, value }]
+            }
         }
+    }
+
+    fn set_transaction(&mut self, id: &str, value: Option<Arc<Transaction>>) -> Vec<Change> {
+        let open = value.as_ref().is_some_and(|transaction| transaction.is_open());
+        let producer_id = value.as_ref().map(|transaction| transaction.producer.id);
+        let before = replace(&mut self.transactions, id.to_owned(), value);
+        if let Some(before) = &before {
+            self.transactional_producers.remove(&before.producer.id);
+        }
+        if let Some(producer_id) = producer_id {
+            self.transactional_producers.insert(producer_id, id.to_owned());
+        }
+        let groups = before.as_ref().map(|before| before.groups.clone()).unwrap_or_default();
+        let mut back = vec![Change::Transaction { id: id.to_owned(), value: before }];
+        for group in groups.into_iter().filter(|_| !open) {
+            for (partition, _) in self.pending_of(id, &group) {
+                let value = self.pending_offsets.remove(&(group.clone(), partition, id.to_owned()));
+                back.push(Change::PendingOffset { id: id.to_owned(), group: group.clone(), partition, value });
+            }
+        }
+        back
+    }
+
+    /// Offsets of a group that wait for a transaction's end.
+    pub(crate) fn pending_of(&self, id: &str, group: &str) -> Vec<(TopicPartition, GroupOffset)> {
+        let of_group = self.pending_of_group(group).filter(|((_, _, by), _)| by == id);
+        of_group.map(|((_, partition, _), offset)| (*partition, offset.clone())).collect()
+    }
+
+    /// Offsets of a group that wait for the end of any transaction.
+    pub(crate) fn pending_of_group(&self, group: &str) -> impl Iterator<Item = (&PendingKey, &GroupOffset)> {
+        let first = TopicPartition { topic: TopicId::from_bytes([0; 16]), partition: i32::MIN };
+        let from = self.pending_offsets.range((group.to_owned(), first, String::new())..);
+        from.take_while(move |((of, _, _), _)| of == group)
     }
 
     /// With a topic go its log starts and the offsets that groups have committed for it: they belong to its id.
@@ -208,6 +264,8 @@ enum Key {
     ProducerIds,
     Offset(String, TopicId, i32),
     Position(String),
+    Transaction(String),
+    PendingOffset(String, String, TopicId, i32),
 }
 
 #[derive(Serialize, Deserialize)]
@@ -292,6 +350,14 @@ impl Change {
                 let stored = value.as_ref().map(|value| encode(StoredPosition { value: StoredBytes::new(value) }));
                 (OwnTopic::Positions, Key::Position(query.clone()), stored)
             }
+            Self::Transaction { id, value } => {
+                let stored = value.as_ref().map(|transaction| encode(transaction.as_ref()));
+                (OwnTopic::TransactionState, Key::Transaction(id.clone()), stored)
+            }
+            Self::PendingOffset { id, group, partition, value } => {
+                let key = Key::PendingOffset(id.clone(), group.clone(), partition.topic, partition.partition);
+                (OwnTopic::TransactionState, key, value.as_ref().map(encode))
+            }
         };
         let key = serde_json::to_vec(&key).map_err(Error::format("encode key"))?;
         Ok(OwnRecord { topic, key, value: value.transpose()? })
@@ -338,6 +404,11 @@ impl Change {
                 };
                 Self::Position { query, value }
             }
+            Key::Transaction(id) => Self::Transaction { id, value: decode(value, place)?.map(Arc::new) },
+            Key::PendingOffset(id, group, topic, partition) => {
+                let partition = TopicPartition { topic, partition };
+                Self::PendingOffset { id, group, partition, value: decode(value, place)? }
+            }
         })
     }
 }
@@ -364,6 +435,7 @@ fn decode<T: for<'a> Deserialize<'a>>(value: Option<&[u8]>, place: &str) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::ProducerIdentity;
 
     fn changes() -> Vec<Change> {
         let id = TopicId::from_bytes([3; 16]);
@@ -382,6 +454,9 @@ mod tests {
             value: Bytes::from_static(b"{\"a\": 1}"),
             holds: vec![id],
         };
+        let producer = ProducerIdentity { id: 8, epoch: 2 };
+        let begun = Transaction::empty(producer, Some(producer), 1000, 5);
+        let open = begun.with_partitions(&[partition], 6).unwrap().with_group("g", 7).unwrap();
         let offset = GroupOffset { offset: 5, leader_epoch: -1, metadata: "m\u{e9}".to_owned(), committed_at_us: 100 };
         vec![
             Change::Topic { id, value: Some(Arc::new(topic.clone())) },
@@ -394,7 +469,11 @@ mod tests {
                 value: Some(Arc::new(definition)),
             },
             Change::ProducerIds { next: 1000 },
-            Change::GroupOffset { group: "g".to_owned(), partition, value: Some(offset) },
+            Change::GroupOffset { group: "g".to_owned(), partition, value: Some(offset.clone()) },
+            Change::Transaction { id: "t".to_owned(), value: Some(Arc::new(open.clone())) },
+            Change::PendingOffset { id: "t".to_owned(), group: "g".to_owned(), partition, value: Some(offset) },
+            Change::Transaction { id: "t".to_owned(), value: open.ended("t", true, 9).unwrap().map(Arc::new) },
+            Change::Transaction { id: "t".to_owned(), value: None },
             Change::Position { query: "q".to_owned(), value: Some(Bytes::from_static(&[0, 255, 17])) },
             Change::Definition { kind: "query".to_owned(), name: "per_user".to_owned(), value: None },
             Change::Position { query: "q".to_owned(), value: None },
@@ -409,6 +488,20 @@ mod tests {
             let back = Change::from_record(&record.key, record.value.as_deref(), "x").unwrap();
             assert_eq!(back, change);
         }
+    }
+
+    #[test]
+    fn pending_offsets_go_with_the_end_of_their_transaction() {
+        let mut state = OwnState::default();
+        let ended = |change: &Change| matches!(change, Change::Transaction { value: Some(at), .. } if !at.is_open());
+        for change in changes() {
+            let pending = state.pending_of("t", "g").len();
+            state.apply(&change);
+            if ended(&change) {
+                assert_eq!((pending, state.pending_of("t", "g").len()), (1, 0));
+            }
+        }
+        assert!(state.transactional_producers.is_empty());
     }
 
     #[test]

@@ -19,6 +19,8 @@ use crate::log::append::PlacedRuns;
 use crate::log::ledger::Request;
 use crate::log::own::Change;
 use crate::log::segment::Segment;
+use crate::log::transaction::Mark;
+use crate::view::ProducerInfo;
 use crate::worker::Patience;
 
 /// Commits of this many bytes are written although a sync is under way.
@@ -33,6 +35,8 @@ pub(crate) struct Done {
     /// Per append, to fill in log starts.
     pub(crate) partitions: Vec<TopicPartition>,
     pub(crate) first_producer_id: i64,
+    /// What was asked of a partition's producers.
+    pub(crate) producers: Vec<ProducerInfo>,
 }
 
 /// Where an answer goes.
@@ -64,6 +68,8 @@ pub(crate) struct Group {
     pub(crate) segment: Arc<Segment>,
     pub(crate) changes: Vec<Change>,
     pub(crate) runs: PlacedRuns,
+    /// What the runs mean for last stable offsets.
+    pub(crate) marks: Vec<Mark>,
     pub(crate) pending: Vec<Pending>,
     /// When it was written; `wal.sync_interval_max` counts from here.
     pub(crate) written_at: Instant,

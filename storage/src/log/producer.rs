@@ -1,16 +1,19 @@
-//! Idempotent producers (KIP-98): what of each producer's sequences is known per partition, and the verdict on a batch.
+//! Producers (KIP-98): what of each producer's sequences and of its transaction is known per partition, and the verdict
+//! on a batch.
 //!
 //! Pure. For each (partition, producer id) the last [`BATCHES_KEPT`] batches are remembered: a retried one is answered
 //! with its original offset, a gap is refused. A producer nobody remembers may start anywhere, since its history may
-//! have expired.
+//! have expired. Its first transactional batch opens the transaction in the partition, a marker closes it.
 
 use std::collections::{HashMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
-use crate::ids::TopicPartition;
+use crate::ids::{ProducerIdentity, TopicPartition};
+use crate::log::transaction::{COORDINATOR_EPOCH, Mark};
 use crate::record::batch::BatchHeader;
+use crate::view::ProducerInfo;
 
 /// Kafka's number: a client has at most five requests in flight when it is idempotent.
 pub(crate) const BATCHES_KEPT: usize = 5;
@@ -32,8 +35,27 @@ pub(crate) struct SequencedBatch {
 pub(crate) struct Sequences {
     pub(crate) epoch: i16,
     pub(crate) last_commit_us: i64,
-    /// Oldest first.
+    /// Of its last batch, ms.
+    pub(crate) last_timestamp_ms: i64,
+    /// Of its last marker.
+    pub(crate) coordinator_epoch: Option<i32>,
+    /// First offset of its open transaction.
+    pub(crate) open: Option<i64>,
+    /// Oldest first; none when a newer epoch has ended a transaction and written nothing yet.
     pub(crate) batches: VecDeque<SequencedBatch>,
+}
+
+impl Sequences {
+    fn new(epoch: i16, commit_us: i64) -> Self {
+        Self {
+            epoch,
+            last_commit_us: commit_us,
+            last_timestamp_ms: -1,
+            coordinator_epoch: None,
+            open: None,
+            batches: VecDeque::new(),
+        }
+    }
 }
 
 /// What to do with a batch.
@@ -52,7 +74,7 @@ pub(crate) struct Producers(HashMap<(TopicPartition, i64), Sequences>);
 pub(crate) type Replaced = ((TopicPartition, i64), Option<Sequences>);
 
 /// The sequence `count` after `sequence`; after the largest comes 0.
-fn advance(sequence: i32, count: i32) -> i32 {
+pub(crate) fn advance(sequence: i32, count: i32) -> i32 {
     let sum = i64::from(sequence) + i64::from(count);
     let wrapped = sum % (i64::from(i32::MAX) + 1);
     i32::try_from(wrapped).unwrap_or(0)
@@ -83,33 +105,35 @@ impl Producers {
         if let Some(original) = known.batches.iter().find(same) {
             return Ok(Verdict::Duplicate(original.base_offset));
         }
-        match known.batches.back().map(|last| advance(last.last_sequence, 1)) {
-            Some(expected) if expected != sequence => {
-                Err(Error::OutOfOrderSequence { producer_id, sequence, expected })
-            }
-            _ => Ok(Verdict::Append),
+        let expected = known.batches.back().map_or(0, |last| advance(last.last_sequence, 1));
+        if expected == sequence {
+            Ok(Verdict::Append)
+        } else {
+            Err(Error::OutOfOrderSequence { producer_id, sequence, expected })
         }
     }
 
-    /// Takes an appended batch in; gives what to put back if it is undone. `None` without a producer id.
+    /// Takes an appended batch of records in; gives what to put back if it is undone, and the beginning of a transaction
+    /// if it is one. `None` without a producer id.
     pub(crate) fn note(
         &mut self,
         partition: TopicPartition,
         header: &BatchHeader,
         base_offset: i64,
         commit_us: i64,
-    ) -> Option<Replaced> {
+    ) -> Option<(Replaced, Option<Mark>)> {
         if header.producer_id < 0 {
             return None;
         }
         let key = (partition, header.producer_id);
         let before = self.0.get(&key).cloned();
-        let fresh = || Sequences { epoch: header.producer_epoch, last_commit_us: commit_us, batches: VecDeque::new() };
-        let known = self.0.entry(key).or_insert_with(fresh);
-        if known.epoch != header.producer_epoch {
-            *known = fresh();
+        let known = self.of(key, header.producer_epoch, commit_us);
+        known.last_timestamp_ms = header.max_timestamp_ms;
+        let mut began = None;
+        if header.is_transactional() && known.open.is_none() {
+            known.open = Some(base_offset);
+            began = Some(Mark::Began { partition, producer_id: header.producer_id, first_offset: base_offset });
         }
-        known.last_commit_us = commit_us;
         if known.batches.len() == BATCHES_KEPT {
             known.batches.pop_front();
         }
@@ -118,7 +142,64 @@ impl Producers {
             last_sequence: advance(header.base_sequence, header.last_offset_delta),
             base_offset,
         });
-        Some((key, before))
+        Some(((key, before), began))
+    }
+
+    /// Takes a marker in: the transaction is over in this partition, and with a newer epoch its producer is fenced. Gives
+    /// what to put back, and the first offset of what has ended if anything was open.
+    pub(crate) fn end(
+        &mut self,
+        partition: TopicPartition,
+        marker: ProducerIdentity,
+        commit_us: i64,
+    ) -> (Replaced, Option<i64>) {
+        let key = (partition, marker.id);
+        let before = self.0.get(&key).cloned();
+        let known = self.of(key, marker.epoch, commit_us);
+        known.coordinator_epoch = Some(COORDINATOR_EPOCH);
+        let first_offset = known.open.take();
+        ((key, before), first_offset)
+    }
+
+    /// What is known of a producer, for a step in an epoch: what an older epoch wrote does not count any more, but a
+    /// transaction it left open does.
+    fn of(&mut self, key: (TopicPartition, i64), epoch: i16, commit_us: i64) -> &mut Sequences {
+        let known = self.0.entry(key).or_insert_with(|| Sequences::new(epoch, commit_us));
+        if known.epoch != epoch {
+            known.epoch = epoch;
+            known.batches.clear();
+        }
+        known.last_commit_us = commit_us;
+        known
+    }
+
+    /// First offset of a producer's open transaction in a partition.
+    pub(crate) fn open_since(&self, partition: TopicPartition, producer_id: i64) -> Option<i64> {
+        self.0.get(&(partition, producer_id)).and_then(|known| known.open)
+    }
+
+    /// All open transactions: partition, producer, first offset.
+    pub(crate) fn open(&self) -> impl Iterator<Item = (TopicPartition, ProducerIdentity, i64)> {
+        self.0.iter().filter_map(|((partition, id), known)| {
+            known.open.map(|first_offset| (*partition, ProducerIdentity { id: *id, epoch: known.epoch }, first_offset))
+        })
+    }
+
+    /// What an operator is shown of a partition's producers.
+    pub(crate) fn infos(&self, partition: TopicPartition) -> Vec<ProducerInfo> {
+        let of_partition = self.0.iter().filter(|((at, _), _)| *at == partition);
+        let mut infos: Vec<_> = of_partition
+            .map(|((_, id), known)| ProducerInfo {
+                partition,
+                producer: ProducerIdentity { id: *id, epoch: known.epoch },
+                last_sequence: known.batches.back().map_or(-1, |batch| batch.last_sequence),
+                last_timestamp_ms: known.last_timestamp_ms,
+                coordinator_epoch: known.coordinator_epoch.unwrap_or(-1),
+                open_since: known.open,
+            })
+            .collect();
+        infos.sort_by_key(|info| info.producer.id);
+        infos
     }
 
     /// Puts back what a [`Producers::note`] replaced.
@@ -129,21 +210,23 @@ impl Producers {
         };
     }
 
-    /// Forgets who has been silent too long, or whose partition `lives` no more, and gives the rest for a snapshot.
+    /// Forgets who has been silent too long, or whose partition `lives` no more, and gives the rest for a snapshot. Whoever
+    /// has a transaction open is never forgotten.
     pub(crate) fn expire(
         &mut self,
         now_us: i64,
         lives: impl Fn(TopicPartition) -> bool,
     ) -> Vec<(TopicPartition, i64, Sequences)> {
         self.0.retain(|(partition, _), known| {
-            now_us.saturating_sub(known.last_commit_us) <= PRODUCER_IDLE_MAX_US && lives(*partition)
+            let silent = now_us.saturating_sub(known.last_commit_us) > PRODUCER_IDLE_MAX_US;
+            (known.open.is_some() || !silent) && lives(*partition)
         });
         if self.0.len() > PRODUCERS_MAX {
             let mut times: Vec<_> = self.0.values().map(|known| known.last_commit_us).collect();
             let surplus = times.len() - PRODUCERS_MAX;
             let (_, newest_gone, _) = times.select_nth_unstable(surplus - 1);
             let newest_gone = *newest_gone;
-            self.0.retain(|_, known| known.last_commit_us > newest_gone);
+            self.0.retain(|_, known| known.open.is_some() || known.last_commit_us > newest_gone);
         }
         self.0.iter().map(|((partition, id), known)| (*partition, *id, known.clone())).collect()
     }
@@ -221,8 +304,41 @@ mod tests {
     fn an_undone_batch_leaves_no_trace() {
         let mut producers = Producers::default();
         producers.note(partition(), &header(0, 0, 10), 0, 1);
-        let undo = producers.note(partition(), &header(0, 10, 10), 10, 2).unwrap();
+        let (undo, _) = producers.note(partition(), &header(0, 10, 10), 10, 2).unwrap();
         producers.restore(undo);
         assert_eq!(producers.judge(partition(), &header(0, 10, 10)).unwrap(), Verdict::Append);
+    }
+
+    #[test]
+    fn the_first_transactional_batch_opens_and_the_marker_closes() {
+        let mut producers = Producers::default();
+        let transactional = |sequence| BatchHeader { attributes: 1 << 4, ..header(0, sequence, 10) };
+        let (_, began) = producers.note(partition(), &transactional(0), 100, 1).unwrap();
+        assert_eq!(began, Some(Mark::Began { partition: partition(), producer_id: 5, first_offset: 100 }));
+        let (_, again) = producers.note(partition(), &transactional(10), 110, 2).unwrap();
+        assert_eq!((again, producers.open_since(partition(), 5)), (None, Some(100)));
+        assert_eq!(producers.open().count(), 1);
+        let (undo, first) = producers.end(partition(), ProducerIdentity { id: 5, epoch: 0 }, 3);
+        assert_eq!((first, producers.open().count()), (Some(100), 0));
+        // Sequences go on over a marker of the same epoch.
+        assert_eq!(producers.judge(partition(), &transactional(20)).unwrap(), Verdict::Append);
+        producers.restore(undo);
+        assert_eq!(producers.open_since(partition(), 5), Some(100));
+        producers.expire(i64::MAX, |_| true);
+        assert_eq!(producers.open().count(), 1, "what is open is not forgotten");
+    }
+
+    #[test]
+    fn a_marker_of_a_newer_epoch_fences_and_starts_sequences_at_zero() {
+        let mut producers = Producers::default();
+        producers.note(partition(), &header(0, 0, 10), 0, 1);
+        producers.end(partition(), ProducerIdentity { id: 5, epoch: 1 }, 2);
+        let old = producers.judge(partition(), &header(0, 10, 10));
+        assert!(matches!(old, Err(Error::InvalidProducerEpoch { epoch: 0, current: 1, .. })));
+        let gap = producers.judge(partition(), &header(1, 10, 10));
+        assert!(matches!(gap, Err(Error::OutOfOrderSequence { expected: 0, .. })));
+        assert_eq!(producers.judge(partition(), &header(1, 0, 10)).unwrap(), Verdict::Append);
+        let info = producers.infos(partition())[0];
+        assert_eq!((info.producer.epoch, info.last_sequence, info.coordinator_epoch), (1, -1, 0));
     }
 }

@@ -3,7 +3,7 @@
 //! One lock around all of it, so that a snapshot over any number of partitions and topics is one act. It is held for
 //! look-ups and for publishing, never while a file is touched.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
@@ -14,7 +14,11 @@ use crate::log::index::{DamagedOffsets, Run, Runs};
 use crate::log::own::{Change, OwnState, own_partition};
 use crate::log::pipe::Done;
 use crate::log::segment::Segment;
+use crate::log::transaction::{AbortedRange, Mark};
 use crate::view::Watermarks;
+
+/// A last stable offset held up for less than this is not worth a note, us: local retention is longer by far.
+const LATE_US_MIN: i64 = 10_000_000;
 
 /// One partition, as readers see it.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +30,13 @@ pub(crate) struct PartitionView {
     /// Bytes of the runs at or above `tiered_end`.
     pub(crate) untiered_bytes: u64,
     pub(crate) damaged: Vec<DamagedOffsets>,
+    /// Transactions open here: first offset by producer.
+    pub(crate) open: BTreeMap<i64, i64>,
+    /// What of the hot part was aborted, in the order of the markers.
+    pub(crate) aborted: Vec<AbortedRange>,
+    /// Where the last stable offset went when it had been held up for long, and when, us: until then nothing below was
+    /// readable for everybody, so local retention counts from there.
+    pub(crate) late: VecDeque<(i64, i64)>,
 }
 
 /// All of it.
@@ -55,12 +66,62 @@ impl PartitionView {
         start
     }
 
+    /// End of what no open transaction can still undo.
+    pub(crate) fn last_stable_offset(&self) -> i64 {
+        self.open.values().copied().min().unwrap_or(self.high_watermark)
+    }
+
+    /// Takes in what a batch means for the last stable offset.
+    fn mark(&mut self, mark: &Mark, commit_time_us: i64) {
+        match *mark {
+            Mark::Began { producer_id, first_offset, .. } => drop(self.open.insert(producer_id, first_offset)),
+            Mark::Ended { producer_id, marker_offset, committed, .. } => {
+                let before = self.last_stable_offset();
+                let first_offset = self.open.remove(&producer_id);
+                if let Some(first_offset) = first_offset.filter(|_| !committed) {
+                    self.aborted.push(AbortedRange { producer_id, first_offset, last_offset: marker_offset });
+                }
+                let held = self.runs.starting_at(before).next().map(|run| run.commit_time_us);
+                let stable = self.last_stable_offset();
+                let late = held.is_some_and(|held| commit_time_us.saturating_sub(held) >= LATE_US_MIN);
+                if late && stable > before {
+                    self.late.push_back((stable, commit_time_us));
+                }
+            }
+        }
+    }
+
+    /// When an offset became stable, us, if that was long after its commit.
+    pub(crate) fn stable_since_us(&self, offset: i64) -> Option<i64> {
+        let at = self.late.partition_point(|(stable, _)| *stable <= offset);
+        self.late.get(at).map(|(_, since_us)| *since_us)
+    }
+
+    /// Drops what is known of the log below a position.
+    pub(crate) fn forget_below(&mut self, position: u64) {
+        self.runs.forget_below(position);
+        let hot_start = self.hot_start();
+        self.aborted.retain(|range| range.last_offset >= hot_start);
+        while self.late.front().is_some_and(|(stable, _)| *stable <= hot_start) {
+            self.late.pop_front();
+        }
+    }
+
+    /// Log bytes that may be tiered.
+    fn stable_untiered_bytes(&self) -> u64 {
+        if self.open.is_empty() {
+            return self.untiered_bytes;
+        }
+        let stable = self.last_stable_offset();
+        let runs = self.runs.starting_at(self.tiered_end).take_while(|run| run.base_offset < stable);
+        runs.map(|run| u64::from(run.bytes)).sum()
+    }
+
     pub(crate) fn watermarks(&self) -> Watermarks {
         Watermarks {
             log_start_offset: self.log_start,
             tiered_end_offset: self.tiered_end,
-            // No transactions yet: nothing durable can be undone.
-            last_stable_offset: self.high_watermark,
+            last_stable_offset: self.last_stable_offset(),
             high_watermark: self.high_watermark,
             leader_epoch: LEADER_EPOCH,
         }
@@ -113,6 +174,14 @@ impl Published {
     pub(crate) fn push(&mut self, partition: TopicPartition, run: Run) {
         if let Some(view) = self.partitions.get_mut(&partition) {
             view.push(run);
+        }
+    }
+
+    /// Takes in what a batch of a synced group means for the last stable offset of its partition.
+    pub(crate) fn mark(&mut self, mark: &Mark, commit_time_us: i64) {
+        let (Mark::Began { partition, .. } | Mark::Ended { partition, .. }) = mark;
+        if let Some(view) = self.partitions.get_mut(partition) {
+            view.mark(mark, commit_time_us);
         }
     }
 
@@ -176,7 +245,8 @@ impl Published {
             .take_while(|run| run.base_offset < end)
             .filter_map(|run| self.hot_run(run))
             .collect();
-        Ok(HotRange { partition, watermarks, start: view.hot_start(), end, runs })
+        let aborted = view.aborted.iter().filter(|range| range.last_offset >= offset).copied().collect();
+        Ok(HotRange { partition, watermarks, start: view.hot_start(), end, runs, aborted })
     }
 
     /// Fills in what an answer says of log starts.
@@ -198,8 +268,8 @@ impl Published {
             backlog.push(Backlog {
                 partition: *partition,
                 tiered_end: view.tiered_end,
-                last_stable_offset: view.high_watermark,
-                untiered_bytes: view.untiered_bytes,
+                last_stable_offset: view.last_stable_offset(),
+                untiered_bytes: view.stable_untiered_bytes(),
                 oldest_commit_time_us: oldest.map(|run| run.commit_time_us),
             });
         }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::ids::{OwnTopic, TopicId, TopicPartition};
+use crate::ids::{OwnTopic, ProducerIdentity, TopicId, TopicPartition};
 use crate::log::append::{Appender, PlacedRuns};
 use crate::log::disk::{Access, Disk};
 use crate::log::frame::DirectoryEntry;
@@ -26,7 +26,9 @@ use crate::log::segment::{
     Extent, Origin, SEGMENT_HEADER_BYTES, Segment, decode_header, position_in_name, segment_path,
 };
 use crate::log::snapshot::{LogSnapshot, StoredPartition, covered};
-use crate::record::batch::{BatchHeader, BatchLimits, CheckedBatch};
+use crate::log::transaction::{AbortedRange, Mark};
+use crate::record::batch::{BatchHeader, BatchLimits, CheckedBatch, Marker};
+use crate::view::TransactionState;
 
 /// What recovery has found.
 #[derive(Debug)]
@@ -110,6 +112,7 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
     appender.next_sequence = recovery.next_sequence;
     appender.last_commit_time_us = recovery.last_commit_time_us;
     recovery.finish();
+    recovery.end_orphans();
     let Recovery { ledger, published, .. } = recovery;
     Ok(Recovered { ledger, published, appender, snapshot_position: covered(&names) })
 }
@@ -119,6 +122,7 @@ impl Recovery {
         let snapshot = snapshot.unwrap_or_default();
         let own = snapshot.own.into_state();
         let mut published = Published { own: own.clone(), damaged: snapshot.damaged, ..Published::default() };
+        let producers = Producers::from_parts(snapshot.producers);
         for topic in own.topics.values() {
             for partition in 0..topic.partitions {
                 published.partitions.insert(TopicPartition { topic: topic.id, partition }, Default::default());
@@ -129,12 +133,21 @@ impl Recovery {
                 view.log_start = *offset;
             }
         }
-        let mut ledger = Ledger { own, producers: Producers::from_parts(snapshot.producers), ..Ledger::default() };
-        for StoredPartition { partition, end, log_start, damaged } in snapshot.partitions {
+        for (partition, producer, first_offset) in producers.open() {
+            if let Some(view) = published.partitions.get_mut(&partition) {
+                view.open.insert(producer.id, first_offset);
+            }
+        }
+        let mut ledger = Ledger { own, producers, ..Ledger::default() };
+        for StoredPartition { partition, end, log_start, damaged, aborted } in snapshot.partitions {
             ledger.ends.insert(partition, end);
+            if !aborted.is_empty() {
+                ledger.aborted.insert(partition, aborted.clone());
+            }
             if let Some(view) = published.partitions.get_mut(&partition) {
                 view.log_start = view.log_start.max(log_start);
                 view.damaged = damaged;
+                view.aborted = aborted;
             }
         }
         Self {
@@ -241,10 +254,12 @@ impl Recovery {
             if !believed {
                 continue;
             }
-            if replay {
+            // A batch below the end was noted where it stood first.
+            let new = replay && entry.base_offset >= self.ledger.end_of(entry.partition);
+            self.index(entry.partition, Run::of_entry(entry, header.position, header.commit_time_us), segment);
+            if new {
                 self.note_producers(frame, entry);
             }
-            self.index(entry.partition, Run::of_entry(entry, header.position, header.commit_time_us), segment);
         }
         Ok(())
     }
@@ -289,8 +304,80 @@ impl Recovery {
             return;
         }
         let commit_time_us = frame.header.commit_time_us;
-        for header in headers_of(frame, entry).filter(|header| header.producer_id >= 0) {
-            self.ledger.producers.note(entry.partition, &header, header.base_offset, commit_time_us);
+        for (header, bytes) in headers_of(frame, entry).filter(|(header, _)| header.producer_id >= 0) {
+            let marker = header.is_control().then(|| marker_in(bytes)).flatten();
+            self.note_producer(entry.partition, &header, marker, commit_time_us);
+        }
+    }
+
+    /// What a batch means for its producer, and for the last stable offset of its partition.
+    fn note_producer(
+        &mut self,
+        partition: TopicPartition,
+        header: &BatchHeader,
+        marker: Option<Marker>,
+        commit_time_us: i64,
+    ) {
+        let producer = ProducerIdentity { id: header.producer_id, epoch: header.producer_epoch };
+        let mark = if let Some(Marker { committed, .. }) = marker {
+            self.end_open(partition, producer, header.base_offset, committed, commit_time_us)
+        } else if header.is_control() {
+            None
+        } else {
+            let noted = self.ledger.producers.note(partition, header, header.base_offset, commit_time_us);
+            noted.and_then(|(_, began)| began)
+        };
+        if let Some(mark) = mark {
+            self.published.mark(&mark, commit_time_us);
+        }
+    }
+
+    fn end_open(
+        &mut self,
+        partition: TopicPartition,
+        producer: ProducerIdentity,
+        marker_offset: i64,
+        committed: bool,
+        commit_time_us: i64,
+    ) -> Option<Mark> {
+        let (_, first_offset) = self.ledger.producers.end(partition, producer, commit_time_us);
+        let first_offset = first_offset?;
+        if !committed {
+            let range = AbortedRange { producer_id: producer.id, first_offset, last_offset: marker_offset };
+            self.ledger.aborted.entry(partition).or_default().push(range);
+        }
+        Some(Mark::Ended { partition, producer_id: producer.id, marker_offset, committed })
+    }
+
+    /// A transaction of which a batch is there but no state, or whose state says that it has ended: its records or its
+    /// markers were lost to damage. It must not hold the partition up for ever.
+    fn end_orphans(&mut self) {
+        let own = &self.ledger.own;
+        let outcome = |partition: TopicPartition, producer: ProducerIdentity| {
+            let known = own.transactional_producers.get(&producer.id).and_then(|id| own.transactions.get(id));
+            match known {
+                Some(known) if known.is_open() && known.partitions.contains(&partition) => None,
+                Some(known) => Some(known.state == TransactionState::CompleteCommit),
+                None => Some(false),
+            }
+        };
+        let open = self.ledger.producers.open();
+        let orphans: Vec<_> = open
+            .filter(|(partition, ..)| self.published.partitions.contains_key(partition))
+            .filter_map(|(partition, producer, _)| Some((partition, producer, outcome(partition, producer)?)))
+            .collect();
+        for (partition, producer, committed) in orphans {
+            let end = self.ledger.end_of(partition);
+            tracing::warn!(
+                ?partition,
+                producer_id = producer.id,
+                committed,
+                "a transaction's end was lost; it is made up"
+            );
+            let mark = self.end_open(partition, producer, end, committed, self.last_commit_time_us);
+            if let Some(mark) = mark {
+                self.published.mark(&mark, self.last_commit_time_us);
+            }
         }
     }
 
@@ -382,8 +469,11 @@ fn batches_of(frame: &FoundFrame<'_>, entry: &DirectoryEntry) -> Vec<Result<Chec
     batches
 }
 
-/// The headers of a run's batches. The frame's checksum covers them; of a damaged frame only whole batches count.
-fn headers_of<'a>(frame: &FoundFrame<'a>, entry: &DirectoryEntry) -> impl Iterator<Item = BatchHeader> + 'a {
+/// The batches of a run: headers and bytes. The frame's checksum covers them; of a damaged frame only whole batches count.
+fn headers_of<'a>(
+    frame: &FoundFrame<'a>,
+    entry: &DirectoryEntry,
+) -> impl Iterator<Item = (BatchHeader, &'a [u8])> + 'a {
     let mut rest = run_bytes(frame, entry);
     let whole = frame.whole;
     std::iter::from_fn(move || {
@@ -392,8 +482,12 @@ fn headers_of<'a>(frame: &FoundFrame<'a>, entry: &DirectoryEntry) -> impl Iterat
             let (batch, behind) = rest.split_at(header.total_bytes());
             rest = behind;
             if whole || CheckedBatch::parse_stored(Bytes::copy_from_slice(batch)).is_ok() {
-                return Some(header);
+                return Some((header, batch));
             }
         }
     })
+}
+
+fn marker_in(batch: &[u8]) -> Option<Marker> {
+    CheckedBatch::parse_stored(Bytes::copy_from_slice(batch)).ok().and_then(|batch| Marker::of(&batch))
 }

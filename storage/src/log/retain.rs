@@ -49,7 +49,7 @@ pub(crate) fn forget(shared: &Shared) -> Result<()> {
         let path = next.path.display().to_string();
         published.damaged.retain(|place| !place.starts_with(&path));
         for (partition, view) in &mut published.partitions {
-            view.runs.forget_below(end);
+            view.forget_below(end);
             if is_own(partition.topic) {
                 view.log_start = view.hot_start();
             }
@@ -85,7 +85,9 @@ fn may_go(published: &Published, segment: &Segment, rule: Rule<'_>) -> bool {
         let retention_ms = config.map_or(0, |config| config.local_retention_ms);
         // Negative: for ever, as everywhere in Kafka's settings.
         let kept_us = if retention_ms < 0 { i64::MAX } else { retention_ms.saturating_mul(1000) };
-        let passed = rule.now_us.saturating_sub(last_commit_us) > kept_us;
+        // What a transaction has held up was not for everybody to read before its end.
+        let since_us = last_commit_us.max(view.stable_since_us(last_offset).unwrap_or(i64::MIN));
+        let passed = rule.now_us.saturating_sub(since_us) > kept_us;
         last_offset < view.tiered_end && (passed || (crowded && retention_ms >= 0))
     })
 }

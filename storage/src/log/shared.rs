@@ -124,7 +124,7 @@ impl Shared {
     /// Shows readers what is durable now, in one act, and wakes those who wait for it. Gives the answers due.
     pub(crate) fn publish(&self, groups: Vec<Group>) -> Vec<Pending> {
         let mut answers = Vec::new();
-        let mut grown: Vec<(TopicPartition, i64)> = Vec::new();
+        let mut touched: Vec<TopicPartition> = Vec::new();
         let mut changed = Vec::new();
         let mut published = self.published.write();
         for group in groups {
@@ -134,17 +134,27 @@ impl Shared {
                     changed.push(*id);
                 }
             }
+            let commit_time_us = group.runs.first().map_or(0, |(_, run)| run.commit_time_us);
             for (partition, run) in group.runs {
                 published.push(partition, run);
-                grown.push((partition, run.last_offset + 1));
+                touched.push(partition);
+            }
+            for mark in &group.marks {
+                published.mark(mark, commit_time_us);
             }
             answers.extend(group.pending);
         }
         for pending in &mut answers {
             published.complete(&mut pending.outcome);
         }
+        touched.dedup();
+        let ends = touched.iter().filter_map(|partition| {
+            let view = published.partitions.get(partition)?;
+            Some((*partition, view.high_watermark, view.last_stable_offset()))
+        });
+        let ends: Vec<_> = ends.collect();
         drop(published);
-        self.tail.grown(grown.into_iter());
+        self.tail.grown(&ends);
         changed.into_iter().for_each(|topic| self.tail.changed(topic));
         answers
     }

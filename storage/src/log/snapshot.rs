@@ -15,12 +15,13 @@ use crate::ids::{TopicId, TopicPartition};
 use crate::log::disk::{Disk, read_file, replace_file};
 use crate::log::index::DamagedOffsets;
 use crate::log::ledger::stored_topics;
-use crate::log::own::{Change, OwnState};
+use crate::log::own::{Change, OwnState, PendingKey};
 use crate::log::producer::Sequences;
 use crate::log::segment::position_in_name;
+use crate::log::transaction::{AbortedRange, Transaction};
 use crate::view::{Definition, GroupOffset, Topic};
 
-pub(crate) const SNAPSHOT: Kind = Kind { magic: *b"AQSNAPSH", version: 1, name: "log snapshot" };
+pub(crate) const SNAPSHOT: Kind = Kind { magic: *b"AQSNAPSH", version: 2, name: "log snapshot" };
 /// A larger file is no snapshot of ours.
 const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
 /// How many are kept.
@@ -51,6 +52,8 @@ pub(crate) struct StoredOwn {
     group_offsets: Vec<(String, TopicPartition, GroupOffset)>,
     positions: Vec<(String, Vec<u8>)>,
     next_producer_id: i64,
+    transactions: Vec<(String, Transaction)>,
+    pending_offsets: Vec<(PendingKey, GroupOffset)>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -68,6 +71,8 @@ pub(crate) struct StoredPartition {
     pub(crate) end: i64,
     pub(crate) log_start: i64,
     pub(crate) damaged: Vec<DamagedOffsets>,
+    /// What of the hot part was aborted.
+    pub(crate) aborted: Vec<AbortedRange>,
 }
 
 impl StoredOwn {
@@ -86,6 +91,8 @@ impl StoredOwn {
             group_offsets: offsets.map(|((group, at), offset)| (group.clone(), *at, offset.clone())).collect(),
             positions: own.positions.iter().map(|(query, value)| (query.clone(), value.to_vec())).collect(),
             next_producer_id: own.next_producer_id,
+            transactions: own.transactions.iter().map(|(id, at)| (id.clone(), at.as_ref().clone())).collect(),
+            pending_offsets: own.pending_offsets.iter().map(|(key, at)| (key.clone(), at.clone())).collect(),
         }
     }
 
@@ -108,6 +115,12 @@ impl StoredOwn {
             own.apply(&Change::Position { query, value: Some(value.into()) });
         }
         own.next_producer_id = self.next_producer_id;
+        for (id, transaction) in self.transactions {
+            own.apply(&Change::Transaction { id, value: Some(Arc::new(transaction)) });
+        }
+        for ((group, partition, id), offset) in self.pending_offsets {
+            own.apply(&Change::PendingOffset { id, group, partition, value: Some(offset) });
+        }
         own
     }
 }

@@ -1,7 +1,8 @@
 //! Waiting at the tail: who waits for a partition to grow is woken when it has, and nobody else is.
 //!
-//! Waiters stand in a queue of their partition with the offset they want passed; publishing wakes those whose offset
-//! is. Registering comes before the look at the high watermark, so no wake-up falls between the two.
+//! Waiters stand in a queue of their partition with the offset they want passed, by the high watermark or by the last
+//! stable offset; publishing wakes those whose offset is. Registering comes before the look at the ends, so no wake-up
+//! falls between the two. A last stable offset moves only when its partition grows, since a marker is a record too.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,12 +12,15 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::ids::{TopicId, TopicPartition};
+use crate::view::Isolation;
 
 #[derive(Debug)]
 struct Waiter {
     id: u64,
-    /// Woken when the high watermark is above this.
+    /// Woken when the end that counts is above this.
     offset: i64,
+    /// Which end counts.
+    isolation: Isolation,
     notify: Arc<Notify>,
 }
 
@@ -38,26 +42,30 @@ pub(crate) struct Place<'a> {
 
 impl Tail {
     /// Queues up for all of these.
-    pub(crate) fn enter(&self, offsets: &[(TopicPartition, i64)]) -> Place<'_> {
+    pub(crate) fn enter(&self, offsets: &[(TopicPartition, i64)], isolation: Isolation) -> Place<'_> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let notify = Arc::new(Notify::new());
         let mut waiters = self.waiters.lock();
         for (partition, offset) in offsets {
-            let waiter = Waiter { id, offset: *offset, notify: Arc::clone(&notify) };
+            let waiter = Waiter { id, offset: *offset, isolation, notify: Arc::clone(&notify) };
             waiters.entry(*partition).or_default().push(waiter);
         }
         let partitions = offsets.iter().map(|(partition, _)| *partition).collect();
         Place { tail: self, id, partitions, notify }
     }
 
-    /// A partition has grown to this end.
-    pub(crate) fn grown(&self, ends: impl Iterator<Item = (TopicPartition, i64)>) {
+    /// Partitions have grown to these ends: high watermark and last stable offset.
+    pub(crate) fn grown(&self, ends: &[(TopicPartition, i64, i64)]) {
         let waiters = self.waiters.lock();
         if waiters.is_empty() {
             return;
         }
-        for (partition, end) in ends {
-            for waiter in waiters.get(&partition).into_iter().flatten() {
+        for (partition, high_watermark, last_stable_offset) in ends {
+            for waiter in waiters.get(partition).into_iter().flatten() {
+                let end = match waiter.isolation {
+                    Isolation::ReadUncommitted => *high_watermark,
+                    Isolation::ReadCommitted => *last_stable_offset,
+                };
                 if end > waiter.offset {
                     waiter.notify.notify_one();
                 }

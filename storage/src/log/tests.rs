@@ -12,7 +12,7 @@ use crate::record::batch::{BatchBuilder, CheckedBatch, Compression, TimestampTyp
 use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
 use crate::topic_config::TopicConfig;
-use crate::view::FetchRequest;
+use crate::view::{FetchRequest, Isolation};
 
 const HOUR_US: i64 = 3600 * 1_000_000;
 
@@ -69,7 +69,10 @@ async fn segments_go_when_tiered_and_old_enough_and_what_is_pinned_stays_readabl
     assert!(node.segments().len() < count);
     let hot_start = node.hot_start(here).unwrap();
     assert!(hot_start > 0);
-    let below = node.fetch_hot(FetchRequest { partition: here, offset: 0, bytes_max: 1 }).await.unwrap();
+    let below = node
+        .fetch_hot(FetchRequest { partition: here, offset: 0, bytes_max: 1, isolation: Isolation::default() })
+        .await
+        .unwrap();
     assert!(matches!(below, Reach::Below { hot_start: start, .. } if start == hot_start));
     for run in &pinned.runs {
         assert_eq!(run.read().unwrap()[0].header().base_offset, run.base_offset);
@@ -80,7 +83,9 @@ async fn segments_go_when_tiered_and_old_enough_and_what_is_pinned_stays_readabl
     assert_eq!(node.watermarks(here).unwrap().high_watermark, 40);
     assert_eq!(node.health(), crate::view::Health::Ready);
     // Without a manifest that says so nothing below is tiered: what is missing is said, not skipped.
-    let missing = node.fetch_hot(FetchRequest { partition: here, offset: 0, bytes_max: 1 }).await;
+    let missing = node
+        .fetch_hot(FetchRequest { partition: here, offset: 0, bytes_max: 1, isolation: Isolation::default() })
+        .await;
     assert!(matches!(missing, Err(Error::Corrupt { .. })));
 }
 

@@ -18,11 +18,12 @@ use crate::error::{Error, Result};
 use crate::ids::OwnTopic;
 use crate::log::append::{AppendFailure, Appender, PlacedRuns};
 use crate::log::frame::{EncodedFrame, FrameNumbers, PlacedBatch};
-use crate::log::ledger::{Judged, Ledger, Undo};
+use crate::log::ledger::{Judged, Ledger, Terms, Undo};
 use crate::log::own::{Change, OwnRecord, own_partition};
 use crate::log::pipe::{Done, Group, IDLE_BEFORE_COVER, Job, Next, Pending, ToSync};
 use crate::log::shared::Shared;
 use crate::log::snapshot::{LogSnapshot, StoredOwn, StoredPartition};
+use crate::log::transaction::Mark;
 use crate::record::batch::{BatchBuilder, Compression, TimestampType};
 use crate::worker::{self, Patience, Step};
 
@@ -44,6 +45,7 @@ struct Gathered {
     changes: Vec<Change>,
     records: Vec<OwnRecord>,
     batches: Vec<PlacedBatch>,
+    marks: Vec<Mark>,
 }
 
 impl Writer {
@@ -81,7 +83,7 @@ impl Writer {
                 return Step::Idle;
             }
         }
-        self.hand_over(Vec::new(), Vec::new(), Vec::new(), true);
+        self.hand_over(Gathered::default(), Vec::new(), true);
         Step::Worked
     }
 
@@ -106,7 +108,7 @@ impl Writer {
         match self.write_gathered(now_us, &mut gathered, &mut undo) {
             Ok(runs) => {
                 let urgent = answer_unsynced(&self.shared, &mut gathered);
-                self.hand_over(gathered.changes, runs, gathered.pending, urgent);
+                self.hand_over(gathered, runs, urgent);
             }
             Err(failure) => {
                 self.ledger.take_back(&mut undo, 0);
@@ -137,7 +139,13 @@ impl Writer {
     /// Judges the jobs in their order.
     fn gather(&mut self, jobs: Vec<Job>, now_us: i64, undo: &mut Vec<Undo>) -> Gathered {
         let mut gathered = Gathered::default();
-        let commit_bytes_max = self.shared.settings.wal_commit_bytes_max;
+        let settings = &self.shared.settings;
+        let terms = Terms {
+            now_us,
+            commit_bytes_max: settings.wal_commit_bytes_max,
+            timeout_max_ms: settings.transaction_timeout_max_ms,
+            id_expiration_ms: settings.transaction_id_expiration_ms,
+        };
         for Job { request, answer, permit, bytes } in jobs {
             let commit = &request.commit;
             gathered.durabilities.push(commit.durability);
@@ -147,14 +155,16 @@ impl Writer {
                 .map(|append| crate::ids::TopicPartition { topic: append.topic, partition: append.partition })
                 .collect();
             let room = self.shared.check_room(self.appender.end + bytes, !commit.appends.is_empty());
-            let judged = room.and_then(|()| self.ledger.judge(request, now_us, commit_bytes_max, undo));
+            let judged = room.and_then(|()| self.ledger.judge(request, terms, undo));
             let outcome = judged.map(|judged| {
-                let Judged { changes, records, batches, appended, first_producer_id } = judged;
+                let Judged { changes, records, batches, appended, marks, transactions, producers, first_producer_id } =
+                    judged;
+                gathered.marks.extend(marks);
                 gathered.changes.extend(changes);
                 gathered.records.extend(records);
                 gathered.batches.extend(batches);
-                let receipt = Receipt { appended, commit_time_us: now_us };
-                Done { receipt, partitions, first_producer_id }
+                let receipt = Receipt { appended, transactions, commit_time_us: now_us };
+                Done { receipt, partitions, first_producer_id, producers }
             });
             gathered.pending.push(Pending { answer, outcome, permit });
         }
@@ -206,11 +216,12 @@ impl Writer {
         self.appender.write(&frame)
     }
 
-    fn hand_over(&mut self, changes: Vec<Change>, runs: PlacedRuns, pending: Vec<Pending>, urgent: bool) {
+    fn hand_over(&mut self, gathered: Gathered, runs: PlacedRuns, urgent: bool) {
         let Some(segment) = self.appender.segment.clone() else { return };
+        let Gathered { changes, marks, pending, .. } = gathered;
         let end = self.appender.end;
         let written_at = Instant::now();
-        self.shared.pipe.written(Group { end, segment, changes, runs, pending, written_at, urgent });
+        self.shared.pipe.written(Group { end, segment, changes, runs, marks, pending, written_at, urgent });
     }
 
     /// Goes on to the next segment. On a full disk the reserve is given up for commits that hold no records of clients.
@@ -245,7 +256,13 @@ impl Writer {
         let now_us = self.appender.last_commit_time_us;
         let producers = self.ledger.producers.expire(now_us, |partition| own.topics.contains_key(&partition.topic));
         let published = self.shared.published.read();
-        let ends = &self.ledger.ends;
+        let (ends, aborted) = (&self.ledger.ends, &mut self.ledger.aborted);
+        // What was aborted matters as long as the log holds it.
+        aborted.retain(|partition, ranges| {
+            let hot_start = published.partitions.get(partition).map_or(0, |view| view.hot_start());
+            ranges.retain(|range| range.last_offset >= hot_start);
+            !ranges.is_empty() && own.topics.contains_key(&partition.topic)
+        });
         let partitions = ends.iter().map(|(partition, end)| {
             let view = published.partitions.get(partition);
             StoredPartition {
@@ -253,6 +270,7 @@ impl Writer {
                 end: *end,
                 log_start: view.map_or(0, |view| view.log_start),
                 damaged: view.map(|view| view.damaged.clone()).unwrap_or_default(),
+                aborted: aborted.get(partition).cloned().unwrap_or_default(),
             }
         });
         let snapshot = LogSnapshot {

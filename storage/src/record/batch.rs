@@ -10,11 +10,13 @@ use crate::error::Error;
 
 mod build;
 mod convert;
+mod transactional;
 mod view;
 
 pub use super::compression::Compression;
 use super::compression::decompress;
 pub use build::BatchBuilder;
+pub use transactional::Marker;
 pub use view::{HeaderViews, RecordView, Records};
 
 /// Bytes of a batch before its records.

@@ -9,7 +9,7 @@ use arrow::record_batch::RecordBatch;
 use futures::{Stream, stream};
 
 use crate::error::Result;
-use crate::log::{HotRun, read_runs};
+use crate::log::{AbortedRange, HotRange, HotRun, has_rows, read_runs};
 use crate::manifest::model::Wanted;
 use crate::record::batch::{BatchLimits, CheckedBatch};
 use crate::record::columns::RecordColumn;
@@ -28,6 +28,7 @@ struct HotScan {
     /// Whether a row is only counted.
     counting: bool,
     runs: VecDeque<HotRun>,
+    aborted: Vec<AbortedRange>,
     /// Batches read and not yet looked at, with their commit times.
     batches: VecDeque<(i64, CheckedBatch)>,
     rows: RowBuilder,
@@ -35,28 +36,30 @@ struct HotScan {
     ready: VecDeque<RecordBatch>,
 }
 
-/// Rows of `runs` with these columns in this order, at most `batch_rows` in a batch.
+/// Rows of what is pinned with these columns in this order, at most `batch_rows` in a batch. Control batches and what
+/// was aborted have none.
 pub(crate) fn rows(
-    partition: i32,
-    runs: &[HotRun],
+    range: &HotRange,
     columns: &[RecordColumn],
     wanted: Wanted,
     batch_rows: usize,
     limits: BatchLimits,
 ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
-    let touched = runs.iter().filter(|run| {
-        run.last_offset >= wanted.start
+    let touched = range.runs.iter().filter(|run| {
+        wanted.start < wanted.end
+            && run.last_offset >= wanted.start
             && run.base_offset < wanted.end
             // Of a run only the largest timestamp is known.
             && wanted.may_hold(i64::MIN, run.max_timestamp_ms)
     });
     let scan = HotScan {
-        partition,
+        partition: range.partition.partition,
         wanted,
         limits,
         batch_rows: batch_rows.max(1),
         counting: columns.is_empty(),
         runs: touched.cloned().collect(),
+        aborted: range.aborted.clone(),
         batches: VecDeque::new(),
         rows: RowBuilder::new(columns),
         ready: VecDeque::new(),
@@ -112,7 +115,7 @@ impl HotScan {
         let outside = header.last_offset() < self.wanted.start
             || header.base_offset >= self.wanted.end
             || !self.wanted.may_hold(i64::MIN, header.max_timestamp_ms);
-        if outside || header.is_control() {
+        if outside || !has_rows(header, &self.aborted) {
             return Ok(());
         }
         let within = header.base_offset >= self.wanted.start && header.last_offset() < self.wanted.end;

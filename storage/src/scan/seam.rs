@@ -94,8 +94,7 @@ impl Pinned {
         let (below, above) = cut(wanted, pinned.seam);
         pinned.check_reach(partition, &below, &above)?;
         let columns: Arc<[_]> = Arc::from(request.columns);
-        let runs = if above.start < above.end { pinned.hot.runs.as_slice() } else { &[] };
-        let hot = hot::rows(partition.partition, runs, &columns, above, request.batch_rows, self.limits);
+        let hot = hot::rows(&pinned.hot, &columns, above, request.batch_rows, self.limits);
         let (cold, manifest) = (Arc::clone(&self.cold), Arc::clone(&pinned.manifest));
         let cold = stream::once(async move {
             let entries = cold.entries_of(&manifest, partition.partition, &below).await?;

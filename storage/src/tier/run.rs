@@ -12,7 +12,7 @@ use parking_lot::RwLock;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{TopicId, TopicPartition};
-use crate::log::{HotRange, HotRun, Node, read_runs};
+use crate::log::{AbortedRange, HotRange, HotRun, Node, has_rows, read_runs};
 use crate::manifest::edit::Edit;
 use crate::manifest::model::{Cover, Entry, Object};
 use crate::object::paths;
@@ -45,6 +45,7 @@ pub(crate) struct Runner {
 struct Part {
     cover: Cover,
     runs: Vec<HotRun>,
+    aborted: Vec<AbortedRange>,
 }
 
 impl Runner {
@@ -187,7 +188,7 @@ fn take(ranges: Vec<HotRange>, left: &[(TopicPartition, i64, i64)], bytes_max: u
             runs.push(run);
         }
         if cover.start < cover.end {
-            parts.push(Part { cover, runs });
+            parts.push(Part { cover, runs, aborted: range.aborted });
         }
     }
     parts.sort_by_key(|part| part.cover.partition);
@@ -220,10 +221,10 @@ fn build_with(
     declared: Option<Declared>,
 ) -> Result<Option<Finished>> {
     let mut writer = ObjectWriter::new(topic.to_string(), limits, declared)?;
-    for Part { cover, runs } in parts {
+    for Part { cover, runs, aborted } in parts {
         for (run, batches) in runs.iter().zip(read_runs(runs)) {
-            for batch in batches? {
-                writer.push(cover.partition, run.commit_time_us, &batch, cover.start, cover.end)?;
+            for batch in batches?.iter().filter(|batch| has_rows(batch.header(), aborted)) {
+                writer.push(cover.partition, run.commit_time_us, batch, cover.start, cover.end)?;
             }
         }
     }

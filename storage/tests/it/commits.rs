@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use aquifer_storage::{
-    Append, Commit, DefinitionChange, Error, Expect, FetchRequest, GroupOffset, GroupOffsetChange, OwnTopic,
-    PositionChange, Storage, TopicChange, TopicConfig, TopicId, TopicPartition,
+    Append, Commit, DefinitionChange, Error, Expect, GroupOffset, GroupOffsetChange, OwnTopic, PositionChange, Storage,
+    TopicChange, TopicConfig, TopicId, TopicPartition,
 };
 use bytes::Bytes;
 
@@ -29,7 +29,7 @@ async fn what_was_committed_is_fetched_byte_for_byte_but_for_its_offset() {
     let receipt = storage.commit(appends(at(&topic, 1), sent.clone())).await.unwrap();
     assert_eq!(receipt.appended[0].base_offset, 0);
     produce(&storage, at(&topic, 1), &["c"]).await.unwrap();
-    let request = FetchRequest { partition: at(&topic, 1), offset: 1, bytes_max: 1 };
+    let request = fetch_of(at(&topic, 1), 1, 1);
     let fetched = storage.fetch(request).await.unwrap();
     assert_eq!(fetched.batches.len(), 1, "the batch that holds the offset comes whole, even if larger");
     assert_eq!(fetched.batches[0][16..], sent.bytes()[16..]);
@@ -43,11 +43,11 @@ async fn an_offset_outside_the_partition_is_out_of_range_and_the_end_is_empty() 
     let (_dir, storage) = fresh().await;
     let topic = topic(&storage, "events", 1).await;
     produce(&storage, at(&topic, 0), &["a"]).await.unwrap();
-    let fetch = |offset| storage.fetch(FetchRequest { partition: at(&topic, 0), offset, bytes_max: 100 });
+    let fetch = |offset| storage.fetch(fetch_of(at(&topic, 0), offset, 100));
     assert!(fetch(1).await.unwrap().batches.is_empty());
     assert!(matches!(fetch(2).await, Err(Error::OffsetOutOfRange { high_watermark: 1, .. })));
     assert!(matches!(fetch(-1).await, Err(Error::OffsetOutOfRange { .. })));
-    let unknown = FetchRequest { partition: at(&topic, 7), offset: 0, bytes_max: 100 };
+    let unknown = fetch_of(at(&topic, 7), 0, 100);
     assert!(matches!(storage.fetch(unknown).await, Err(Error::UnknownPartition { partition: 7, .. })));
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aquifer_storage::testing::FaultDisk;
 use aquifer_storage::{
-    Append, Commit, Durability, Error, FetchRequest, Health, OpenOptions, ScanRequest, Storage, Topic, TopicConfig,
+    Append, Commit, Durability, Error, Health, OpenOptions, ScanRequest, Storage, Topic, TopicConfig,
 };
 use futures::StreamExt;
 use parking_lot::Mutex;
@@ -188,7 +188,7 @@ async fn a_flipped_bit_is_named_and_everything_else_is_served() {
     std::fs::write(&file, bytes).unwrap();
     let storage = open(dir.path()).await;
     assert!(matches!(storage.health(), Health::Damaged(ranges) if ranges[0].contains(".wal bytes")));
-    let first = storage.fetch(FetchRequest { partition: at(&topic, 0), offset: 0, bytes_max: 1 << 20 }).await.unwrap();
+    let first = storage.fetch(fetch_of(at(&topic, 0), 0, 1 << 20)).await.unwrap();
     assert_eq!(first.batches.len(), 1);
     assert!(matches!(read(&storage, at(&topic, 0), 1).await, Err(Error::Corrupt { .. })));
     assert_eq!(read(&storage, at(&topic, 0), 2).await.unwrap(), [(2, "third record".to_owned())]);

@@ -274,7 +274,7 @@ async fn a_tombstone_stays_until_its_readers_have_had_time() {
 }
 
 fn fetch(partition: TopicPartition) -> aquifer_storage::FetchRequest {
-    aquifer_storage::FetchRequest { partition, offset: 0, bytes_max: 1 << 20 }
+    crate::support::fetch_of(partition, 0, 1 << 20)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,15 +10,14 @@ use aquifer_storage::record::batch::{BatchBuilder, CheckedBatch, Compression, Ti
 use aquifer_storage::record::columns::RecordColumn;
 use aquifer_storage::settings::StorageSettings;
 use aquifer_storage::{
-    Append, Commit, FetchRequest, OpenOptions, Result, ScanRequest, Snapshot, Storage, Topic, TopicConfig,
-    TopicPartition,
+    Append, Commit, OpenOptions, Result, ScanRequest, Snapshot, Storage, Topic, TopicConfig, TopicPartition,
 };
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int8Type, Int32Type, Int64Type, TimestampMillisecondType};
 use bytes::Bytes;
 use futures::TryStreamExt;
 
-use crate::support::LIMITS;
+use crate::support::{LIMITS, fetch_of};
 
 /// A record with everything a producer may set.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -127,7 +126,7 @@ pub(crate) async fn consume(
     let mut found: Vec<Record> = Vec::new();
     let mut next = offset;
     loop {
-        let request = FetchRequest { partition, offset: next, bytes_max };
+        let request = fetch_of(partition, next, bytes_max);
         let fetched = storage.fetch(request).await.expect("fetch");
         // A fetch may begin before the offset asked for: batches come whole.
         let new: Vec<_> = parse(&fetched.batches).into_iter().filter(|record| record.offset >= next).collect();

@@ -8,7 +8,8 @@ use aquifer_storage::clock::{SystemClock, SystemRandom};
 use aquifer_storage::record::batch::{BatchBuilder, BatchLimits, CheckedBatch, Compression, TimestampType};
 use aquifer_storage::settings::StorageSettings;
 use aquifer_storage::{
-    Append, Commit, Durability, FetchRequest, OpenOptions, Receipt, Result, Storage, Topic, TopicConfig, TopicPartition,
+    Append, Commit, Durability, FetchRequest, Isolation, OpenOptions, Receipt, Result, Storage, Topic, TopicConfig,
+    TopicPartition,
 };
 use bytes::Bytes;
 
@@ -61,6 +62,11 @@ pub(crate) fn sequenced(batch: &CheckedBatch, producer_id: i64, epoch: i16, sequ
     CheckedBatch::parse_stored(Bytes::from(bytes)).unwrap()
 }
 
+/// A fetch of everything, of open and aborted transactions too.
+pub(crate) fn fetch_of(partition: TopicPartition, offset: i64, bytes_max: usize) -> FetchRequest {
+    FetchRequest { partition, offset, bytes_max, isolation: Isolation::ReadUncommitted }
+}
+
 pub(crate) fn appends(partition: TopicPartition, batch: CheckedBatch) -> Commit {
     let append = Append { topic: partition.topic, partition: partition.partition, batch };
     Commit { appends: vec![append], ..Commit::default() }
@@ -80,7 +86,7 @@ pub(crate) async fn read(storage: &Storage, partition: TopicPartition, from: i64
     let mut rows = Vec::new();
     let mut offset = from;
     loop {
-        let fetched = storage.fetch(FetchRequest { partition, offset, bytes_max: 1 << 16 }).await?;
+        let fetched = storage.fetch(fetch_of(partition, offset, 1 << 16)).await?;
         if fetched.batches.is_empty() {
             return Ok(rows);
         }

@@ -8,8 +8,8 @@ use aquifer_storage::record::batch::{BatchBuilder, CheckedBatch, Compression, Ti
 use aquifer_storage::record::columns::RecordColumn;
 use aquifer_storage::testing::FaultDisk;
 use aquifer_storage::{
-    Append, Commit, DefinitionChange, Error, Expect, FetchRequest, OwnTopic, PinnedRange, ScanRequest, Storage, Topic,
-    TopicChange, TopicConfig, TopicId, TopicPartition, Trim,
+    Append, Commit, DefinitionChange, Error, Expect, OwnTopic, PinnedRange, ScanRequest, Storage, Topic, TopicChange,
+    TopicConfig, TopicId, TopicPartition, Trim,
 };
 use arrow::array::AsArray;
 use bytes::Bytes;
@@ -43,7 +43,7 @@ async fn rows(storage: &Storage, topic: &Topic) -> Vec<String> {
 }
 
 async fn fetch(storage: &Storage, partition: TopicPartition, offset: i64) -> Result<usize, Error> {
-    let fetched = storage.fetch(FetchRequest { partition, offset, bytes_max: 1 << 20 }).await?;
+    let fetched = storage.fetch(fetch_of(partition, offset, 1 << 20)).await?;
     Ok(fetched.batches.len())
 }
 
@@ -240,7 +240,7 @@ async fn a_topic_takes_batches_as_it_has_been_told() {
     let receipt = produce(&storage, at(&events, 0), &["a", "b"]).await.unwrap();
     let time_ms = receipt.appended[0].log_append_time_ms;
     assert_eq!(time_ms, Some(receipt.commit_time_us.div_euclid(1000)));
-    let fetched = storage.fetch(FetchRequest { partition: at(&events, 0), offset: 0, bytes_max: 1000 }).await.unwrap();
+    let fetched = storage.fetch(fetch_of(at(&events, 0), 0, 1000)).await.unwrap();
     let stored = CheckedBatch::parse_stored(fetched.batches[0].clone()).unwrap();
     assert_eq!(stored.compression(), Compression::Zstd);
     assert_eq!(stored.header().timestamp_type(), TimestampType::LogAppendTime);
