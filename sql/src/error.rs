@@ -207,9 +207,11 @@ impl From<aquifer_storage::Error> for Error {
                 (SqlState::ObjectNotInPrerequisiteState, Some("somebody else changed it; try again"))
             }
             Storage::OffsetOutOfRange { .. } => (SqlState::SnapshotTooOld, Some("run the statement again")),
-            Storage::OutOfOrderSequence { .. } | Storage::InvalidProducerEpoch { .. } => {
-                (SqlState::InternalError, None)
-            }
+            Storage::OutOfOrderSequence { .. }
+            | Storage::InvalidProducerEpoch { .. }
+            | Storage::ProducerFenced { .. }
+            | Storage::UnknownTransactionalId { .. } => (SqlState::InternalError, None),
+            Storage::InvalidTransactionState { .. } => (SqlState::ObjectNotInPrerequisiteState, None),
             Storage::InvalidBatch { .. } => (SqlState::InvalidParameterValue, None),
             Storage::TooLarge { .. } => (SqlState::ProgramLimitExceeded, Some("write it in smaller portions")),
             Storage::CorruptBatch { .. } | Storage::Corrupt { .. } | Storage::Format { .. } => {

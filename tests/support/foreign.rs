@@ -16,6 +16,8 @@ pub(crate) enum Foreign {
     Psql,
     Python,
     Node,
+    /// A single file, compiled and run with Kafka's own client in reach.
+    Java,
     Shell,
 }
 
@@ -44,6 +46,7 @@ impl Foreign {
             Self::Shell => Some(PathBuf::from("sh")),
             Self::Python => answers(&clients().join("../.venv/bin/python").display().to_string(), "--version"),
             Self::Node => answers("node", "--version").filter(|_| clients().join("node_modules/kafkajs").exists()),
+            Self::Java => answers("java", "-version").filter(|_| clients().join("java/lib/installed.xml").exists()),
         };
         if found.is_none() {
             let advice = "run tests/clients/install";

@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use rdkafka::ClientConfig;
 use rdkafka::consumer::{Consumer, StreamConsumer};
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{Message, OwnedMessage};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 
 use super::node::Node;
@@ -16,7 +17,8 @@ use super::wait::PATIENCE;
 /// How long a hand-made connection waits for an answer or its end.
 const WIRE_PATIENCE: Duration = Duration::from_secs(20);
 
-fn config(node: &Node) -> ClientConfig {
+/// What every client of a test is told.
+pub(crate) fn config(node: &Node) -> ClientConfig {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", node.bootstrap());
     // Quick to come back after a kill, and patient about it.
@@ -48,11 +50,36 @@ pub(crate) async fn produce(producer: &FutureProducer, topic: &str, key: &str, v
     }
 }
 
+/// A producer of transactions, fresh from InitProducerId: whoever had the id before is fenced.
+pub(crate) fn transactional(node: &Node, id: &str, settings: &[(&str, &str)]) -> FutureProducer {
+    let producer = producer_with(node, &[&[("transactional.id", id)], settings].concat());
+    tokio::task::block_in_place(|| producer.init_transactions(PATIENCE)).expect("an identity");
+    producer
+}
+
+/// A step of a transaction; librdkafka's block their thread.
+pub(crate) fn step(step: impl FnOnce() -> KafkaResult<()>) {
+    try_step(step).expect("a step of a transaction");
+}
+
+/// The same, with its error.
+pub(crate) fn try_step(step: impl FnOnce() -> KafkaResult<()>) -> KafkaResult<()> {
+    tokio::task::block_in_place(step)
+}
+
 /// A consumer of `group` that begins with the earliest record.
 pub(crate) fn consumer(node: &Node, group: &str) -> StreamConsumer {
+    consumer_with(node, group, &[])
+}
+
+/// The same with more of librdkafka's settings.
+pub(crate) fn consumer_with(node: &Node, group: &str, settings: &[(&str, &str)]) -> StreamConsumer {
     let mut config = config(node);
     config.set("group.id", group).set("auto.offset.reset", "earliest").set("enable.auto.commit", "false");
     config.set("topic.metadata.refresh.interval.ms", "500");
+    for (name, value) in settings {
+        config.set(*name, *value);
+    }
     config.create().expect("a consumer")
 }
 
@@ -67,6 +94,35 @@ pub(crate) fn offsets_given(node: &Node, topic: &str) -> usize {
     ends.sum()
 }
 
+/// A consumer without a group, at the beginning of every partition.
+pub(crate) fn reader(node: &Node, topic: &str, settings: &[(&str, &str)]) -> (StreamConsumer, usize) {
+    let consumer = consumer_with(node, "reader-without-a-group", settings);
+    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("the topic's metadata");
+    let mut assignment = TopicPartitionList::new();
+    for partition in metadata.topics()[0].partitions() {
+        assignment.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("an assignment");
+    }
+    consumer.assign(&assignment).expect("assigned");
+    (consumer, assignment.count())
+}
+
+/// Every record that a reader of this isolation level comes to before it stands at the end of each partition.
+pub(crate) async fn read_to_end(node: &Node, topic: &str, isolation: &str) -> Vec<OwnedMessage> {
+    let settings = [("isolation.level", isolation), ("enable.partition.eof", "true")];
+    let (consumer, partitions) = reader(node, topic, &settings);
+    let (mut records, mut ended) = (Vec::new(), std::collections::BTreeSet::new());
+    while ended.len() < partitions {
+        match tokio::time::timeout(PATIENCE, consumer.recv()).await {
+            Ok(Ok(message)) => records.push(message.detach()),
+            Ok(Err(KafkaError::PartitionEOF(partition))) => drop(ended.insert(partition)),
+            Ok(Err(error)) => panic!("consume {topic}: {error}"),
+            Err(_) => panic!("consume {topic}: {} records and ends of {ended:?} in {PATIENCE:?}", records.len()),
+        }
+    }
+    records.sort_by_key(|record| (record.partition(), record.offset()));
+    records
+}
+
 /// Every record of a topic, as far as it has been written now.
 pub(crate) async fn read_all(node: &Node, topic: &str) -> Vec<OwnedMessage> {
     read_from_start(node, topic, offsets_given(node, topic)).await
@@ -74,13 +130,7 @@ pub(crate) async fn read_all(node: &Node, topic: &str) -> Vec<OwnedMessage> {
 
 /// The first `count` records of all partitions of a topic, by (partition, offset).
 pub(crate) async fn read_from_start(node: &Node, topic: &str, count: usize) -> Vec<OwnedMessage> {
-    let consumer = consumer(node, "reader-without-a-group");
-    let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).expect("the topic's metadata");
-    let mut assignment = TopicPartitionList::new();
-    for partition in metadata.topics()[0].partitions() {
-        assignment.add_partition_offset(topic, partition.id(), Offset::Beginning).expect("an assignment");
-    }
-    consumer.assign(&assignment).expect("assigned");
+    let (consumer, _) = reader(node, topic, &[]);
     let mut records = Vec::with_capacity(count);
     while records.len() < count {
         match tokio::time::timeout(PATIENCE, consumer.recv()).await {

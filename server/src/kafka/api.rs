@@ -31,7 +31,7 @@ const fn api(key: ApiKey, min: i16, max: i16, flexible_since: i16, schema: &'sta
 }
 
 /// Everything we answer.
-pub(crate) static APIS: [Api; 20] = [
+pub(crate) static APIS: &[Api] = &[
     Api { key: ApiKey::Produce, advertised_min: 0, min: 3, max: 12, flexible_since: 9, schema: None },
     Api { key: ApiKey::Fetch, advertised_min: 4, min: 4, max: 12, flexible_since: 12, schema: None },
     api(ApiKey::ListOffsets, 1, 7, 6, schema::LIST_OFFSETS),
@@ -49,9 +49,17 @@ pub(crate) static APIS: [Api; 20] = [
     api(ApiKey::CreateTopics, 2, 7, 5, schema::CREATE_TOPICS),
     api(ApiKey::DeleteTopics, 1, 6, 4, schema::DELETE_TOPICS),
     api(ApiKey::InitProducerId, 0, 4, 2, schema::INIT_PRODUCER_ID),
+    // librdkafka speaks version 0 of the next two alone, and 0 or 1 of EndTxn.
+    api(ApiKey::AddPartitionsToTxn, 0, 3, 3, schema::ADD_PARTITIONS_TO_TXN),
+    api(ApiKey::AddOffsetsToTxn, 0, 3, 3, schema::ADD_OFFSETS_TO_TXN),
+    api(ApiKey::EndTxn, 0, 3, 3, schema::END_TXN),
+    api(ApiKey::TxnOffsetCommit, 0, 3, 3, schema::TXN_OFFSET_COMMIT),
     api(ApiKey::DescribeConfigs, 1, 4, 4, schema::DESCRIBE_CONFIGS),
     api(ApiKey::DeleteGroups, 0, 2, 2, schema::DELETE_GROUPS),
     api(ApiKey::DescribeCluster, 0, 1, 0, schema::DESCRIBE_CLUSTER),
+    api(ApiKey::DescribeProducers, 0, 0, 0, schema::DESCRIBE_PRODUCERS),
+    api(ApiKey::DescribeTransactions, 0, 0, 0, schema::DESCRIBE_TRANSACTIONS),
+    api(ApiKey::ListTransactions, 0, 1, 0, schema::LIST_TRANSACTIONS),
 ];
 
 /// The line for a key, if we answer it in some version.

@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 
 use aquifer_storage::{Commit, GroupOffset, GroupOffsetChange, TopicPartition};
 use kafka_protocol::ResponseError;
-use kafka_protocol::messages::offset_commit_request::OffsetCommitRequestPartition;
 use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopics;
 use kafka_protocol::messages::offset_fetch_response::{
@@ -35,7 +34,16 @@ pub(crate) async fn commit(broker: &Broker, request: OffsetCommitRequest) -> Off
     for topic in request.topics {
         let partitions = topic.partitions.iter().map(|partition| {
             let change = allowed.map_err(|error| Refusal::new(error, "the member may not commit now"));
-            let change = change.and_then(|()| change_of(broker, &request.group_id, &topic.name, partition));
+            let change = change.and_then(|()| {
+                let offered = Offered {
+                    partition: partition.partition_index,
+                    offset: partition.committed_offset,
+                    leader_epoch: partition.committed_leader_epoch,
+                    metadata: partition.committed_metadata.as_deref().unwrap_or_default(),
+                };
+                let (partition, offset) = offset_of(broker, &topic.name, &offered)?;
+                Ok(GroupOffsetChange { group: request.group_id.as_str().to_owned(), partition, offset: Some(offset) })
+            });
             (partition.partition_index, change.map(|change| changes.push(change)))
         });
         let partitions: Vec<_> = partitions.collect();
@@ -64,63 +72,93 @@ pub(crate) async fn commit(broker: &Broker, request: OffsetCommitRequest) -> Off
     OffsetCommitResponse::default().with_topics(topics.collect())
 }
 
-fn change_of(
+/// An offset as a client sends it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Offered<'a> {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) leader_epoch: i32,
+    pub(crate) metadata: &'a str,
+}
+
+/// Checks an offset and gives it as the log keeps it.
+pub(crate) fn offset_of(
     broker: &Broker,
-    group: &str,
     topic: &str,
-    partition: &OffsetCommitRequestPartition,
-) -> Result<GroupOffsetChange, Refusal> {
-    let (_, at) = broker.partition(topic, partition.partition_index)?;
-    let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
-    if metadata.len() > METADATA_BYTES_MAX {
-        let message = format!("metadata of {} bytes; at most {METADATA_BYTES_MAX} are kept", metadata.len());
+    offered: &Offered<'_>,
+) -> Result<(TopicPartition, GroupOffset), Refusal> {
+    let (_, at) = broker.partition(topic, offered.partition)?;
+    if offered.metadata.len() > METADATA_BYTES_MAX {
+        let message = format!("metadata of {} bytes; at most {METADATA_BYTES_MAX} are kept", offered.metadata.len());
         return Err(Refusal::new(ResponseError::OffsetMetadataTooLarge, message));
     }
-    if partition.committed_offset < 0 {
-        let message = format!("offset {} is negative", partition.committed_offset);
-        return Err(Refusal::new(ResponseError::OffsetOutOfRange, message));
+    if offered.offset < 0 {
+        return Err(Refusal::new(ResponseError::OffsetOutOfRange, format!("offset {} is negative", offered.offset)));
     }
     let offset = GroupOffset {
-        offset: partition.committed_offset,
-        leader_epoch: partition.committed_leader_epoch,
-        metadata: metadata.to_owned(),
+        offset: offered.offset,
+        leader_epoch: offered.leader_epoch,
+        metadata: offered.metadata.to_owned(),
         committed_at_us: broker.storage.clock().now_us(),
     };
-    Ok(GroupOffsetChange { group: group.to_owned(), partition: at, offset: Some(offset) })
+    Ok((at, offset))
+}
+
+/// What is told of one partition: an offset, or an error and offset -1.
+#[derive(Clone, Debug)]
+struct Told {
+    offset: GroupOffset,
+    error_code: i16,
+}
+
+impl Told {
+    /// What a group has not committed is no error.
+    const NOTHING: Self = Self {
+        offset: GroupOffset { offset: -1, leader_epoch: -1, metadata: String::new(), committed_at_us: 0 },
+        error_code: 0,
+    };
+
+    /// A transaction that is still open may change it: ask again.
+    fn unstable() -> Self {
+        Self { error_code: ResponseError::UnstableOffsetCommit.code(), ..Self::NOTHING }
+    }
 }
 
 /// What one group has committed, by partition.
-type Committed = BTreeMap<TopicPartition, GroupOffset>;
-
-fn committed(broker: &Broker, group: &str) -> Committed {
-    broker.storage.group_offsets(Some(group)).into_iter().map(|(_, partition, offset)| (partition, offset)).collect()
+fn committed(broker: &Broker, group: &str, require_stable: bool) -> BTreeMap<TopicPartition, Told> {
+    let offsets = broker.storage.group_offsets(Some(group)).into_iter();
+    let mut told: BTreeMap<_, _> =
+        offsets.map(|(_, partition, offset)| (partition, Told { offset, error_code: 0 })).collect();
+    if require_stable {
+        let pending = broker.storage.pending_offsets(group).into_iter();
+        told.extend(pending.map(|partition| (partition, Told::unstable())));
+    }
+    told
 }
 
-/// An offset fetch of one group, in words both shapes of the answer are made of: (topic, [(partition, offset)]).
-type Found = Vec<(StrBytes, Vec<(i32, Option<GroupOffset>)>)>;
+/// An offset fetch of one group, in words both shapes of the answer are made of: (topic, [(partition, told)]).
+type Found = Vec<(StrBytes, Vec<(i32, Told)>)>;
 
-fn find(broker: &Broker, group: &str, topics: Option<Vec<(StrBytes, Vec<i32>)>>) -> Found {
-    let mut committed = committed(broker, group);
+fn find(broker: &Broker, group: &str, topics: Option<Vec<(StrBytes, Vec<i32>)>>, require_stable: bool) -> Found {
+    let mut committed = committed(broker, group, require_stable);
     if let Some(topics) = topics {
         let topics = topics.into_iter().map(|(name, partitions)| {
             let id = broker.storage.topic(&name).map(|topic| topic.id);
-            let offset = |partition| id.and_then(|topic| committed.get(&TopicPartition { topic, partition }).cloned());
-            let partitions = partitions.into_iter().map(|partition| (partition, offset(partition))).collect();
+            let told = |partition| id.and_then(|topic| committed.get(&TopicPartition { topic, partition }).cloned());
+            let told = |partition| (partition, told(partition).unwrap_or(Told::NOTHING));
+            let partitions = partitions.into_iter().map(told).collect();
             (name, partitions)
         });
         return topics.collect();
     }
-    let mut all: BTreeMap<StrBytes, Vec<(i32, Option<GroupOffset>)>> = BTreeMap::new();
-    while let Some((at, offset)) = committed.pop_first() {
+    let mut all: BTreeMap<StrBytes, Vec<(i32, Told)>> = BTreeMap::new();
+    while let Some((at, told)) = committed.pop_first() {
         if let Some(topic) = broker.storage.topic_by_id(at.topic) {
-            all.entry(topic_name(&topic.name).0).or_default().push((at.partition, Some(offset)));
+            all.entry(topic_name(&topic.name).0).or_default().push((at.partition, told));
         }
     }
     all.into_iter().collect()
 }
-
-/// What a group has not committed is told as offset -1, without an error.
-const NOTHING: GroupOffset = GroupOffset { offset: -1, leader_epoch: -1, metadata: String::new(), committed_at_us: 0 };
 
 /// Answers OffsetFetch: one group before version 8, several from then on.
 pub(crate) fn fetch(broker: &Broker, request: OffsetFetchRequest, version: i16) -> OffsetFetchResponse {
@@ -128,7 +166,7 @@ pub(crate) fn fetch(broker: &Broker, request: OffsetFetchRequest, version: i16) 
         let groups = request.groups.into_iter().map(|group| {
             let wanted = |topic: OffsetFetchRequestTopics| (topic.name.0, topic.partition_indexes);
             let topics = group.topics.map(|topics| topics.into_iter().map(wanted).collect());
-            let found = find(broker, &group.group_id, topics);
+            let found = find(broker, &group.group_id, topics, request.require_stable);
             let topics = found.into_iter().map(several_topic).collect();
             OffsetFetchResponseGroup::default().with_group_id(group.group_id).with_topics(topics)
         });
@@ -138,32 +176,32 @@ pub(crate) fn fetch(broker: &Broker, request: OffsetFetchRequest, version: i16) 
     let topics = request
         .topics
         .map(|topics| topics.into_iter().map(|topic| (topic.name.0, topic.partition_indexes)).collect::<Vec<_>>());
-    let found = find(broker, &request.group_id, topics);
+    let found = find(broker, &request.group_id, topics, request.require_stable);
     let topics = found.into_iter().map(|(name, partitions)| single_topic(name, partitions, version));
     OffsetFetchResponse::default().with_topics(topics.collect())
 }
 
-fn single_topic(name: StrBytes, partitions: Vec<(i32, Option<GroupOffset>)>, version: i16) -> OffsetFetchResponseTopic {
-    let partitions = partitions.into_iter().map(|(index, offset)| {
-        let offset = offset.unwrap_or(NOTHING);
+fn single_topic(name: StrBytes, partitions: Vec<(i32, Told)>, version: i16) -> OffsetFetchResponseTopic {
+    let partitions = partitions.into_iter().map(|(index, Told { offset, error_code })| {
         let leader_epoch = if version >= 5 { offset.leader_epoch } else { -1 };
         OffsetFetchResponsePartition::default()
             .with_partition_index(index)
             .with_committed_offset(offset.offset)
             .with_committed_leader_epoch(leader_epoch)
             .with_metadata(Some(StrBytes::from_string(offset.metadata)))
+            .with_error_code(error_code)
     });
     OffsetFetchResponseTopic::default().with_name(name.into()).with_partitions(partitions.collect())
 }
 
-fn several_topic((name, partitions): (StrBytes, Vec<(i32, Option<GroupOffset>)>)) -> OffsetFetchResponseTopics {
-    let partitions = partitions.into_iter().map(|(index, offset)| {
-        let offset = offset.unwrap_or(NOTHING);
+fn several_topic((name, partitions): (StrBytes, Vec<(i32, Told)>)) -> OffsetFetchResponseTopics {
+    let partitions = partitions.into_iter().map(|(index, Told { offset, error_code })| {
         OffsetFetchResponsePartitions::default()
             .with_partition_index(index)
             .with_committed_offset(offset.offset)
             .with_committed_leader_epoch(offset.leader_epoch)
             .with_metadata(Some(StrBytes::from_string(offset.metadata)))
+            .with_error_code(error_code)
     });
     OffsetFetchResponseTopics::default().with_name(name.into()).with_partitions(partitions.collect())
 }

@@ -112,6 +112,17 @@ impl Coordinator {
         checked.unwrap_or(if generation < 0 { Ok(()) } else { Err(ResponseError::IllegalGeneration) })
     }
 
+    /// The same for offsets that are part of a transaction.
+    pub(crate) fn check_transactional_commit(
+        &self,
+        group: &str,
+        who: &Who,
+        generation: i32,
+    ) -> Result<(), ResponseError> {
+        let checked = self.read(group, |group| group.check_transactional_commit(who, generation));
+        checked.unwrap_or(if generation < 0 { Ok(()) } else { Err(ResponseError::IllegalGeneration) })
+    }
+
     /// Reads a group that has members.
     pub(crate) fn read<T>(&self, group: &str, read: impl FnOnce(&Group) -> T) -> Option<T> {
         self.inner.rooms.lock().groups.get(group).map(read)

@@ -3,17 +3,19 @@
 use std::net::SocketAddr;
 
 use kafka_protocol::messages::{
-    ApiKey, ApiVersionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteTopicsRequest, DescribeClusterRequest,
-    DescribeConfigsRequest, DescribeGroupsRequest, FindCoordinatorRequest, HeartbeatRequest, InitProducerIdRequest,
-    JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest, MetadataRequest, OffsetCommitRequest,
-    OffsetFetchRequest, SyncGroupRequest,
+    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, ApiKey, ApiVersionsRequest, CreateTopicsRequest,
+    DeleteGroupsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
+    DescribeProducersRequest, DescribeTransactionsRequest, EndTxnRequest, FindCoordinatorRequest, HeartbeatRequest,
+    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest,
+    ListTransactionsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, SyncGroupRequest,
+    TxnOffsetCommitRequest,
 };
 
 use super::api::{Api, Request, RequestHeader};
 use super::broker::Broker;
 use super::frame::Response;
 use super::wire::Malformed;
-use super::{commits, configs, fetch, groups, metadata, offsets, producer, topics};
+use super::{commits, configs, fetch, groups, metadata, offsets, producer, topics, transaction_views, transactions};
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -50,10 +52,6 @@ pub(crate) async fn answer(caller: Caller<'_>, request: &Request) -> Result<Resp
         ApiKey::DeleteTopics => {
             let asked: DeleteTopicsRequest = request.decode()?;
             Response::message(header, &topics::delete(broker, asked, version).await)
-        }
-        ApiKey::InitProducerId => {
-            let asked: InitProducerIdRequest = request.decode()?;
-            Response::message(header, &producer::init(broker, &asked).await)
         }
         ApiKey::FindCoordinator => {
             let asked: FindCoordinatorRequest = request.decode()?;
@@ -112,6 +110,46 @@ async fn answer_group(caller: Caller<'_>, request: &Request) -> Result<Response,
         ApiKey::DescribeConfigs => {
             let asked: DescribeConfigsRequest = request.decode()?;
             Response::message(header, &configs::describe(broker, &asked))
+        }
+        _ => answer_transaction(broker, request).await,
+    }
+}
+
+/// The requests of transactional producers, and what is asked about them.
+async fn answer_transaction(broker: &Broker, request: &Request) -> Result<Response, Malformed> {
+    let (header, version) = (&request.header, request.header.version);
+    match header.api.key {
+        ApiKey::InitProducerId => {
+            let asked: InitProducerIdRequest = request.decode()?;
+            Response::message(header, &producer::init(broker, &asked, version).await)
+        }
+        ApiKey::AddPartitionsToTxn => {
+            let asked: AddPartitionsToTxnRequest = request.decode()?;
+            Response::message(header, &transactions::add_partitions(broker, asked, version).await)
+        }
+        ApiKey::AddOffsetsToTxn => {
+            let asked: AddOffsetsToTxnRequest = request.decode()?;
+            Response::message(header, &transactions::add_offsets(broker, &asked, version).await)
+        }
+        ApiKey::TxnOffsetCommit => {
+            let asked: TxnOffsetCommitRequest = request.decode()?;
+            Response::message(header, &transactions::commit_offsets(broker, asked).await)
+        }
+        ApiKey::EndTxn => {
+            let asked: EndTxnRequest = request.decode()?;
+            Response::message(header, &transactions::end(broker, &asked, version).await)
+        }
+        ApiKey::DescribeProducers => {
+            let asked: DescribeProducersRequest = request.decode()?;
+            Response::message(header, &transaction_views::producers(broker, asked).await)
+        }
+        ApiKey::DescribeTransactions => {
+            let asked: DescribeTransactionsRequest = request.decode()?;
+            Response::message(header, &transaction_views::describe(broker, asked))
+        }
+        ApiKey::ListTransactions => {
+            let asked: ListTransactionsRequest = request.decode()?;
+            Response::message(header, &transaction_views::list(broker, &asked))
         }
         other => Err(Malformed::new(format!("{other:?} has no handler"))),
     }

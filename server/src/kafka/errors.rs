@@ -36,12 +36,16 @@ impl Refusal {
         Self::new(ResponseError::UnknownTopicOrPartition, format!("topic {topic} has no partition {partition}"))
     }
 
-    /// Transactions are not built yet. This code is the one that every client takes as final: others are retried.
-    pub(crate) fn no_transactions(transactional_id: &str) -> Self {
-        let message = format!(
-            "transactions are not supported yet (transactional.id '{transactional_id}'); leave transactional.id unset"
-        );
-        Self::new(ResponseError::TransactionalIdAuthorizationFailed, message)
+    /// The same in a version of a request: a fenced producer is told by a code of its own from `since` on only.
+    pub(crate) fn fenced_since(self, since: i16, version: i16) -> Self {
+        let error = match self.error {
+            ResponseError::ProducerFenced | ResponseError::InvalidProducerEpoch if version >= since => {
+                ResponseError::ProducerFenced
+            }
+            ResponseError::ProducerFenced => ResponseError::InvalidProducerEpoch,
+            other => other,
+        };
+        Self { error, ..self }
     }
 }
 
@@ -57,6 +61,11 @@ impl From<&Error> for Refusal {
             Error::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
             Error::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
             Error::InvalidProducerEpoch { .. } => ResponseError::InvalidProducerEpoch,
+            Error::ProducerFenced { .. } => ResponseError::ProducerFenced,
+            Error::InvalidTransactionState { .. } => ResponseError::InvalidTxnState,
+            Error::UnknownTransactionalId { .. } => ResponseError::InvalidProducerIdMapping,
+            Error::ConcurrentTransactions { .. } => ResponseError::ConcurrentTransactions,
+            Error::InvalidTransactionTimeout { .. } => ResponseError::InvalidTransactionTimeout,
             Error::CorruptBatch { .. } => ResponseError::CorruptMessage,
             Error::InvalidBatch { .. } | Error::KeylessRecords { .. } => ResponseError::InvalidRecord,
             Error::TooLarge { .. } => ResponseError::MessageTooLarge,
@@ -107,6 +116,16 @@ mod tests {
         assert_eq!(code(Error::CorruptBatch { reason: "crc".into() }), 2);
         assert_eq!(code(Error::Full { reason: "wal.bytes_max".into() }), 56);
         assert_eq!(code(Error::TopicHeld { topic: "t".into(), holder: "query q".into() }), 44);
+    }
+
+    #[test]
+    fn a_fenced_producer_is_told_in_the_words_of_its_version() {
+        let told = |error, since, version| Refusal::new(error, "").fenced_since(since, version).code();
+        assert_eq!(told(ResponseError::ProducerFenced, 2, 1), 47);
+        assert_eq!(told(ResponseError::InvalidProducerEpoch, 2, 1), 47);
+        assert_eq!(told(ResponseError::InvalidProducerEpoch, 2, 2), 90);
+        assert_eq!(told(ResponseError::ProducerFenced, 2, 2), 90);
+        assert_eq!(told(ResponseError::InvalidTxnState, 2, 3), 48);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use aquifer_storage::{Error, FetchRequest, Isolation, TopicPartition, Watermarks};
+use aquifer_storage::{AbortedTransaction, Error, FetchRequest, Fetched, Isolation, TopicPartition, Watermarks};
 use bytes::{BufMut, Bytes};
 use kafka_protocol::ResponseError;
 use kafka_protocol::protocol::StrBytes;
@@ -37,7 +37,7 @@ pub(super) struct Call {
     wait: Duration,
     bytes_min: usize,
     bytes_max: usize,
-    read_committed: bool,
+    isolation: Isolation,
     session_id: i32,
     topics: Vec<(StrBytes, Vec<Wanted>)>,
 }
@@ -57,6 +57,15 @@ struct Found {
     error: Option<ResponseError>,
     watermarks: Watermarks,
     batches: Vec<Bytes>,
+    /// What of the batches was aborted; `None` for who wants to see it all.
+    aborted: Option<Vec<AbortedTransaction>>,
+}
+
+impl Found {
+    /// Nothing to read, for a reason or none.
+    fn nothing(partition: i32, error: Option<ResponseError>, watermarks: Watermarks) -> Self {
+        Self { partition, error, watermarks, batches: Vec::new(), aborted: None }
+    }
 }
 
 /// One pass over all partitions.
@@ -133,7 +142,10 @@ pub(crate) async fn answer(broker: &Broker, request: &Request) -> Result<Respons
             if pass.ends.is_empty() {
                 std::future::pending().await
             }
-            broker.storage.wait_past(&pass.ends).await;
+            match call.isolation {
+                Isolation::ReadUncommitted => broker.storage.wait_past(&pass.ends).await,
+                Isolation::ReadCommitted => broker.storage.wait_past_stable(&pass.ends).await,
+            }
         };
         tokio::select! {
             () = more => {}
@@ -150,7 +162,7 @@ pub(super) fn parse(request: &Request, wait_max_ms: u64) -> Result<Call, Malform
     let wait_ms = u64::try_from(reader.int32()?).unwrap_or(0);
     let bytes_min = usize::try_from(reader.int32()?).unwrap_or(0);
     let bytes_max = usize::try_from(reader.int32()?).unwrap_or(0);
-    let read_committed = reader.int8()? == 1;
+    let isolation = isolation(reader.int8()?);
     let session_id = if version >= 7 { reader.int32()? } else { 0 };
     if version >= 7 {
         reader.int32()?; // session_epoch
@@ -169,10 +181,23 @@ pub(super) fn parse(request: &Request, wait_max_ms: u64) -> Result<Call, Malform
         wait: Duration::from_millis(wait_ms.min(wait_max_ms)),
         bytes_min,
         bytes_max: bytes_max.min(RESPONSE_BYTES_MAX),
-        read_committed,
+        isolation,
         session_id,
         topics,
     })
+}
+
+/// An isolation level as Kafka numbers them.
+pub(crate) fn isolation(level: i8) -> Isolation {
+    if level == 1 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted }
+}
+
+/// Where a partition ends for a reader.
+pub(crate) fn end_of(watermarks: &Watermarks, isolation: Isolation) -> i64 {
+    match isolation {
+        Isolation::ReadUncommitted => watermarks.high_watermark,
+        Isolation::ReadCommitted => watermarks.last_stable_offset,
+    }
 }
 
 /// Counts elements over the whole request, so that what is built of it stays small.
@@ -238,13 +263,13 @@ async fn read(broker: &Broker, call: &Call, bytes_max: usize) -> Pass {
             found.push(match result {
                 Ok((at, part)) => {
                     pass.bytes += part.batches.iter().map(Bytes::len).sum::<usize>();
-                    pass.ends.push((at, part.watermarks.high_watermark));
+                    pass.ends.push((at, end_of(&part.watermarks, call.isolation)));
                     part
                 }
                 Err((refusal, watermarks)) => {
                     tracing::debug!(topic = %name, partition = wanted.partition, error = %refusal.message, "a fetch was refused");
                     pass.failed = true;
-                    Found { partition: wanted.partition, error: Some(refusal.error), watermarks, batches: Vec::new() }
+                    Found::nothing(wanted.partition, Some(refusal.error), watermarks)
                 }
             });
         }
@@ -282,20 +307,19 @@ async fn read_partition(
     }
     let bytes_max = wanted.bytes_max.min(bytes_max.saturating_sub(bytes_so_far));
     if bytes_so_far > 0 && bytes_max == 0 {
-        return Ok((at, Found { partition: wanted.partition, error: None, watermarks, batches: Vec::new() }));
+        return Ok((at, Found::nothing(wanted.partition, None, watermarks)));
     }
-    let isolation = if call.read_committed { Isolation::ReadCommitted } else { Isolation::ReadUncommitted };
-    let request = FetchRequest { partition: at, offset: wanted.offset, bytes_max, isolation };
+    let request = FetchRequest { partition: at, offset: wanted.offset, bytes_max, isolation: call.isolation };
     let mut fetched = broker.storage.fetch(request).await.map_err(|error| match error {
         Error::OffsetOutOfRange { .. } => (Refusal::from(&error), watermarks),
         _ => unknown(Refusal::from(&error)),
     })?;
-    let end = if call.read_committed { fetched.watermarks.last_stable_offset } else { i64::MAX };
     // Only the first data of a request may exceed the limits, so that a large batch cannot block a partition.
     let limit = if bytes_so_far > 0 { bytes_max } else { usize::MAX };
-    cut(&mut fetched.batches, end, limit);
-    let (watermarks, batches) = (fetched.watermarks, fetched.batches);
-    Ok((at, Found { partition: wanted.partition, error: None, watermarks, batches }))
+    cut(&mut fetched.batches, end_of(&fetched.watermarks, call.isolation), limit);
+    let Fetched { watermarks, batches, aborted } = fetched;
+    let aborted = (call.isolation == Isolation::ReadCommitted).then_some(aborted);
+    Ok((at, Found { partition: wanted.partition, error: None, watermarks, batches, aborted }))
 }
 
 /// A client that knows a newer leader must wait for us; one that knows an older one must ask for metadata.
@@ -370,7 +394,7 @@ fn encode_partition(writer: &mut Writer, pieces: &mut Vec<Bytes>, version: i16, 
     if version >= 5 {
         writer.bytes.put_i64(found.watermarks.log_start_offset);
     }
-    writer.length(0, flexible); // aborted_transactions: clients have none
+    encode_aborted(writer, flexible, found.aborted.as_deref());
     if version >= 11 {
         writer.bytes.put_i32(-1); // preferred_read_replica
     }
@@ -380,6 +404,17 @@ fn encode_partition(writer: &mut Writer, pieces: &mut Vec<Bytes>, version: i16, 
         pieces.extend(found.batches);
     }
     writer.no_tagged_fields(flexible);
+}
+
+/// Who reads everything is told null, not an empty array.
+fn encode_aborted(writer: &mut Writer, flexible: bool, aborted: Option<&[AbortedTransaction]>) {
+    let Some(aborted) = aborted else { return writer.null(flexible) };
+    writer.length(aborted.len(), flexible);
+    for transaction in aborted {
+        writer.bytes.put_i64(transaction.producer_id);
+        writer.bytes.put_i64(transaction.first_offset);
+        writer.no_tagged_fields(flexible);
+    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,6 @@
 //! Metadata, DescribeCluster, FindCoordinator and ApiVersions: who we are, what we speak, which topics there are.
 //!
-//! There is one broker: leader of every partition, controller, and coordinator of every group. Only durable topics are
+//! There is one broker: leader of every partition, controller, and coordinator of every group and transaction. Only durable topics are
 //! told; a topic made on the way is told after its commit.
 
 use std::sync::Arc;
@@ -142,21 +142,20 @@ pub(crate) fn describe_cluster(broker: &Broker, request: &DescribeClusterRequest
         .with_brokers(vec![me])
 }
 
-/// Answers FindCoordinator: always us, except for transactions.
+/// Answers FindCoordinator: always us.
 pub(crate) fn find_coordinator(
     broker: &Broker,
     request: FindCoordinatorRequest,
     version: i16,
 ) -> FindCoordinatorResponse {
-    let check = |key: &str| match request.key_type {
-        KEY_TYPE_GROUP => Ok(()),
-        KEY_TYPE_TRANSACTION => Err(Refusal::no_transactions(key)),
+    let checked = match request.key_type {
+        KEY_TYPE_GROUP | KEY_TYPE_TRANSACTION => Ok(()),
         other => Err(Refusal::new(ResponseError::InvalidRequest, format!("unknown coordinator key type {other}"))),
     };
     if version >= 4 {
         let coordinators = request.coordinator_keys.iter().map(|key| {
             let coordinator = Coordinator::default().with_key(key.clone());
-            match check(key) {
+            match &checked {
                 Ok(()) => coordinator.with_node_id(NODE_ID).with_host(broker.host.clone()).with_port(broker.port),
                 Err(refusal) => coordinator
                     .with_node_id((-1).into())
@@ -168,7 +167,7 @@ pub(crate) fn find_coordinator(
         return FindCoordinatorResponse::default().with_coordinators(coordinators.collect());
     }
     let response = FindCoordinatorResponse::default();
-    match check(&request.key) {
+    match checked {
         Ok(()) => response.with_node_id(NODE_ID).with_host(broker.host.clone()).with_port(broker.port),
         Err(refusal) => response
             .with_node_id((-1).into())

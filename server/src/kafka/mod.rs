@@ -21,6 +21,8 @@ mod produce;
 mod producer;
 mod schema;
 mod topics;
+mod transaction_views;
+mod transactions;
 mod wire;
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! ListOffsets: where a partition begins, ends, and stood at a time.
 
-use aquifer_storage::{Storage, TimedOffset, TopicPartition};
+use aquifer_storage::{Isolation, Storage, TimedOffset, TopicPartition};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
 use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
@@ -8,7 +8,7 @@ use kafka_protocol::messages::{ListOffsetsRequest, ListOffsetsResponse};
 
 use super::broker::Broker;
 use super::errors::Refusal;
-use super::fetch::check_epoch;
+use super::fetch::{check_epoch, end_of, isolation};
 
 /// The timestamp that asks for the end.
 const LATEST: i64 = -1;
@@ -19,13 +19,13 @@ const MAX_TIMESTAMP: i64 = -3;
 
 /// Answers ListOffsets.
 pub(crate) async fn list(broker: &Broker, request: ListOffsetsRequest, version: i16) -> ListOffsetsResponse {
-    let read_committed = request.isolation_level == 1;
+    let isolation = isolation(request.isolation_level);
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for wanted in &topic.partitions {
             let answer = ListOffsetsPartitionResponse::default().with_partition_index(wanted.partition_index);
-            partitions.push(match find(broker, &topic.name, wanted, read_committed, version).await {
+            partitions.push(match find(broker, &topic.name, wanted, isolation, version).await {
                 Ok((found, leader_epoch)) => {
                     let answer = answer.with_offset(found.offset).with_timestamp(found.timestamp_ms);
                     if version >= 4 { answer.with_leader_epoch(leader_epoch) } else { answer }
@@ -48,7 +48,7 @@ async fn find(
     broker: &Broker,
     topic: &str,
     wanted: &ListOffsetsPartition,
-    read_committed: bool,
+    isolation: Isolation,
     version: i16,
 ) -> Result<(TimedOffset, i32), Refusal> {
     let (_, at) = broker.partition(topic, wanted.partition_index)?;
@@ -57,12 +57,12 @@ async fn find(
     check_epoch(asked_epoch, ends.leader_epoch)?;
     let untimed = |offset| TimedOffset { offset, timestamp_ms: -1 };
     let found = match wanted.timestamp {
-        LATEST if read_committed => untimed(ends.last_stable_offset),
-        LATEST => untimed(ends.high_watermark),
+        LATEST => untimed(end_of(&ends, isolation)),
         EARLIEST => untimed(ends.log_start_offset),
         MAX_TIMESTAMP if version >= 7 => latest_by_time(&broker.storage, at).await?,
         timestamp_ms if timestamp_ms >= 0 => {
-            broker.storage.offset_for_timestamp(at, timestamp_ms).await?.unwrap_or(NOT_FOUND)
+            let found = broker.storage.offset_for_timestamp(at, timestamp_ms).await?;
+            found.filter(|found| found.offset < end_of(&ends, isolation)).unwrap_or(NOT_FOUND)
         }
         other => {
             let message = format!("timestamp {other} has no meaning in version {version}");

@@ -20,6 +20,7 @@ use super::broker::{Broker, is_reserved};
 use super::errors::Refusal;
 use super::frame::Response;
 use super::schema::ELEMENTS_MAX;
+use super::transactions;
 use super::wire::{Malformed, Reader};
 
 /// Attribute bit of batches that belong to a client's transaction.
@@ -123,20 +124,15 @@ impl Plan {
         acks: i16,
         topics: Vec<(StrBytes, Vec<(i32, Bytes)>)>,
     ) -> Self {
-        let refused = match (transactional_id, acks) {
-            (Some(id), _) => Some(Refusal::no_transactions(id)),
-            (None, -1..=1) => None,
-            (None, _) => {
-                Some(Refusal::new(ResponseError::InvalidRequiredAcks, format!("acks {acks} is not -1, 0 or 1")))
-            }
-        };
+        let refused = (!(-1..=1).contains(&acks))
+            .then(|| Refusal::new(ResponseError::InvalidRequiredAcks, format!("acks {acks} is not -1, 0 or 1")));
         let durability = if acks == -1 { Durability::Synced } else { Durability::Written };
         let mut plan = Self { commits: Vec::new(), partitions: Vec::with_capacity(topics.len()) };
         for (name, partitions) in topics {
             let planned = partitions.into_iter().map(|(index, records)| {
                 let batches = match &refused {
                     Some(refusal) => Err(refusal.clone()),
-                    None => check(broker, &name, index, records),
+                    None => check(broker, transactional_id, &name, index, records),
                 };
                 PlannedPartition {
                     index,
@@ -178,6 +174,7 @@ impl Plan {
 /// Finds the partition and checks its batches.
 fn check(
     broker: &Broker,
+    transactional_id: Option<&str>,
     topic: &str,
     partition: i32,
     records: Bytes,
@@ -192,9 +189,10 @@ fn check(
     if batches.is_empty() {
         return Err(Refusal::new(ResponseError::InvalidRecord, "no record batch for this partition"));
     }
-    if batches.iter().any(|batch| batch.header().attributes & TRANSACTIONAL != 0) {
-        let message = "the batch belongs to a transaction; transactions are not supported yet";
-        return Err(Refusal::new(ResponseError::InvalidTxnState, message));
+    // Whose transaction it is the log knows by the producer's id; that the request names none is the client's mistake.
+    if transactional_id.is_none() && batches.iter().any(|batch| batch.header().attributes & TRANSACTIONAL != 0) {
+        let message = "the batch belongs to a transaction, but the request names no transactional id";
+        return Err(Refusal::new(ResponseError::TransactionalIdAuthorizationFailed, message));
     }
     Ok((at, batches))
 }
@@ -230,6 +228,11 @@ fn answer(
     }
 }
 
+/// Kafka tells a producer that writes with an old epoch so in one way; what to do, InitProducerId tells it.
+fn refusal(error: &Error) -> Refusal {
+    Refusal::from(error).fenced_since(transactions::NEVER, 0)
+}
+
 fn partition_answer(
     version: i16,
     partition: PlannedPartition,
@@ -237,7 +240,7 @@ fn partition_answer(
 ) -> (PartitionProduceResponse, bool) {
     let appended = partition.commits.and_then(|commits| {
         let receipts = receipts.get(commits).unwrap_or_default();
-        let receipts = receipts.iter().map(|receipt| receipt.as_ref().map_err(Refusal::from));
+        let receipts = receipts.iter().map(|receipt| receipt.as_ref().map_err(refusal));
         let receipts = receipts.collect::<Result<Vec<&Receipt>, Refusal>>()?;
         let first = receipts.first().and_then(|receipt| receipt.appended.first()).copied();
         first.ok_or_else(|| Refusal::new(ResponseError::UnknownServerError, "the log answered without an offset"))

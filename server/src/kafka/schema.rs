@@ -55,6 +55,9 @@ const UUID: Kind = Kind::Fixed(16);
 const STRING: Kind = Kind::String;
 const STRINGS: Kind = Kind::Array(&Kind::String);
 const INT32S: Kind = Kind::Array(&INT32);
+const INT64S: Kind = Kind::Array(&INT64);
+/// Topics by name, each with numbers of partitions.
+const TOPIC_PARTITIONS: Kind = Kind::Array(&Kind::Struct(&[always(STRING), always(INT32S)]));
 
 /// client_software_name, client_software_version
 pub(crate) const API_VERSIONS: &[Field] = &[since(3, STRING), since(3, STRING)];
@@ -156,19 +159,51 @@ pub(crate) const OFFSET_COMMIT: &[Field] = &[
     ]))),
 ];
 
-/// One topic of an offset fetch: name, partition_indexes
-const OFFSET_FETCH_TOPICS: Kind = Kind::Array(&Kind::Struct(&[always(STRING), always(INT32S)]));
-
 /// group_id, topics, groups [group_id, topics], require_stable
 pub(crate) const OFFSET_FETCH: &[Field] = &[
     between(0, 7, STRING),
-    between(0, 7, OFFSET_FETCH_TOPICS),
-    since(8, Kind::Array(&Kind::Struct(&[always(STRING), always(OFFSET_FETCH_TOPICS)]))),
+    between(0, 7, TOPIC_PARTITIONS),
+    since(8, Kind::Array(&Kind::Struct(&[always(STRING), always(TOPIC_PARTITIONS)]))),
     since(7, BOOLEAN),
 ];
 
 /// transactional_id, transaction_timeout_ms, producer_id, producer_epoch
 pub(crate) const INIT_PRODUCER_ID: &[Field] = &[always(STRING), always(INT32), since(3, INT64), since(3, INT16)];
+
+/// transactional_id, producer_id, producer_epoch, topics [name, partitions]
+pub(crate) const ADD_PARTITIONS_TO_TXN: &[Field] =
+    &[always(STRING), always(INT64), always(INT16), always(TOPIC_PARTITIONS)];
+
+/// transactional_id, producer_id, producer_epoch, group_id
+pub(crate) const ADD_OFFSETS_TO_TXN: &[Field] = &[always(STRING), always(INT64), always(INT16), always(STRING)];
+
+/// transactional_id, producer_id, producer_epoch, committed
+pub(crate) const END_TXN: &[Field] = &[always(STRING), always(INT64), always(INT16), always(BOOLEAN)];
+
+/// transactional_id, group_id, producer_id, producer_epoch, generation_id, member_id, group_instance_id, topics [name,
+/// partitions [partition_index, committed_offset, committed_leader_epoch, committed_metadata]]
+pub(crate) const TXN_OFFSET_COMMIT: &[Field] = &[
+    always(STRING),
+    always(STRING),
+    always(INT64),
+    always(INT16),
+    since(3, INT32),
+    since(3, STRING),
+    since(3, STRING),
+    always(Kind::Array(&Kind::Struct(&[
+        always(STRING),
+        always(Kind::Array(&Kind::Struct(&[always(INT32), always(INT64), since(2, INT32), always(STRING)]))),
+    ]))),
+];
+
+/// topics [name, partition_indexes]
+pub(crate) const DESCRIBE_PRODUCERS: &[Field] = &[always(TOPIC_PARTITIONS)];
+
+/// transactional_ids
+pub(crate) const DESCRIBE_TRANSACTIONS: &[Field] = &[always(STRINGS)];
+
+/// state_filters, producer_id_filters, duration_filter
+pub(crate) const LIST_TRANSACTIONS: &[Field] = &[always(STRINGS), always(INT64S), since(1, INT64)];
 
 /// include_cluster_authorized_operations, endpoint_type
 pub(crate) const DESCRIBE_CLUSTER: &[Field] = &[always(BOOLEAN), since(1, INT8)];

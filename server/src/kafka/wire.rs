@@ -185,6 +185,15 @@ impl Writer {
         }
     }
 
+    /// An array that is null: -1, or the varint 0.
+    pub(crate) fn null(&mut self, flexible: bool) {
+        if flexible {
+            self.uvarint(0);
+        } else {
+            self.bytes.put_i32(-1);
+        }
+    }
+
     /// `text` came from a request in the same encoding, so that its length fits.
     pub(crate) fn string(&mut self, text: &str, flexible: bool) {
         if flexible {

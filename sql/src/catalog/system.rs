@@ -1,21 +1,24 @@
 //! The schema `aquifer`: whatever an operator would ask is a SELECT. Each table is a list of columns and a function
 //! that fills them when the table is scanned.
 
+mod transactions;
+
 use std::sync::Arc;
 
 use aquifer_storage::settings::SettingInfo;
 use aquifer_storage::{ObjectInfo, Storage, TopicConfig, TopicPartition};
 use arrow::array::{
-    ArrayRef, BooleanArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, StringArray,
-    TimestampMicrosecondArray,
+    ArrayRef, BooleanArray, Int32Array, Int64Array, ListBuilder, RecordBatch, RecordBatchOptions, StringArray,
+    StringBuilder, TimestampMicrosecondArray,
 };
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::datasource::memory::MemorySourceConfig;
-use datafusion::error::{DataFusionError, Result as DataFusionResult};
+use datafusion::error::Result as DataFusionResult;
 use datafusion::logical_expr::{Expr, TableType};
 use datafusion::physical_plan::ExecutionPlan;
+use futures::future::BoxFuture;
 
 use super::Catalog;
 use crate::error::Error;
@@ -40,6 +43,7 @@ pub(crate) struct SystemSources {
 #[derive(Clone, Copy, Debug)]
 enum Kind {
     Text,
+    Texts,
     Uuid,
     Int,
     BigInt,
@@ -52,8 +56,8 @@ enum Kind {
 enum Fill {
     /// From what is in memory.
     Now(fn(&Catalog, &SystemSources) -> Vec<ArrayRef>),
-    /// From manifests, of which most is read when it is asked for.
-    Objects,
+    /// From what the log's writer or the manifests must be asked for.
+    Asked(for<'a> fn(&'a Catalog) -> BoxFuture<'a, DataFusionResult<Vec<ArrayRef>>>),
 }
 
 struct Table {
@@ -122,7 +126,7 @@ const TABLES: &[Table] = &[
             ("url", Kind::Text),
             ("bytes", Kind::BigInt),
         ],
-        fill: Fill::Objects,
+        fill: Fill::Asked(objects),
     },
     Table {
         name: "consumer_groups",
@@ -140,6 +144,34 @@ const TABLES: &[Table] = &[
             ("lag", Kind::BigInt),
         ],
         fill: Fill::Now(consumer_lag),
+    },
+    Table {
+        name: "transactions",
+        columns: &[
+            ("transactional_id", Kind::Text),
+            ("producer_id", Kind::BigInt),
+            ("epoch", Kind::Int),
+            ("state", Kind::Text),
+            ("timeout_ms", Kind::Int),
+            ("started_at", Kind::Time),
+            ("updated_at", Kind::Time),
+            ("partitions", Kind::Texts),
+            ("groups", Kind::Texts),
+        ],
+        fill: Fill::Now(transactions::transactions),
+    },
+    Table {
+        name: "producers",
+        columns: &[
+            ("topic", Kind::Text),
+            ("partition", Kind::Int),
+            ("producer_id", Kind::BigInt),
+            ("epoch", Kind::Int),
+            ("last_sequence", Kind::Int),
+            ("last_timestamp", Kind::Time),
+            ("transaction_start_offset", Kind::BigInt),
+        ],
+        fill: Fill::Asked(transactions::producers),
     },
     Table {
         name: "queries",
@@ -187,6 +219,7 @@ pub(crate) fn schemas() -> Vec<(&'static str, SchemaRef)> {
 fn schema(table: &Table) -> SchemaRef {
     let field = |(name, kind): &(&'static str, Kind)| match kind {
         Kind::Text => Field::new(*name, DataType::Utf8, true),
+        Kind::Texts => Field::new_list(*name, Field::new_list_field(DataType::Utf8, true), true),
         Kind::Uuid => types::marked(Field::new(*name, DataType::Utf8, true), "uuid"),
         Kind::Int => Field::new(*name, DataType::Int32, true),
         Kind::BigInt => Field::new(*name, DataType::Int64, true),
@@ -236,11 +269,7 @@ impl TableProvider for SystemTable {
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let columns = match self.fill {
             Fill::Now(fill) => fill(&self.catalog, &self.sources),
-            Fill::Objects => {
-                let loaded = self.catalog.storage().objects().await;
-                let loaded = loaded.map_err(|error| DataFusionError::External(Box::new(Error::from(error))))?;
-                objects(self.catalog.storage(), &loaded)
-            }
+            Fill::Asked(ask) => ask(&self.catalog).await?,
         };
         let rows = columns.first().map_or(0, |column| column.len());
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -257,12 +286,24 @@ fn some_text<T: AsRef<str>>(values: impl IntoIterator<Item = T>) -> ArrayRef {
     Arc::new(StringArray::from_iter_values(values))
 }
 
+fn texts(values: impl IntoIterator<Item = Vec<String>>) -> ArrayRef {
+    let mut lists = ListBuilder::new(StringBuilder::new());
+    for value in values {
+        lists.append_value(value.into_iter().map(Some));
+    }
+    Arc::new(lists.finish())
+}
+
 fn int(values: impl IntoIterator<Item = i32>) -> ArrayRef {
     Arc::new(Int32Array::from_iter_values(values))
 }
 
 fn bigint(values: impl IntoIterator<Item = i64>) -> ArrayRef {
     Arc::new(Int64Array::from_iter_values(values))
+}
+
+fn optional_bigint(values: impl IntoIterator<Item = Option<i64>>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter(values))
 }
 
 fn boolean(values: impl IntoIterator<Item = bool>) -> ArrayRef {
@@ -348,20 +389,24 @@ fn segments(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {
     ]
 }
 
-fn objects(storage: &Storage, objects: &[ObjectInfo]) -> Vec<ArrayRef> {
-    let name =
-        |object: &ObjectInfo| name_of(storage, TopicPartition { topic: object.topic, partition: object.partition });
-    vec![
-        some_text(objects.iter().map(name)),
-        int(objects.iter().map(|object| object.partition)),
-        bigint(objects.iter().map(|object| object.first_offset)),
-        bigint(objects.iter().map(|object| object.last_offset)),
-        bigint(objects.iter().map(|object| object.rows)),
-        time_us(objects.iter().map(|object| ms_as_us(object.min_timestamp_ms))),
-        time_us(objects.iter().map(|object| ms_as_us(object.max_timestamp_ms))),
-        some_text(objects.iter().map(|object| &object.url)),
-        bigint(objects.iter().map(|object| as_i64(object.bytes))),
-    ]
+fn objects(catalog: &Catalog) -> BoxFuture<'_, DataFusionResult<Vec<ArrayRef>>> {
+    Box::pin(async {
+        let storage = catalog.storage();
+        let objects = storage.objects().await.map_err(Error::from)?;
+        let name =
+            |object: &ObjectInfo| name_of(storage, TopicPartition { topic: object.topic, partition: object.partition });
+        Ok(vec![
+            some_text(objects.iter().map(name)),
+            int(objects.iter().map(|object| object.partition)),
+            bigint(objects.iter().map(|object| object.first_offset)),
+            bigint(objects.iter().map(|object| object.last_offset)),
+            bigint(objects.iter().map(|object| object.rows)),
+            time_us(objects.iter().map(|object| ms_as_us(object.min_timestamp_ms))),
+            time_us(objects.iter().map(|object| ms_as_us(object.max_timestamp_ms))),
+            some_text(objects.iter().map(|object| &object.url)),
+            bigint(objects.iter().map(|object| as_i64(object.bytes))),
+        ])
+    })
 }
 
 fn consumer_groups(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {

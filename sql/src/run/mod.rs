@@ -4,3 +4,4 @@ pub(crate) mod define;
 pub(crate) mod insert;
 pub(crate) mod query;
 pub(crate) mod show;
+pub(crate) mod transaction;

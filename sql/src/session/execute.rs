@@ -16,6 +16,7 @@ use crate::run::define;
 use crate::run::insert::{Pending, Writer, targets};
 use crate::run::query::{self, deadline, with_parameters};
 use crate::run::show::{self, TextTable};
+use crate::run::transaction;
 use crate::statement::cursor::Places;
 use crate::statement::{Delete, Emit, Explain, Insert, Name, Sentence, SetSetting, WindowedQuery};
 use crate::stream;
@@ -59,6 +60,11 @@ impl Session {
             Sentence::Checkpoint => {
                 self.engine.storage.checkpoint().await?;
                 Ok(Outcome::Done("CHECKPOINT".to_owned()))
+            }
+            Sentence::AbortTransaction(id) => {
+                transaction::abort(&self.engine.storage, id).await?;
+                self.defined("CALL");
+                Ok(Outcome::Done("CALL".to_owned()))
             }
             Sentence::ShowList(list) => match show::list_query(*list) {
                 Some(text) => {

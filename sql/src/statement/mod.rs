@@ -55,6 +55,8 @@ pub(crate) enum Sentence {
     Terminate(Option<Name>),
     /// `CHECKPOINT`.
     Checkpoint,
+    /// `CALL aquifer.abort_transaction('transactional id')`.
+    AbortTransaction(String),
     /// `SET name = value`.
     Set(SetSetting),
     /// `RESET name | ALL`; `None` is ALL.

@@ -52,6 +52,7 @@ fn sentence(tokens: &[TokenWithSpan], places: &Arc<Places>, text: &str) -> Resul
         () if cursor.eat(&["reset"]) => settings::reset(&mut cursor),
         () if cursor.eat(&["unset"]) => settings::reset(&mut cursor),
         () if cursor.eat(&["checkpoint"]) => cursor.end().map(|()| Sentence::Checkpoint),
+        () if cursor.eat(&["call"]) => call(&mut cursor),
         () if cursor.eat(&["copy"]) => copy(&mut cursor, places),
         () if cursor.eat(&["discard"]) => discard(&mut cursor),
         () if cursor.eat(&["deallocate"]) => deallocate(&mut cursor),
@@ -71,7 +72,7 @@ fn sentence(tokens: &[TokenWithSpan], places: &Arc<Places>, text: &str) -> Resul
 
 /// Statements other databases have, by name; else a syntax error.
 fn refused(cursor: &Cursor<'_>) -> Error {
-    const KNOWN: [(&str, &str); 21] = [
+    const KNOWN: &[(&str, &str)] = &[
         ("update", "INSERT into a table with a primary key replaces the row of that key"),
         ("merge", "INSERT into a table with a primary key replaces the row of that key"),
         ("truncate", "DROP … DELETE TOPIC, then CREATE again"),
@@ -92,7 +93,6 @@ fn refused(cursor: &Cursor<'_>) -> Error {
         ("grant", "there are no privileges: whoever connects may do all"),
         ("revoke", "there are no privileges: whoever connects may do all"),
         ("lock", "a commit is atomic without locks"),
-        ("call", "there are no procedures"),
     ];
     match KNOWN.iter().find(|(word, _)| cursor.at(&[word])) {
         Some((word, hint)) => Error::unsupported(word.to_uppercase()).with_position(cursor.position()).with_hint(*hint),
@@ -291,6 +291,25 @@ fn copy_options(cursor: &mut Cursor<'_>) -> Result<()> {
         .with_hint("COPY writes Postgres's text format: COPY (query) TO STDOUT"))
 }
 
+/// `CALL aquifer.abort_transaction('transactional id')`, the first word taken.
+fn call(cursor: &mut Cursor<'_>) -> Result<Sentence> {
+    const ONLY: &str = "CALL aquifer.abort_transaction('transactional id') is the only procedure";
+    let position = cursor.position();
+    let (_, mut name) = cursor.identifier("a procedure's name")?;
+    while cursor.eat_token(&Token::Period) {
+        name.value = format!("{}.{}", name.value, cursor.identifier("a procedure's name")?.1.value);
+    }
+    if name.value != "aquifer.abort_transaction" {
+        let error = Error::unsupported(format!("CALL {}", name.value)).with_position(position);
+        return Err(error.with_hint(ONLY));
+    }
+    cursor.expect_token(&Token::LParen)?;
+    let id = cursor.text().ok_or_else(|| cursor.expected("a transactional id in quotes").with_hint(ONLY))?;
+    cursor.expect_token(&Token::RParen)?;
+    cursor.end()?;
+    Ok(Sentence::AbortTransaction(id))
+}
+
 fn discard(cursor: &mut Cursor<'_>) -> Result<Sentence> {
     cursor.expect(&["all"])?;
     cursor.end()?;
@@ -393,6 +412,21 @@ mod tests {
         assert_eq!(parse("CREATE STREAM s (a BIGINT").unwrap_err().position, Some(26));
         assert_eq!(parse("FOO").unwrap_err().position, Some(1));
         assert_eq!(parse("SELECT 'a").unwrap_err().state, SqlState::SyntaxError);
+    }
+
+    #[test]
+    fn a_procedure_we_lack_is_refused_by_its_name() {
+        let id = |sql| match one(sql) {
+            Sentence::AbortTransaction(id) => id,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(id("CALL aquifer.abort_transaction('orders; 1')"), "orders; 1");
+        assert_eq!(id("call AQUIFER.Abort_Transaction ($$a$$)"), "a");
+        let error = parse("CALL do_it(1)").unwrap_err();
+        assert_eq!(error.state, SqlState::FeatureNotSupported);
+        assert!(error.message.contains("CALL do_it") && error.hint.unwrap().contains("abort_transaction"));
+        assert_eq!(parse("CALL aquifer.abort_transaction(1)").unwrap_err().position, Some(32));
+        assert_eq!(parse("CALL aquifer.abort_transaction('a', 'b')").unwrap_err().state, SqlState::SyntaxError);
     }
 
     #[test]

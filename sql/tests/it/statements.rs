@@ -195,7 +195,17 @@ async fn lists_and_the_system_schema_answer() {
         run(&mut session, "SELECT sum(high_watermark) FROM aquifer.partitions WHERE topic = 'x'").await.unwrap(),
         ["2"]
     );
-    for table in ["topics", "segments", "objects", "consumer_groups", "consumer_lag", "queries", "decode_errors"] {
+    for table in [
+        "topics",
+        "segments",
+        "objects",
+        "consumer_groups",
+        "consumer_lag",
+        "queries",
+        "decode_errors",
+        "transactions",
+        "producers",
+    ] {
         run(&mut session, &format!("SELECT * FROM aquifer.{table}")).await.unwrap();
     }
     assert_eq!(

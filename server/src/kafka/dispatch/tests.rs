@@ -61,7 +61,7 @@ async fn every_version_of_every_request_is_answered_with_what_it_can_carry() {
     let dir = tempfile::tempdir().unwrap();
     let broker = broker(dir.path()).await;
     for seed in 0..12 {
-        for api in &APIS {
+        for api in APIS {
             for version in api.min..=api.max {
                 let Incoming::Request(request) = Incoming::parse(generate(api, version, seed).into()).unwrap() else {
                     panic!("{:?} {version} is not known", api.key)

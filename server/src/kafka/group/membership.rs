@@ -150,4 +150,17 @@ impl Group {
         self.heard(now_ms, &who.member_id);
         Ok(())
     }
+
+    /// Whether offsets are taken into a transaction. Its producer may know nothing of the group (before version 3 it
+    /// cannot): then the transactional id's epoch is what fences it. Who names a member must be it, in this generation;
+    /// a rebalance under way does not matter, because the generation it ends is still the newest that anybody has read in.
+    pub(crate) fn check_transactional_commit(&self, who: &Who, generation: i32) -> Result<(), ResponseError> {
+        if generation < 0 && who.member_id.is_empty() && who.instance_id.is_none() {
+            return Ok(());
+        }
+        if generation < 0 && self.members.is_empty() {
+            return Ok(());
+        }
+        self.check(who, generation)
+    }
 }

@@ -298,6 +298,18 @@ fn offsets_are_taken_from_members_of_the_generation_and_without_members_from_any
 }
 
 #[test]
+fn offsets_of_a_transaction_are_taken_from_members_of_the_generation_and_from_producers_that_know_no_group() {
+    let mut play = Play::two_stable();
+    assert_eq!(play.group.check_transactional_commit(&who("m1"), 2), Ok(()));
+    assert_eq!(play.group.check_transactional_commit(&who("m1"), 1), Err(ResponseError::IllegalGeneration));
+    assert_eq!(play.group.check_transactional_commit(&who("stranger"), 2), Err(ResponseError::UnknownMemberId));
+    assert_eq!(play.group.check_transactional_commit(&who(""), -1), Ok(()), "before version 3");
+    let _ = play.join("m1");
+    let _ = play.join("m2");
+    assert_eq!(play.group.check_transactional_commit(&who("m1"), 3), Ok(()), "until the next generation");
+}
+
+#[test]
 fn every_ticket_is_answered_once_whatever_happens() {
     let mut state = 7_u64;
     let mut random = |bound: u64| {

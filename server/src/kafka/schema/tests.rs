@@ -57,6 +57,13 @@ fn decode(request: &Request, whole: bool) -> Result<(), Malformed> {
         ApiKey::DescribeConfigs => one::<DescribeConfigsRequest>(request, whole),
         ApiKey::DeleteGroups => one::<DeleteGroupsRequest>(request, whole),
         ApiKey::DescribeCluster => one::<DescribeClusterRequest>(request, whole),
+        ApiKey::AddPartitionsToTxn => one::<AddPartitionsToTxnRequest>(request, whole),
+        ApiKey::AddOffsetsToTxn => one::<AddOffsetsToTxnRequest>(request, whole),
+        ApiKey::EndTxn => one::<EndTxnRequest>(request, whole),
+        ApiKey::TxnOffsetCommit => one::<TxnOffsetCommitRequest>(request, whole),
+        ApiKey::DescribeProducers => one::<DescribeProducersRequest>(request, whole),
+        ApiKey::DescribeTransactions => one::<DescribeTransactionsRequest>(request, whole),
+        ApiKey::ListTransactions => one::<ListTransactionsRequest>(request, whole),
         other => panic!("{other:?} is advertised but not tested"),
     }
 }
@@ -70,7 +77,7 @@ fn parse(frame: Vec<u8>) -> Result<Request, Malformed> {
 
 #[test]
 fn every_request_of_every_version_passes_the_walk_and_the_crate_reads_it_to_its_end() {
-    for api in &APIS {
+    for api in APIS {
         for version in api.min..=api.max {
             for seed in 0..20 {
                 let request = parse(generate(api, version, seed)).unwrap();
