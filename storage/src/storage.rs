@@ -80,8 +80,28 @@ impl Storage {
         Self::with_node(node, &options).await
     }
 
+    /// As [`Storage::open`], on a simulated disk and over a simulated store; the options' store is not looked at.
+    ///
+    /// # Errors
+    /// As [`Storage::open`].
+    #[cfg(any(test, feature = "testing"))]
+    pub async fn open_simulated(
+        options: OpenOptions,
+        disk: &crate::testing::MemoryDisk,
+        store: &crate::testing::SimStore,
+    ) -> Result<Self> {
+        let node = Node::open_on(&options, Arc::new(disk.clone())).await?;
+        let tier = Tier::open_on(Arc::clone(&node), Arc::new(store.clone())).await;
+        Self::with_tier(node, tier).await
+    }
+
     async fn with_node(node: Arc<Node>, options: &OpenOptions) -> Result<Self> {
-        match Tier::open(Arc::clone(&node), options).await {
+        let tier = Tier::open(Arc::clone(&node), options).await;
+        Self::with_tier(node, tier).await
+    }
+
+    async fn with_tier(node: Arc<Node>, tier: Result<Arc<Tier>>) -> Result<Self> {
+        match tier {
             Ok(tier) => Ok(Self { node, tier }),
             Err(error) => {
                 // The tier's error is the one to tell; the log closes whole or is recovered at the next start.

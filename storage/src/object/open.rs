@@ -48,6 +48,12 @@ pub(crate) fn outlives_process(url: Option<&str>) -> bool {
     url.is_none_or(|url| url.scheme() != "memory")
 }
 
+/// A bucket over a store that a simulation owns.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn over(store: Arc<dyn object_store::ObjectStore>) -> Bucket {
+    Bucket::new(store, Place::Memory, RetryBudget::default())
+}
+
 fn folder(path: &FilePath) -> Result<Bucket> {
     let (store, root) = open_folder(path).map_err(Error::object(format!("open folder {}", path.display())))?;
     Ok(Bucket::new(store, Place::Folder(root), RetryBudget::default()))

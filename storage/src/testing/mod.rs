@@ -5,6 +5,10 @@ pub mod chance;
 mod disk;
 pub mod fault;
 pub mod fuzz;
+mod memory_disk;
 pub mod schedule;
+mod store;
 
 pub use disk::FaultDisk;
+pub use memory_disk::{DiskFaults, MemoryDisk};
+pub use store::{SimStore, StoreCalls, StoreFaults};

@@ -79,6 +79,12 @@ impl Tier {
         Self::over(node, bucket).await
     }
 
+    /// As [`Tier::open`], over a store that a simulation owns: it outlives the process.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) async fn open_on(node: Arc<Node>, store: Arc<dyn object_store::ObjectStore>) -> Result<Arc<Self>> {
+        Self::over(node, open::over(store)).await
+    }
+
     /// As [`Tier::open`], over a bucket that is open.
     async fn over(node: Arc<Node>, bucket: Bucket) -> Result<Arc<Self>> {
         claim::claim(&bucket, node.cluster_id(), node.writer_epoch(), node.random().uuid()).await?;

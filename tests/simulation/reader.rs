@@ -1,0 +1,329 @@
+//! Looks from outside: fetches, consumers that go on, snapshots and scans, each held against the model.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use aquifer_storage::record::batch::{BatchLimits, CheckedBatch};
+use aquifer_storage::record::columns::RecordColumn;
+use aquifer_storage::{
+    Error, FetchRequest, Fetched, ScanRequest, Snapshot, Storage, TimedOffset, TopicId, TopicPartition,
+};
+use arrow::array::{Array, AsArray, RecordBatch};
+use arrow::datatypes::{Int8Type, Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType};
+use futures::StreamExt;
+
+use crate::model::{Checked, Fate, Presence, Record, RecordId, broken};
+use crate::world::World;
+
+const LIMITS: BatchLimits = BatchLimits { decompressed_bytes_max: 1 << 24 };
+
+/// What one fetch has shown: records with their offsets, and where the next fetch begins.
+pub(crate) type Shown = (Vec<(i64, Record)>, i64);
+
+/// Fetches once and holds what comes against the model. `None` if the weather, or a topic's end, explains an error.
+pub(crate) async fn fetch(
+    world: &World,
+    storage: &Storage,
+    at: TopicPartition,
+    offset: i64,
+    bytes_max: usize,
+) -> Option<Shown> {
+    let before = world.model.borrow().partition(at);
+    let fetched = storage.fetch(FetchRequest { partition: at, offset, bytes_max }).await;
+    world.note(|| match &fetched {
+        Ok(fetched) => format!("fetch {at:?} from {offset}: {} bytes, {:?}", fetched.bytes_len(), fetched.watermarks),
+        Err(error) => format!("fetch {at:?} from {offset}: {error}"),
+    });
+    match fetched {
+        Ok(fetched) => {
+            let ends = world.model.borrow_mut().ends_shown(at, &before, fetched.watermarks);
+            world.check(ends)?;
+            let shown = records_of(&fetched, at, offset).and_then(|shown| {
+                let mut model = world.model.borrow_mut();
+                for (offset, record) in &shown.0 {
+                    model.shown(at, *offset, record)?;
+                }
+                Ok(shown)
+            });
+            let shown = world.check(shown)?;
+            if shown.0.is_empty() && offset < before.acknowledged_end {
+                world.violate(1, format!("{at:?}: nothing at {offset}, {} are there", before.acknowledged_end));
+            }
+            Some(shown)
+        }
+        Err(Error::OffsetOutOfRange { offset, log_start_offset, high_watermark }) => {
+            if (log_start_offset..=high_watermark).contains(&offset) {
+                world.violate(3, format!("{at:?}: {offset} is out of {log_start_offset}..{high_watermark}"));
+            } else if offset >= before.watermarks.log_start_offset && offset <= before.acknowledged_end {
+                world.violate(1, format!("{at:?}: {offset} is out of range, {} are there", before.acknowledged_end));
+            }
+            None
+        }
+        Err(error) => {
+            excuse(world, at.topic, &error, "fetch");
+            None
+        }
+    }
+}
+
+/// An error that nothing explains breaks a promise.
+pub(crate) fn excuse(world: &World, topic: TopicId, error: &Error, what: &str) {
+    let presence = world.model.borrow().topics.get(&topic).map(|topic| topic.presence);
+    let gone = matches!(error, Error::UnknownTopic { .. } | Error::UnknownPartition { .. })
+        && presence != Some(Presence::There);
+    if !gone && !world.is_weather(error) {
+        world.violate(1, format!("{what} of {topic:?}: {error}: {error:?}"));
+    }
+}
+
+/// The records of a fetch: whole batches from the one that holds `offset` on, dense, in order.
+fn records_of(fetched: &Fetched, at: TopicPartition, offset: i64) -> Checked<Shown> {
+    let mut records = Vec::new();
+    let mut next = offset;
+    for bytes in &fetched.batches {
+        let mut rest = bytes.clone();
+        while !rest.is_empty() {
+            let header = match aquifer_storage::record::batch::BatchHeader::parse(&rest) {
+                Ok(header) if header.total_bytes() <= rest.len() => header,
+                _ => return broken(13, format!("{at:?}: no batch at {next}")),
+            };
+            let batch = match CheckedBatch::parse_stored(rest.split_to(header.total_bytes())) {
+                Ok(batch) => batch,
+                Err(error) => return broken(13, format!("{at:?}: batch at {next}: {error}")),
+            };
+            if header.last_offset() < next {
+                return broken(3, format!("{at:?}: batch {}..{} at {next}", header.base_offset, header.last_offset()));
+            }
+            let (timestamp_type, wanted) = (header.timestamp_type() as i8, next);
+            let Ok(views) = batch.records(LIMITS) else { return broken(13, format!("{at:?}: bytes at {next}")) };
+            for view in views.iter() {
+                let Ok(view) = view else { return broken(13, format!("{at:?}: record near {next}")) };
+                if view.offset < wanted {
+                    continue;
+                }
+                if view.offset != next {
+                    return broken(3, format!("{at:?}: offset {} where {next} comes next", view.offset));
+                }
+                let headers = view.headers.iter().map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec)));
+                let record = Record {
+                    key: view.key.map(<[u8]>::to_vec),
+                    value: view.value.map(<[u8]>::to_vec),
+                    headers: headers.collect(),
+                    timestamp_ms: view.timestamp_ms,
+                    timestamp_type,
+                };
+                records.push((view.offset, record));
+                next = view.offset + 1;
+            }
+        }
+    }
+    if next > fetched.watermarks.high_watermark {
+        return broken(8, format!("{at:?}: {next} is beyond {:?}", fetched.watermarks));
+    }
+    Ok((records, next))
+}
+
+/// Reads a partition from its log start to its end.
+pub(crate) async fn fetch_all(
+    world: &World,
+    storage: &Storage,
+    at: TopicPartition,
+    bytes_max: usize,
+) -> Option<Vec<(i64, Record)>> {
+    let watermarks = match storage.watermarks(at) {
+        Ok(watermarks) => watermarks,
+        Err(error) => {
+            excuse(world, at.topic, &error, "watermarks");
+            return None;
+        }
+    };
+    let mut all = Vec::new();
+    let mut next = watermarks.log_start_offset;
+    while next < watermarks.high_watermark {
+        let (records, behind) = fetch(world, storage, at, next, bytes_max).await?;
+        if behind == next {
+            world.violate(1, format!("{at:?}: a fetch from {next} of {watermarks:?} gives nothing"));
+            return None;
+        }
+        all.extend(records);
+        next = behind;
+    }
+    Some(all)
+}
+
+/// A snapshot, and what was known when it was taken.
+pub(crate) struct Held {
+    pub(crate) snapshot: Snapshot,
+    topics: Vec<TopicId>,
+    /// Ends that were acknowledged before it was taken.
+    acknowledged: BTreeMap<TopicPartition, i64>,
+}
+
+/// Pins some topics.
+pub(crate) fn hold(world: &World, storage: &Storage, topics: &[TopicId]) -> Option<Held> {
+    let acknowledged = {
+        let model = world.model.borrow();
+        let of_topics = model.partitions.iter().filter(|(at, _)| topics.contains(&at.topic));
+        of_topics.map(|(at, partition)| (*at, partition.acknowledged_end)).collect()
+    };
+    match storage.snapshot(topics, &HashMap::new()) {
+        Ok(snapshot) => Some(Held { snapshot, topics: topics.to_vec(), acknowledged }),
+        Err(error) => {
+            let all_there = topics
+                .iter()
+                .all(|topic| world.model.borrow().topics.get(topic).is_some_and(|t| t.presence == Presence::There));
+            if all_there && !world.is_weather(&error) {
+                world.violate(1, format!("snapshot of {topics:?}: {error}"));
+            }
+            None
+        }
+    }
+}
+
+/// Reads all that a snapshot covers: each offset once, the whole of every commit or nothing of it.
+pub(crate) async fn scan_all(world: &World, held: &Held) -> Option<BTreeMap<TopicPartition, Vec<(i64, Record)>>> {
+    let mut whole = BTreeMap::new();
+    let mut seen: BTreeMap<u64, BTreeSet<usize>> = BTreeMap::new();
+    for topic in held.snapshot.topics() {
+        for partition in 0..topic.partitions {
+            let at = TopicPartition { topic: topic.id, partition };
+            let Some(range) = held.snapshot.range(at) else {
+                world.violate(3, format!("{at:?} is not in its snapshot"));
+                return None;
+            };
+            let acknowledged = held.acknowledged.get(&at).copied().unwrap_or(0);
+            if range.end < acknowledged {
+                world.violate(1, format!("{at:?}: a snapshot ends at {}, {acknowledged} were there", range.end));
+            }
+            let rows = scan(world, held, at).await?;
+            let offsets: Vec<i64> = rows.iter().map(|(offset, _)| *offset).collect();
+            if offsets != (range.start..range.end).collect::<Vec<_>>() {
+                world.violate(3, format!("{at:?}: a scan of {range:?} gives {offsets:?}"));
+                return None;
+            }
+            for (offset, record) in &rows {
+                let id: Option<RecordId> = world.check(world.model.borrow_mut().shown(at, *offset, record));
+                let id = id?;
+                seen.entry(id.attempt).or_default().insert(id.batch);
+            }
+            whole.insert(at, rows);
+        }
+    }
+    let model = world.model.borrow();
+    for (attempt, batches) in seen {
+        let Some(sent) = model.attempts.get(&attempt).map(|attempt| &attempt.sent) else { continue };
+        let missing = (0..sent.len()).find(|batch| {
+            let at = sent[*batch].partition;
+            // What retention has taken is no gap in a commit.
+            let kept = |base: i64| held.snapshot.range(at).is_some_and(|range| base >= range.start);
+            held.topics.contains(&at.topic) && !batches.contains(batch) && sent[*batch].base.is_none_or(kept)
+        });
+        if let Some(batch) = missing {
+            world.violate(6, format!("a snapshot has batches {batches:?} of attempt {attempt} and not {batch}"));
+        }
+    }
+    Some(whole)
+}
+
+async fn scan(world: &World, held: &Held, at: TopicPartition) -> Option<Vec<(i64, Record)>> {
+    let batch_rows = usize::try_from(world.chance.fork("rows").below(20)).unwrap_or(0) + 1;
+    let request = ScanRequest { batch_rows, ..ScanRequest::all(RecordColumn::ALL.to_vec()) };
+    let mut stream = match held.snapshot.scan(at, request) {
+        Ok(stream) => stream,
+        Err(error) => {
+            excuse(world, at.topic, &error, "scan");
+            return None;
+        }
+    };
+    let mut rows = Vec::new();
+    while let Some(batch) = stream.next().await {
+        match batch {
+            Ok(batch) => rows.extend(world.check(rows_of(world, &batch, at))?),
+            Err(error) => {
+                let of_store = matches!(error, Error::Format { .. }) && world.weather.get().store;
+                if !of_store {
+                    excuse(world, at.topic, &error, "scan");
+                }
+                return None;
+            }
+        }
+    }
+    world.note(|| format!("scan {at:?}: {} rows", rows.len()));
+    Some(rows)
+}
+
+/// Arrow rows as records; checks the columns that say where and when a record was committed.
+fn rows_of(world: &World, batch: &RecordBatch, at: TopicPartition) -> Checked<Vec<(i64, Record)>> {
+    let partitions = batch.column(0).as_primitive::<Int32Type>();
+    let offsets = batch.column(1).as_primitive::<Int64Type>();
+    let timestamps = batch.column(2).as_primitive::<TimestampMillisecondType>();
+    let types = batch.column(3).as_primitive::<Int8Type>();
+    let committed = batch.column(4).as_primitive::<TimestampMicrosecondType>();
+    let (keys, values) = (batch.column(5).as_binary::<i32>(), batch.column(6).as_binary::<i32>());
+    let headers = batch.column(7).as_list::<i32>();
+    let mut rows = Vec::new();
+    for row in 0..batch.num_rows() {
+        if partitions.value(row) != at.partition {
+            return broken(2, format!("{at:?}: a row of partition {}", partitions.value(row)));
+        }
+        let of_row = headers.value(row);
+        let pairs = of_row.as_struct();
+        let (names, contents) = (pairs.column(0).as_binary::<i32>(), pairs.column(1).as_binary::<i32>());
+        let pair = |at: usize| {
+            let value = contents.is_valid(at).then(|| contents.value(at).to_vec());
+            (names.value(at).to_vec(), value)
+        };
+        let record = Record {
+            key: keys.is_valid(row).then(|| keys.value(row).to_vec()),
+            value: values.is_valid(row).then(|| values.value(row).to_vec()),
+            headers: (0..pairs.len()).map(pair).collect(),
+            timestamp_ms: timestamps.value(row),
+            timestamp_type: types.value(row),
+        };
+        let attempt = RecordId::of(&record).map(|id| id.attempt);
+        let known = attempt.and_then(|id| world.model.borrow().attempts.get(&id).and_then(|a| a.commit_time_us));
+        if known.is_some_and(|known| known != committed.value(row)) {
+            let (found, offset) = (committed.value(row), offsets.value(row));
+            return broken(2, format!("{at:?} offset {offset}: committed at {found}, answered with {known:?}"));
+        }
+        rows.push((offsets.value(row), record));
+    }
+    Ok(rows)
+}
+
+/// Looks an offset up by time and holds the answer against what the model knows to be there.
+pub(crate) async fn offset_for_time(world: &World, storage: &Storage, at: TopicPartition, timestamp_ms: i64) {
+    let before = first_at_or_after(world, at, timestamp_ms);
+    let found = storage.offset_for_timestamp(at, timestamp_ms).await;
+    world.note(|| format!("offset of {at:?} at {timestamp_ms}: {found:?}"));
+    match found {
+        Ok(found) => {
+            let after = first_at_or_after(world, at, timestamp_ms);
+            // What was known before must not be missed; what came meanwhile may be found.
+            let missed = match (before, found) {
+                (Some(before), Some(found)) => found.offset > before.offset,
+                (Some(_), None) => true,
+                _ => false,
+            };
+            let invented = found.is_some_and(|found| {
+                let known = after.filter(|after| after.offset <= found.offset);
+                known.is_some_and(|known| known != found)
+            });
+            if missed || invented {
+                world.violate(1, format!("{at:?} at {timestamp_ms}: {found:?}, known {before:?} then {after:?}"));
+            }
+        }
+        Err(error) => excuse(world, at.topic, &error, "offset by time"),
+    }
+}
+
+fn first_at_or_after(world: &World, at: TopicPartition, timestamp_ms: i64) -> Option<TimedOffset> {
+    let model = world.model.borrow();
+    let partition = model.partitions.get(&at)?;
+    let start = partition.watermarks.log_start_offset;
+    partition.records.range(start..).find_map(|(offset, id)| {
+        let attempt = model.attempts.get(&id.attempt).filter(|attempt| attempt.fate == Fate::Durable)?;
+        let record = attempt.sent.get(id.batch)?.records.get(id.index)?;
+        let found = TimedOffset { offset: *offset, timestamp_ms: record.timestamp_ms };
+        (record.timestamp_ms >= timestamp_ms).then_some(found)
+    })
+}
