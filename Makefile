@@ -32,5 +32,9 @@ bench: ## measure a release build; `make bench log`: beside Kafka and others; re
 log: # a word behind `bench`
 	@:
 
+sim: ## simulated histories of the storage: SEED=7 repeats one, SEEDS=2000 runs that many, BASE_SEED=1 says from where
+	AQUIFER_SEED=$(SEED) AQUIFER_SEEDS=$(SEEDS) AQUIFER_BASE_SEED=$(BASE_SEED) cargo test -p aquifer-storage --test simulation -- --nocapture many_histories
+
 soak: clients ## the long versions of the tests that kill and restart
 	AQUIFER_SOAK=1 cargo test --workspace --test system kill -- --nocapture
+	AQUIFER_SEEDS=2000 cargo test --workspace --test simulation -- --nocapture many_histories

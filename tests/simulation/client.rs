@@ -17,7 +17,7 @@ use aquifer_storage::{
 use bytes::Bytes;
 
 use crate::batches::{batch_of, records};
-use crate::model::{Fate, Presence, Register, TopicModel, broken};
+use crate::model::{Presence, Register, TopicModel, broken};
 use crate::producer::Producer;
 use crate::reader;
 use crate::world::World;
@@ -175,7 +175,8 @@ impl Client {
                     world.model.borrow().topics.get(topic).is_none_or(|topic| topic.presence != Presence::There)
                 });
                 let of_topic = matches!(error, Error::UnknownTopic { .. } | Error::UnknownPartition { .. });
-                if !(of_topic && gone) && !world.is_weather(error) {
+                let explained = (of_topic && gone) || world.is_weather(error);
+                if !explained {
                     world.violate(1, format!("attempt {attempt} is refused: {error}: {error:?}"));
                 }
                 let refused = world.model.borrow_mut().refused(attempt, &error.to_string());
@@ -269,9 +270,13 @@ impl Client {
     /// Makes a topic, often with its first records in the same commit.
     async fn create(&self, storage: &Storage, chance: &Chance) {
         let name = format!("topic-{}-{}", self.number, chance.index(TOPICS_MAX));
-        let taken = self.world.model.borrow().topics.values().any(|topic| {
-            topic.name == name && topic.presence != Presence::Gone
-        });
+        let taken = self
+            .world
+            .model
+            .borrow()
+            .topics
+            .values()
+            .any(|topic| topic.name == name && topic.presence != Presence::Gone);
         if taken && !chance.once_in(4) {
             return self.produce(storage, chance).await;
         }
@@ -292,6 +297,9 @@ impl Client {
             let mut model = self.world.model.borrow_mut();
             model.topics.insert(id, TopicModel { name, partitions, presence: Presence::Coming });
             model.attempt(attempt, sent, Vec::new());
+            if let Some(attempt) = model.attempts.get_mut(&attempt) {
+                attempt.creates = Some(id);
+            }
         }
         let answer = storage.commit(commit).await;
         match &answer {
@@ -375,11 +383,6 @@ impl Client {
         for (register, attempts) in of_model {
             crate::verify::register(&self.world, storage, &register, &attempts);
         }
-    }
-
-    /// Whether an attempt's answer is still to come.
-    pub(crate) fn is_open(&self, attempt: u64) -> bool {
-        matches!(self.world.model.borrow().fate(attempt), Fate::Pending | Fate::Unknown)
     }
 }
 

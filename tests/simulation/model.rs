@@ -84,6 +84,8 @@ pub(crate) struct Sent {
 pub(crate) struct Attempt {
     pub(crate) sent: Vec<Sent>,
     pub(crate) registers: Vec<Register>,
+    /// The topic it makes.
+    pub(crate) creates: Option<TopicId>,
     pub(crate) fate: Fate,
     pub(crate) commit_time_us: Option<i64>,
 }
@@ -156,7 +158,7 @@ impl Model {
         }
         let sent = sent.into_iter().map(|(partition, records)| Sent { partition, records, base: None });
         let attempt =
-            Attempt { sent: sent.collect(), registers, fate: Fate::Pending, commit_time_us: None };
+            Attempt { sent: sent.collect(), registers, creates: None, fate: Fate::Pending, commit_time_us: None };
         self.attempts.insert(id, attempt);
     }
 
@@ -285,7 +287,10 @@ impl Model {
             || now.last_stable_offset < was.last_stable_offset
             || now.log_start_offset < was.log_start_offset;
         if back {
-            return broken(8, format!("{at:?}: ends went back: {now:?}, before {before_ends}", before_ends = ends(before)));
+            return broken(
+                8,
+                format!("{at:?}: ends went back: {now:?}, before {before_ends}", before_ends = ends(before)),
+            );
         }
         let known = &mut self.partitions.entry(at).or_default().watermarks;
         known.high_watermark = known.high_watermark.max(now.high_watermark);
@@ -320,12 +325,6 @@ impl Model {
                 sent.base = None;
             }
         }
-    }
-
-    /// Topics that may be there.
-    pub(crate) fn live_topics(&self) -> Vec<TopicId> {
-        let there = self.topics.iter().filter(|(_, topic)| topic.presence != Presence::Gone);
-        there.map(|(id, _)| *id).collect()
     }
 
     /// Partitions of topics that are there for sure.

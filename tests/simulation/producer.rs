@@ -76,9 +76,10 @@ fn settle(client: &Client) {
     let mut memory = client.memory.borrow_mut();
     let Some(producer) = memory.producer.as_mut() else { return };
     let model = client.world.model.borrow();
-    let lost = producer.sent.values().flatten().any(|batch| {
-        matches!(model.fate(batch.attempt), Fate::Absent | Fate::Refused | Fate::Unknown | Fate::Pending)
-    });
+    let lost =
+        producer.sent.values().flatten().any(|batch| {
+            matches!(model.fate(batch.attempt), Fate::Absent | Fate::Refused | Fate::Unknown | Fate::Pending)
+        });
     if lost {
         producer.bump();
     }

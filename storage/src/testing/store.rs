@@ -119,7 +119,9 @@ impl State {
             PutMode::Create if self.objects.contains_key(path) => {
                 return Err(Error::AlreadyExists { path: path.to_string(), source: "it is there".into() });
             }
-            PutMode::Update(_) => return Err(Error::NotImplemented { operation: "update".into(), implementer: STORE.into() }),
+            PutMode::Update(_) => {
+                return Err(Error::NotImplemented { operation: "update".into(), implementer: STORE.into() });
+            }
             _ => {}
         }
         self.objects.insert(path.clone(), Stored { bytes, modified_us: now_us });

@@ -1,0 +1,214 @@
+//! The whole look: after every start, and at the end, everything that is there is held against the model, and what nobody
+//! knew is decided once and for all.
+
+use std::collections::BTreeMap;
+
+use aquifer_storage::{Health, Storage, TopicPartition};
+
+use crate::model::{Fate, Model, Presence, RecordId, Register, broken};
+use crate::reader;
+use crate::world::World;
+
+/// Whether a part of a commit is there, as far as one can tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Evidence {
+    Present,
+    Absent,
+    /// Overwritten, deleted or gone by retention since.
+    Hidden,
+}
+
+/// Everything. `bytes_max` of each fetch.
+pub(crate) async fn whole(world: &World, storage: &Storage, bytes_max: usize) {
+    if storage.health() != Health::Ready {
+        world.violate(1, format!("after a start: {:?}", storage.health()));
+        return;
+    }
+    topics(world, storage);
+    let unknown: Vec<u64> = {
+        let model = world.model.borrow();
+        model.attempts.iter().filter(|(_, attempt)| attempt.fate == Fate::Unknown).map(|(id, _)| *id).collect()
+    };
+    let Some(found) = contents(world, storage, bytes_max).await else { return };
+    let registers = world.model.borrow().registers.clone();
+    let mut values = BTreeMap::new();
+    for (of, attempts) in &registers {
+        let value = register(world, storage, of, attempts);
+        values.insert(of.clone(), value);
+    }
+    for id in unknown {
+        let evidence = evidence(&world.model.borrow(), id, &values);
+        let there = evidence.contains(&Evidence::Present);
+        let mixed = there && evidence.contains(&Evidence::Absent);
+        if mixed {
+            world.violate(6, format!("attempt {id} is there in part: {evidence:?}"));
+            return;
+        }
+        world.note(|| format!("attempt {id} is {}", if there { "there" } else { "not there" }));
+        world.model.borrow_mut().set_fate(id, if there { Fate::Durable } else { Fate::Absent });
+    }
+    complete(world, &found);
+}
+
+/// Topics are there, or are not.
+fn topics(world: &World, storage: &Storage) {
+    let mut model = world.model.borrow_mut();
+    let mut wrong = Vec::new();
+    for (id, topic) in &mut model.topics {
+        let found = storage.topic_by_id(*id);
+        match (topic.presence, &found) {
+            (Presence::There, None) => wrong.push(format!("{topic:?} is gone")),
+            (Presence::Gone, Some(_)) => wrong.push(format!("{topic:?} is back")),
+            (Presence::Coming | Presence::Going, Some(_)) => topic.presence = Presence::There,
+            (Presence::Coming | Presence::Going, None) => topic.presence = Presence::Gone,
+            _ => {}
+        }
+        if let Some(found) = found
+            && (found.name != topic.name || found.partitions != topic.partitions)
+        {
+            wrong.push(format!("{topic:?} is {found:?}"));
+        }
+    }
+    for topic in storage.topics() {
+        if !topic.internal && !model.topics.contains_key(&topic.id) {
+            wrong.push(format!("nobody has made {topic:?}"));
+        }
+    }
+    drop(model);
+    for words in wrong {
+        world.violate(1, words);
+    }
+}
+
+/// All records of all topics, fetched and scanned; both ways show the same.
+async fn contents(
+    world: &World,
+    storage: &Storage,
+    bytes_max: usize,
+) -> Option<BTreeMap<TopicPartition, BTreeMap<i64, RecordId>>> {
+    let partitions = world.model.borrow().settled_partitions();
+    let topics: Vec<_> = {
+        let mut topics: Vec<_> = partitions.iter().map(|at| at.topic).collect();
+        topics.dedup();
+        topics
+    };
+    let held = reader::hold(world, storage, &topics)?;
+    let scanned = reader::scan_all(world, &held).await?;
+    let mut found = BTreeMap::new();
+    for at in partitions {
+        let fetched = reader::fetch_all(world, storage, at, bytes_max).await?;
+        let pinned = scanned.get(&at).map(Vec::as_slice).unwrap_or_default();
+        if fetched.get(..pinned.len()) != Some(pinned) {
+            let offsets = |rows: &[(i64, _)]| rows.iter().map(|(offset, _)| *offset).collect::<Vec<_>>();
+            let (left, right) = (offsets(&fetched), offsets(pinned));
+            world.violate(13, format!("{at:?}: fetched {left:?}, scanned {right:?}"));
+            return None;
+        }
+        let ids = fetched.iter().filter_map(|(offset, record)| Some((*offset, RecordId::of(record)?)));
+        found.insert(at, ids.collect::<BTreeMap<_, _>>());
+    }
+    Some(found)
+}
+
+/// Whatever is known to be there was found, and nothing is missing.
+fn complete(world: &World, found: &BTreeMap<TopicPartition, BTreeMap<i64, RecordId>>) {
+    let model = world.model.borrow();
+    let mut checked = Ok(());
+    for (at, records) in found {
+        let partition = model.partition(*at);
+        let start = partition.watermarks.log_start_offset;
+        for (offset, id) in partition.records.range(start..) {
+            let due = matches!(model.fate(id.attempt), Fate::Durable | Fate::Written);
+            if due && records.get(offset) != Some(id) {
+                checked = broken(1, format!("{at:?} offset {offset}: {id:?} is lost, found {:?}", records.get(offset)));
+            }
+        }
+        if let Some(end) = records.keys().next_back().filter(|end| **end + 1 < partition.acknowledged_end) {
+            checked = broken(1, format!("{at:?} ends at {end}, {} are there", partition.acknowledged_end));
+        }
+    }
+    drop(model);
+    world.check(checked);
+}
+
+/// What is seen of the parts of an attempt.
+fn evidence(model: &Model, id: u64, values: &BTreeMap<Register, Option<u64>>) -> Vec<Evidence> {
+    let Some(attempt) = model.attempts.get(&id) else { return Vec::new() };
+    let there = |topic| model.topics.get(&topic).is_some_and(|topic| topic.presence == Presence::There);
+    let of_batch = |batch: usize| {
+        let sent = &attempt.sent[batch];
+        if !there(sent.partition.topic) {
+            return Evidence::Hidden;
+        }
+        let records = model.partition(sent.partition).records;
+        let shown = records.values().any(|record| record.attempt == id && record.batch == batch);
+        if shown { Evidence::Present } else { Evidence::Absent }
+    };
+    let mut evidence: Vec<Evidence> = (0..attempt.sent.len()).map(of_batch).collect();
+    for register in &attempt.registers {
+        let hidden = matches!(register, Register::Offset(_, at) if !there(at.topic));
+        let order = model.registers.get(register).map(Vec::as_slice).unwrap_or_default();
+        let rank = |wanted: u64| order.iter().position(|attempt| *attempt == wanted);
+        let actual = values.get(register).copied().flatten().and_then(rank);
+        evidence.push(match (actual, rank(id)) {
+            _ if hidden => Evidence::Hidden,
+            (Some(actual), Some(own)) if actual == own => Evidence::Present,
+            (Some(actual), Some(own)) if actual > own => Evidence::Hidden,
+            _ => Evidence::Absent,
+        });
+    }
+    if let Some(topic) = attempt.creates {
+        // One that is not there may have been deleted since.
+        let present = there(topic);
+        evidence.push(if present { Evidence::Present } else { Evidence::Hidden });
+    }
+    evidence
+}
+
+/// Looks at a register: it is what the last durable change made it, or a later one of which nobody knows. Gives the
+/// attempt that set it.
+pub(crate) fn register(world: &World, storage: &Storage, register: &Register, attempts: &[u64]) -> Option<u64> {
+    let text = match register {
+        Register::Offset(group, at) => {
+            let gone = world.model.borrow().topics.get(&at.topic).is_none_or(|t| t.presence != Presence::There);
+            if gone {
+                return None;
+            }
+            let offsets = storage.group_offsets(Some(group));
+            offsets.into_iter().find(|(_, of, _)| of == at).map(|(_, _, offset)| offset.metadata)
+        }
+        Register::Position(query) => storage.position(query).map(|value| text(&value)),
+        Register::Definition(name) => {
+            let of_kind = storage.definitions("relation");
+            of_kind.iter().find(|definition| definition.name == *name).map(|definition| text(&definition.value))
+        }
+    };
+    let actual = text.and_then(|text| text.parse::<u64>().ok());
+    world.note(|| format!("{register:?} is {actual:?}"));
+    let mut model = world.model.borrow_mut();
+    let last_durable = attempts.iter().rposition(|attempt| model.fate(*attempt) == Fate::Durable);
+    let rank = actual.and_then(|actual| attempts.iter().position(|attempt| *attempt == actual));
+    let fate = actual.map(|actual| model.fate(actual));
+    let checked = match (rank, last_durable) {
+        (None, None) => Ok(()),
+        (None, Some(_)) => broken(10, format!("{register:?} is {actual:?}, was {attempts:?}")),
+        (Some(rank), durable) if durable.is_some_and(|durable| rank < durable) => {
+            broken(10, format!("{register:?} went back to {actual:?} of {attempts:?}"))
+        }
+        _ if matches!(fate, Some(Fate::Refused | Fate::Absent)) => {
+            broken(10, format!("{register:?} is {actual:?}, which is {fate:?}"))
+        }
+        _ => Ok(()),
+    };
+    if let Some(actual) = actual.filter(|_| checked.is_ok() && fate != Some(Fate::Unknown)) {
+        // Who is shown it may rely on it.
+        model.set_fate(actual, Fate::Durable);
+    }
+    drop(model);
+    world.check(checked);
+    actual
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).into_owned()
+}
