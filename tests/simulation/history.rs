@@ -262,7 +262,8 @@ async fn settle(world: &World, storage: &Storage, look: u64) {
     if let Err(error) = storage.checkpoint().await {
         world.violate(1, format!("a checkpoint in good weather failed: {error}: {error:?}"));
     }
-    world.note(|| format!("look {look}: {} segments, {} objects", storage.segments().len(), storage.objects().len()));
+    let objects = storage.objects().await.map_or(0, |objects| objects.len());
+    world.note(|| format!("look {look}: {} segments, {objects} objects", storage.segments().len()));
     verify::whole(world, storage, 500).await;
     if let Err(error) = storage.close().await {
         world.violate(1, format!("it does not close at last: {error}"));

@@ -3,10 +3,11 @@
 //! 1. The newest whole snapshot gives our own topics' state, producers and ends as of its position.
 //! 2. Segments below it are sealed: their footers give the runs (one whose footer is gone is walked).
 //! 3. Segments from it on (usually one) are walked frame by frame, and what they say is replayed.
-//! 4. The tail that is kept is synced, what is torn is cut off durably, before anybody is shown anything.
+//! 4. The tail that is kept is written again and synced, what is torn is cut off durably, before anybody is shown anything.
 //!
 //! Nothing damaged is cut: it is named, and the rest is served.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -29,6 +30,9 @@ use crate::log::snapshot::{LogSnapshot, StoredPartition, covered};
 use crate::log::transaction::{AbortedRange, Mark};
 use crate::record::batch::{BatchHeader, BatchLimits, CheckedBatch, Marker};
 use crate::view::TransactionState;
+
+/// Bytes of a tail that are written again at once.
+const WRITE_AGAIN_BYTES: usize = 1 << 20;
 
 /// What recovery has found.
 #[derive(Debug)]
@@ -188,13 +192,15 @@ impl Recovery {
         let place = segment.path.display().to_string();
         let length = segment.file.bytes_len().map_err(Error::io(format!("measure {place}")))?;
         if let Some(footer) = segment.read_footer()? {
-            // Sealed, but the process ended before it made the next one.
+            // Sealed, but the process ended before it made the next one. The frames were synced before the footer.
             self.walk(&segment, footer.end, true)?;
+            write_again(&segment, segment.file_offset(footer.end), length)
+                .map_err(Error::io(format!("sync the footer of {place}")))?;
             segment.set_extent(Extent { end: footer.end, sealed: true, ..segment.extent() });
             appender.end = footer.end;
         } else {
             let limit = base + length.saturating_sub(SEGMENT_HEADER_BYTES);
-            self.walk(&segment, limit, false)?;
+            let proven = self.walk(&segment, limit, false)?;
             let end = segment.extent().end;
             if end == base && !header_whole {
                 // The process ended while it was made; nothing was ever written to it.
@@ -205,7 +211,8 @@ impl Recovery {
             let at = segment.file_offset(end);
             let room = at.max(options.segment_bytes);
             let kept = segment.file.truncate(at).and_then(|()| segment.file.allocate(room));
-            kept.and_then(|()| segment.file.sync()).map_err(Error::io(format!("sync the tail of {place}")))?;
+            kept.and_then(|()| write_again(&segment, segment.file_offset(proven), at))
+                .map_err(Error::io(format!("sync the tail of {place}")))?;
             appender.end = end;
             appender.allocated = room;
             appender.runs = std::mem::take(&mut self.runs);
@@ -216,12 +223,17 @@ impl Recovery {
         Ok(())
     }
 
-    fn walk(&mut self, segment: &Segment, limit: u64, durable: bool) -> Result<()> {
+    /// Takes a segment's frames in; gives the position below which the last of them proves everything durable.
+    fn walk(&mut self, segment: &Segment, limit: u64, durable: bool) -> Result<u64> {
         self.runs.clear();
         let mut extent = Extent { end: segment.base, ..Extent::default() };
+        let mut proven = segment.base;
         let walked = walk(segment, limit, durable, |frame| {
             let end = frame.header.position + frame.header.frame_bytes();
             extent.grow(end, frame.header.commit_time_us);
+            if frame.whole {
+                proven = proven.max(frame.header.durable_end);
+            }
             self.frame(segment, &frame)
         })?;
         extent.end = walked.end;
@@ -233,7 +245,7 @@ impl Recovery {
                 self.published.damaged.push(place);
             }
         }
-        Ok(())
+        Ok(proven.min(walked.end))
     }
 
     fn frame(&mut self, segment: &Segment, frame: &FoundFrame<'_>) -> Result<()> {
@@ -426,6 +438,24 @@ fn note_lost_end(view: &mut PartitionView, end: i64, place: impl FnOnce() -> Str
     if view.runs.first_offset().is_some() && view.damage_at(start).is_none() {
         view.damaged.push(DamagedOffsets { start, end, place: place() });
     }
+}
+
+/// Writes a range of a segment's file once more, and syncs it. The system tells a failed sync once, and takes what it
+/// could not write for written: what a process before this one has left there unsynced is on the disk only if it is
+/// written again.
+fn write_again(segment: &Segment, from: u64, to: u64) -> std::io::Result<()> {
+    let mut at = from;
+    while at < to {
+        let length = usize::try_from(to - at).unwrap_or(usize::MAX).min(WRITE_AGAIN_BYTES);
+        let mut bytes = vec![0; length];
+        let read = segment.file.read_at(&mut bytes, at)?;
+        if read == 0 {
+            break;
+        }
+        segment.file.write_at(&mut [IoSlice::new(&bytes[..read])], at)?;
+        at += read as u64;
+    }
+    segment.file.sync()
 }
 
 /// Opens a segment's file; says whether its header is whole.

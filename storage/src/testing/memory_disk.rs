@@ -389,6 +389,9 @@ impl Disk for MemoryDisk {
         let mut state = self.state.lock();
         if state.begin()? {
             let state = &mut *state;
+            if state.chance.once_in(state.faults.sync_once_in) {
+                return Err(failed("sync folder"));
+            }
             let (synced, left): (Vec<_>, Vec<_>) =
                 std::mem::take(&mut state.renames).into_iter().partition(|change| change.dir == dir);
             synced.iter().for_each(|change| change.apply(&mut state.durable_names));

@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aquifer_storage::testing::FaultDisk;
+use aquifer_storage::clock::SystemClock;
+use aquifer_storage::testing::chance::Chance;
+use aquifer_storage::testing::{DiskFaults, FaultDisk, MemoryDisk, SimStore};
 use aquifer_storage::{
     Append, Commit, Durability, Error, Health, OpenOptions, ScanRequest, Storage, Topic, TopicConfig,
 };
@@ -360,5 +362,29 @@ async fn what_is_damaged_in_the_log_is_served_from_objects_if_they_have_it() {
         let rows = snapshot.scan(at(&topic, 0), ScanRequest::all(Vec::new())).unwrap();
         let rows: usize = rows.map(|batch| batch.unwrap().num_rows()).fold(0, async |sum, rows| sum + rows).await;
         assert_eq!(rows, 4);
+    }
+}
+
+#[tokio::test]
+async fn what_was_shown_after_a_failed_sync_and_a_restart_is_there_after_a_power_cut() {
+    for seed in 1..=20_u64 {
+        let disk = MemoryDisk::new(Chance::new(seed));
+        let store = SimStore::new(Chance::new(seed), Arc::new(SystemClock));
+        let options = options(Path::new("/data"));
+        let storage = Storage::open_simulated(options.clone(), &disk, &store).await.unwrap();
+        let topic = topic(&storage, "events", 1).await;
+        produce(&storage, at(&topic, 0), &["a"]).await.unwrap();
+        disk.set_faults(DiskFaults { sync_once_in: 1, ..DiskFaults::default() });
+        produce(&storage, at(&topic, 0), &["b"]).await.unwrap_err();
+        stop(storage).await;
+        disk.set_faults(DiskFaults::default());
+        let storage = Storage::open_simulated(options.clone(), &disk, &store).await.unwrap();
+        let shown = values(&storage, at(&topic, 0)).await;
+        stop(storage).await;
+        disk.power_cut();
+        let storage = Storage::open_simulated(options, &disk, &store).await.unwrap();
+        assert_eq!(storage.health(), Health::Ready, "seed {seed}");
+        assert_eq!(values(&storage, at(&topic, 0)).await, shown, "seed {seed}");
+        stop(storage).await;
     }
 }
