@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use aquifer_storage::record::batch::{BatchLimits, CheckedBatch};
 use aquifer_storage::record::columns::RecordColumn;
 use aquifer_storage::{
-    Error, FetchRequest, Fetched, ScanRequest, Snapshot, Storage, TimedOffset, TopicId, TopicPartition,
+    Error, FetchRequest, Fetched, Isolation, ScanRequest, Snapshot, Storage, TimedOffset, TopicId, TopicPartition,
 };
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int8Type, Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType};
@@ -28,7 +28,8 @@ pub(crate) async fn fetch(
     bytes_max: usize,
 ) -> Option<Shown> {
     let before = world.model.borrow().partition(at);
-    let fetched = storage.fetch(FetchRequest { partition: at, offset, bytes_max }).await;
+    let fetched =
+        storage.fetch(FetchRequest { partition: at, offset, bytes_max, isolation: Isolation::ReadUncommitted }).await;
     world.note(|| match &fetched {
         Ok(fetched) => format!("fetch {at:?} from {offset}: {} bytes, {:?}", fetched.bytes_len(), fetched.watermarks),
         Err(error) => format!("fetch {at:?} from {offset}: {error}"),
