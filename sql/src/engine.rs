@@ -79,6 +79,8 @@ impl Engine {
         let declared: Weak<Catalog> = Arc::downgrade(&catalog);
         storage.declare_columns(declared);
         let supervisor = Arc::new(Supervisor::new(Arc::clone(&catalog)));
+        let holding: Weak<Supervisor> = Arc::downgrade(&supervisor);
+        storage.hold_back(holding);
         supervisor.start_all(&state).await?;
         Ok(Self {
             inner: Arc::new(Inner {

@@ -182,6 +182,7 @@ const TABLES: &[Table] = &[
             ("error", Kind::Text),
             ("position", Kind::Text),
             ("lag_records", Kind::BigInt),
+            ("holds_back", Kind::Text),
             ("started_at", Kind::Time),
         ],
         fill: Fill::Now(queries),
@@ -450,6 +451,7 @@ fn queries(_catalog: &Catalog, sources: &SystemSources) -> Vec<ArrayRef> {
         text(queries.iter().map(|query| query.error.as_ref())),
         some_text(queries.iter().map(|query| &query.position)),
         bigint(queries.iter().map(|query| query.lag_records)),
+        some_text(queries.iter().map(|query| &query.holds_back)),
         time_us(queries.iter().map(|query| Some(query.started_at_us))),
     ]
 }

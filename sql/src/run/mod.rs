@@ -5,3 +5,4 @@ pub(crate) mod insert;
 pub(crate) mod query;
 pub(crate) mod show;
 pub(crate) mod transaction;
+pub(crate) mod vacuum;

@@ -17,6 +17,7 @@ use crate::run::insert::{Pending, Writer, targets};
 use crate::run::query::{self, deadline, with_parameters};
 use crate::run::show::{self, TextTable};
 use crate::run::transaction;
+use crate::run::vacuum;
 use crate::statement::cursor::Places;
 use crate::statement::{Delete, Emit, Explain, Insert, Name, Sentence, SetSetting, WindowedQuery};
 use crate::stream;
@@ -66,6 +67,12 @@ impl Session {
                 self.defined("CALL");
                 Ok(Outcome::Done("CALL".to_owned()))
             }
+            Sentence::Vacuum(target) => {
+                self.refuse_in_block("VACUUM")?;
+                let notice = vacuum::vacuum(&self.engine.catalog, target.as_ref()).await?;
+                self.notice(notice);
+                Ok(Outcome::Done("VACUUM".to_owned()))
+            }
             Sentence::ShowList(list) => match show::list_query(*list) {
                 Some(text) => {
                     let bound = self.bind_text(text).await?;
@@ -104,13 +111,7 @@ impl Session {
             Sentence::Release(name) => self.release(name),
             Sentence::RollbackTo(name) => self.rollback_to(name),
             Sentence::Discard => {
-                if self.block.is_some() {
-                    return Err(Error::new(
-                        SqlState::ActiveTransaction,
-                        "DISCARD ALL cannot run inside a transaction block",
-                    )
-                    .with_hint("COMMIT or ROLLBACK first"));
-                }
+                self.refuse_in_block("DISCARD ALL")?;
                 self.settings.reset_all();
                 self.forget_view();
                 Ok(Outcome::Done("DISCARD ALL".to_owned()))
@@ -119,6 +120,14 @@ impl Session {
             Sentence::Deallocate(Some(_)) => Ok(Outcome::Done("DEALLOCATE".to_owned())),
             _ => Err(Error::new(SqlState::InternalError, "a statement nobody runs")),
         }
+    }
+
+    fn refuse_in_block(&self, what: &str) -> Result<()> {
+        if self.block.is_none() {
+            return Ok(());
+        }
+        let message = format!("{what} cannot run inside a transaction block");
+        Err(Error::new(SqlState::ActiveTransaction, message).with_hint("COMMIT or ROLLBACK first"))
     }
 
     /// The plan from preparing if the catalog is still the same, else a new one.

@@ -57,6 +57,8 @@ pub(crate) enum Sentence {
     Checkpoint,
     /// `CALL aquifer.abort_transaction('transactional id')`.
     AbortTransaction(String),
+    /// `VACUUM [name]`.
+    Vacuum(Option<VacuumTarget>),
     /// `SET name = value`.
     Set(SetSetting),
     /// `RESET name | ALL`; `None` is ALL.
@@ -79,6 +81,15 @@ pub(crate) enum Sentence {
     Discard,
     /// `DEALLOCATE name | ALL`: the protocol's prepared statements.
     Deallocate(Option<String>),
+}
+
+/// What `VACUUM` is told to look after.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct VacuumTarget {
+    /// A relation's name or a topic's.
+    pub(crate) name: Name,
+    /// `topics."name"`: a topic's for certain.
+    pub(crate) is_topic: bool,
 }
 
 /// A relation's name as written, and where.

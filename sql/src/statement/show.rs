@@ -1,11 +1,13 @@
-//! SHOW, DESCRIBE, EXPLAIN, TERMINATE and what else asks about the node, from tokens.
+//! SHOW, DESCRIBE, EXPLAIN, TERMINATE, VACUUM and what else asks about the node or tends it, from tokens.
 
 use std::sync::Arc;
+
+use datafusion::sql::sqlparser::tokenizer::Token;
 
 use super::cursor::{Cursor, Places};
 use super::parse::query_of;
 use super::settings::setting_name;
-use super::{Explain, Sentence, ShowList};
+use super::{Explain, Sentence, ShowList, VacuumTarget};
 use crate::error::{Error, Result};
 
 /// `SHOW …` or `LIST …`, the first word taken.
@@ -57,7 +59,7 @@ pub(crate) fn describe(cursor: &mut Cursor<'_>) -> Result<Sentence> {
 /// `EXPLAIN [ANALYZE] [VERBOSE] query`, the first word taken.
 pub(crate) fn explain(cursor: &mut Cursor<'_>, places: &Arc<Places>) -> Result<Sentence> {
     let (mut analyze, mut verbose) = (false, false);
-    if cursor.peek() == Some(&datafusion::sql::sqlparser::tokenizer::Token::LParen) && !select_inside(cursor) {
+    if cursor.peek() == Some(&Token::LParen) && !select_inside(cursor) {
         let mut options = Cursor::new(cursor.parenthesized()?, places);
         while !options.at_end() {
             match () {
@@ -74,7 +76,7 @@ pub(crate) fn explain(cursor: &mut Cursor<'_>, places: &Arc<Places>) -> Result<S
                 }
             }
             options.eat(&["true"]);
-            options.eat_token(&datafusion::sql::sqlparser::tokenizer::Token::Comma);
+            options.eat_token(&Token::Comma);
         }
     }
     analyze |= cursor.eat(&["analyze"]);
@@ -95,4 +97,32 @@ pub(crate) fn terminate(cursor: &mut Cursor<'_>) -> Result<Sentence> {
     let name = if cursor.eat(&["all"]) { None } else { Some(cursor.relation_name()?) };
     cursor.end()?;
     Ok(Sentence::Terminate(name))
+}
+
+/// `VACUUM [relation | topic | topics."topic"]`, the first word taken.
+pub(crate) fn vacuum(cursor: &mut Cursor<'_>) -> Result<Sentence> {
+    for option in ["full", "freeze", "verbose", "analyze"] {
+        if cursor.at(&[option]) {
+            return Err(unsupported_option(cursor, &format!("VACUUM {}", option.to_uppercase())));
+        }
+    }
+    if cursor.peek() == Some(&Token::LParen) {
+        return Err(unsupported_option(cursor, "VACUUM (…)"));
+    }
+    if cursor.at_end() {
+        return Ok(Sentence::Vacuum(None));
+    }
+    let is_topic = cursor.at(&["topics"]) && cursor.peek_at(1) == Some(&Token::Period);
+    if is_topic {
+        cursor.take();
+        cursor.take();
+    }
+    let name = cursor.relation_name()?;
+    cursor.end()?;
+    Ok(Sentence::Vacuum(Some(VacuumTarget { name, is_topic })))
+}
+
+fn unsupported_option(cursor: &Cursor<'_>, what: &str) -> Error {
+    let hint = "VACUUM, or VACUUM and a name, does all there is to do and says what it did";
+    Error::unsupported(what).with_position(cursor.position()).with_hint(hint)
 }

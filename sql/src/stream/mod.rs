@@ -1,6 +1,7 @@
 //! Continuous queries and push queries: SELECTs that go on.
 
 mod define;
+mod hold;
 mod job;
 mod position;
 mod prepare;
@@ -30,6 +31,8 @@ pub(crate) struct QueryStatus {
     pub(crate) position: String,
     /// Records it has not read yet.
     pub(crate) lag_records: i64,
+    /// First offset per source partition that is not removed for its sake: `0:120,1:98`.
+    pub(crate) holds_back: String,
     /// When it was started, us.
     pub(crate) started_at_us: i64,
 }

@@ -49,6 +49,8 @@ struct Running {
     definition: QueryDefinition,
     progress: Arc<Progress>,
     started_at_us: i64,
+    /// Whether it goes on from its position alone; unknown, so no, if it could not start.
+    stateless: bool,
     /// `None` if it could not start.
     task: Option<(CancellationToken, DropGuard, JoinHandle<()>)>,
 }
@@ -145,7 +147,19 @@ impl Supervisor {
 
     /// All queries, by name.
     pub(crate) fn status(&self) -> Vec<QueryStatus> {
-        self.queries.lock().values().map(|running| running.status(self.storage())).collect()
+        let mut status: Vec<_> = {
+            let queries = self.queries.lock();
+            queries.values().map(|running| (running.definition.clone(), running.status(self.storage()))).collect()
+        };
+        for (definition, status) in &mut status {
+            status.holds_back = self.holds_back(definition);
+        }
+        status.into_iter().map(|(_, status)| status).collect()
+    }
+
+    /// Whether a query goes on from its position alone.
+    pub(super) fn is_stateless(&self, name: &str) -> bool {
+        self.queries.lock().get(name).is_some_and(|running| running.stateless)
     }
 
     /// Stops all of them; definitions and positions stay.
@@ -157,7 +171,7 @@ impl Supervisor {
         }
     }
 
-    fn storage(&self) -> &Storage {
+    pub(super) fn storage(&self) -> &Storage {
         self.catalog.storage()
     }
 
@@ -234,6 +248,7 @@ impl Supervisor {
 
     fn start_prepared(&self, definition: QueryDefinition, prepared: PreparedQuery, source: &Relation) {
         let progress = Arc::new(Progress::default());
+        let stateless = prepared.plan.chain.is_stateless();
         let mut job = match self.job(&definition, prepared, source, Arc::clone(&progress)) {
             Ok(job) => job,
             Err(error) => return self.failed(definition, error),
@@ -251,7 +266,8 @@ impl Supervisor {
         });
         let started_at_us = self.storage().clock().now_us();
         let task = Some((stop.clone(), stop.drop_guard(), task));
-        self.queries.lock().insert(definition.name.clone(), Running { definition, progress, started_at_us, task });
+        let running = Running { definition, progress, started_at_us, stateless, task };
+        self.queries.lock().insert(running.definition.name.clone(), running);
     }
 
     fn job(
@@ -282,7 +298,8 @@ impl Supervisor {
         progress.fail(error);
         let started_at_us = self.storage().clock().now_us();
         let name = definition.name.clone();
-        self.queries.lock().insert(name, Running { definition, progress, started_at_us, task: None });
+        let running = Running { definition, progress, started_at_us, stateless: false, task: None };
+        self.queries.lock().insert(name, running);
     }
 }
 
@@ -316,6 +333,7 @@ impl Running {
             error: error.map(|error| error.to_string()),
             position: position.as_ref().map(ToString::to_string).unwrap_or_default(),
             lag_records: position.map_or(0, |position| self.lag(storage, &position)),
+            holds_back: String::new(),
             started_at_us: self.started_at_us,
         }
     }

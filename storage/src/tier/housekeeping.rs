@@ -141,7 +141,11 @@ impl Work {
         let node = self.upkeep.runner.node()?;
         let topics = match topic {
             None => topics(&node),
-            Some(id) => vec![node.topic_by_id(id).ok_or_else(|| Error::UnknownTopic { topic: id.to_string() })?],
+            Some(id) => match node.topic_by_id(id) {
+                Some(topic) if topic.internal => return Err(Error::TopicInternal { topic: topic.name.clone() }),
+                Some(topic) => vec![topic],
+                None => return Err(Error::UnknownTopic { topic: id.to_string() }),
+            },
         };
         let mut report = VacuumReport::default();
         let mut first_error = None;
