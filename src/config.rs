@@ -154,7 +154,8 @@ impl Config {
                 self.kafka_addr
             ));
         }
-        let at_least_one: [(&str, i128); 8] = [
+        let at_least_one: [(&str, i128); 9] = [
+            ("kafka.request_bytes_in_flight_max", self.server.kafka_request_bytes_in_flight_max as i128),
             ("topic.max_message_bytes", self.storage.topic_max_message_bytes.into()),
             ("topic.partitions", self.storage.topic_partitions.into()),
             ("wal.commit_bytes_max", self.storage.wal_commit_bytes_max.into()),

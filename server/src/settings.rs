@@ -6,6 +6,7 @@ settings! {
     /// Limits of the wires.
     pub struct ServerSettings {
         kafka_request_bytes_max: usize = 100 << 20, "kafka.request_bytes_max", "bytes", "largest Kafka request; a larger frame closes its connection";
+        kafka_request_bytes_in_flight_max: usize = 256 << 20, "kafka.request_bytes_in_flight_max", "bytes", "requests of all connections held until they are done; when it is used up, connections wait before they read";
         kafka_connections_max: usize = 4096, "kafka.connections_max", "connections", "Kafka connections at once; more are closed at once";
         kafka_fetch_bytes_in_flight_max: usize = 256 << 20, "kafka.fetch_bytes_in_flight_max", "bytes", "answers to fetches held until their clients have read them; near it answers get smaller";
         kafka_fetch_wait_max_ms: u64 = 60_000, "kafka.fetch_wait_max", "ms", "longest a fetch may wait for its min bytes, whatever the client says";

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::coordinator::Coordinator;
 use super::errors::Refusal;
 use super::fetch::FetchRoom;
+use super::frame::RequestRoom;
 use crate::settings::ServerSettings;
 
 pub(crate) const NODE_ID: BrokerId = BrokerId(1);
@@ -22,6 +23,7 @@ pub(crate) struct Broker {
     pub(crate) host: StrBytes,
     pub(crate) port: i32,
     pub(crate) fetch_room: FetchRoom,
+    pub(crate) request_room: RequestRoom,
     pub(crate) settings: ServerSettings,
     /// Ends what waits for records or members.
     pub(crate) shutdown: CancellationToken,

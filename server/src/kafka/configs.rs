@@ -1,27 +1,45 @@
-//! Topic configs: which of Kafka's names we store, which we accept because they change nothing here, which we refuse.
+//! Configs as Kafka's tools see them: which a topic has, where each value comes from, what the node has been told.
 //!
-//! Tools set many configs by habit. What tunes Kafka's files or replicas is accepted and has no counterpart; what would
-//! promise a behaviour we do not have is refused by name.
+//! Storage has the table of names and what they mean (`TOPIC_CONFIGS`); here they get Kafka's types, sources and the names
+//! that a broker has for its defaults.
 
-use aquifer_storage::{ConfigKind, TOPIC_CONFIGS, TopicConfig, TopicConfigName};
+mod alter;
+mod names;
+
+use aquifer_storage::settings::{SettingInfo, StorageSettings};
+use aquifer_storage::{TOPIC_CONFIGS, TopicConfig, TopicConfigName};
 use kafka_protocol::ResponseError;
+use kafka_protocol::messages::create_topics_response::CreatableTopicConfigs;
 use kafka_protocol::messages::describe_configs_request::DescribeConfigsResource;
-use kafka_protocol::messages::describe_configs_response::{DescribeConfigsResourceResult, DescribeConfigsResult};
+use kafka_protocol::messages::describe_configs_response::{
+    DescribeConfigsResourceResult, DescribeConfigsResult, DescribeConfigsSynonym,
+};
 use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
-use kafka_protocol::protocol::StrBytes;
 
 use super::broker::{Broker, NODE_ID, text};
 use super::errors::Refusal;
+use crate::settings::ServerSettings;
+pub(crate) use alter::{alter, alter_incrementally};
 
-/// Resource types of DescribeConfigs.
+/// Resource types.
 const RESOURCE_TOPIC: i8 = 2;
 const RESOURCE_BROKER: i8 = 4;
-/// Config sources of DescribeConfigs: set for the topic; in the broker's file; built in.
+/// Where a value comes from: the topic was told; the node was told when it started; built in.
 const SOURCE_TOPIC: i8 = 1;
 const SOURCE_STATIC_BROKER: i8 = 4;
 const SOURCE_DEFAULT: i8 = 5;
-/// Config type of DescribeConfigs: a string.
-const TYPE_STRING: i8 = 2;
+
+/// One config with its value and where that comes from; `synonyms` are where else it could, the one in force first.
+#[derive(Debug)]
+struct Shown {
+    name: &'static str,
+    value: String,
+    source: i8,
+    kind: i8,
+    documentation: String,
+    read_only: bool,
+    synonyms: Vec<(&'static str, String, i8)>,
+}
 
 /// Reads the configs of a topic about to be made.
 ///
@@ -41,17 +59,18 @@ pub(crate) fn read<'a>(
 }
 
 /// Answers DescribeConfigs for topics and for us.
-pub(crate) fn describe(broker: &Broker, request: &DescribeConfigsRequest) -> DescribeConfigsResponse {
+pub(crate) fn describe(broker: &Broker, request: &DescribeConfigsRequest, version: i16) -> DescribeConfigsResponse {
     let results = request.resources.iter().map(|resource| {
         let result = DescribeConfigsResult::default()
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name.clone());
         match describe_one(broker, resource) {
             Ok(mut configs) => {
-                if let Some(wanted) = &resource.configuration_keys {
-                    configs.retain(|config| wanted.contains(&config.name));
+                // kafkajs asks for all by an empty list, Java by null.
+                if let Some(wanted) = resource.configuration_keys.as_ref().filter(|wanted| !wanted.is_empty()) {
+                    configs.retain(|config| wanted.iter().any(|name| **name == *config.name));
                 }
-                result.with_configs(configs)
+                result.with_configs(configs.into_iter().map(|shown| described(shown, request, version)).collect())
             }
             Err(refusal) => result.with_error_code(refusal.code()).with_error_message(Some(refusal.text())),
         }
@@ -59,22 +78,40 @@ pub(crate) fn describe(broker: &Broker, request: &DescribeConfigsRequest) -> Des
     DescribeConfigsResponse::default().with_results(results.collect())
 }
 
-fn describe_one(
-    broker: &Broker,
-    resource: &DescribeConfigsResource,
-) -> Result<Vec<DescribeConfigsResourceResult>, Refusal> {
+/// A config in the words of the response's version.
+fn described(shown: Shown, request: &DescribeConfigsRequest, version: i16) -> DescribeConfigsResourceResult {
+    let result = DescribeConfigsResourceResult::default()
+        .with_name(text(shown.name))
+        .with_value(Some(text(&shown.value)))
+        .with_read_only(shown.read_only)
+        .with_config_source(shown.source);
+    let result = if request.include_synonyms {
+        let synonyms = shown.synonyms.iter().map(|(name, value, source)| {
+            DescribeConfigsSynonym::default().with_name(text(name)).with_value(Some(text(value))).with_source(*source)
+        });
+        result.with_synonyms(synonyms.collect())
+    } else {
+        result
+    };
+    if version < 3 {
+        return result;
+    }
+    let documentation = request.include_documentation.then(|| text(&shown.documentation));
+    result.with_config_type(shown.kind).with_documentation(documentation)
+}
+
+fn describe_one(broker: &Broker, resource: &DescribeConfigsResource) -> Result<Vec<Shown>, Refusal> {
+    let name = resource.resource_name.as_str();
     match resource.resource_type {
         RESOURCE_TOPIC => {
-            let name = &resource.resource_name;
             let topic = broker.storage.topic(name).ok_or_else(|| Refusal::unknown_topic(name))?;
-            Ok(topic_configs(broker, &topic.config))
+            Ok(of_topic(broker.storage.settings(), &topic.config, topic.internal))
         }
-        RESOURCE_BROKER if *resource.resource_name == NODE_ID.0.to_string() => {
-            let (storage, server) = (broker.storage.settings().describe(), broker.settings.describe());
-            Ok(storage.iter().chain(&server).map(setting).collect())
-        }
+        RESOURCE_BROKER if name == NODE_ID.0.to_string() => Ok(of_node(broker)),
+        // What all brokers have been told together, while they run: nothing.
+        RESOURCE_BROKER if name.is_empty() => Ok(Vec::new()),
         RESOURCE_BROKER => {
-            let message = format!("there is no broker {}; ours is {}", resource.resource_name, NODE_ID.0);
+            let message = format!("there is no broker {name}; ours is {}", NODE_ID.0);
             Err(Refusal::new(ResponseError::InvalidRequest, message))
         }
         other => {
@@ -84,41 +121,73 @@ fn describe_one(
     }
 }
 
-fn setting(setting: &aquifer_storage::settings::SettingInfo) -> DescribeConfigsResourceResult {
-    entry(setting.name, setting.value.clone(), SOURCE_STATIC_BROKER, TYPE_STRING)
-        .with_documentation(Some(text(&format!("{} ({})", setting.reason, setting.unit))))
-        .with_read_only(true)
+/// What is in force for a topic, as CreateTopics answers it.
+pub(crate) fn created(broker: &Broker, config: &TopicConfig) -> Vec<CreatableTopicConfigs> {
+    let shown = of_topic(broker.storage.settings(), config, false).into_iter().map(|shown| {
+        CreatableTopicConfigs::default()
+            .with_name(text(shown.name))
+            .with_value(Some(text(&shown.value)))
+            .with_config_source(shown.source)
+    });
+    shown.collect()
 }
 
-fn entry(name: &str, value: String, source: i8, kind: i8) -> DescribeConfigsResourceResult {
-    DescribeConfigsResourceResult::default()
-        .with_name(text(name))
-        .with_value(Some(StrBytes::from_string(value)))
-        .with_config_source(source)
-        .with_config_type(kind)
-}
-
-fn topic_configs(broker: &Broker, config: &TopicConfig) -> Vec<DescribeConfigsResourceResult> {
-    let resolved = config.resolve(broker.storage.settings());
-    let value = |known: &TopicConfigName| {
-        let set = config.get(known.name);
-        let source = if set.is_some() { SOURCE_TOPIC } else { SOURCE_DEFAULT };
-        let default = || known.accepted.map(str::to_owned);
-        let value = resolved.get(known.name).or(set).or_else(default).unwrap_or_default();
-        entry(known.name, value, source, kind(known.kind))
+fn of_topic(settings: &StorageSettings, config: &TopicConfig, internal: bool) -> Vec<Shown> {
+    let in_force = config.resolve(settings);
+    let untold = TopicConfig::default().resolve(settings);
+    let (told_node, built_in) = (settings.describe(), StorageSettings::default().describe());
+    let value_of = |all: &[SettingInfo], name: &str| {
+        all.iter().find(|setting| setting.name == name).map(|setting| setting.value.clone())
     };
-    TOPIC_CONFIGS.iter().map(value).collect()
+    let show = |known: &TopicConfigName| {
+        let node_was_told = known.setting.is_some_and(|name| value_of(&told_node, name) != value_of(&built_in, name));
+        let node_source = if node_was_told { SOURCE_STATIC_BROKER } else { SOURCE_DEFAULT };
+        let accepted = || known.accepted.unwrap_or_default().to_owned();
+        let told = config.get(known.name);
+        let value = told.clone().or_else(|| in_force.get(known.name)).unwrap_or_else(accepted);
+        let of_topic = told.map(|value| (known.name, value, SOURCE_TOPIC));
+        let of_node = names::of_default(known.name)
+            .map(|name| (name, untold.get(known.name).unwrap_or_else(accepted), node_source));
+        Shown {
+            name: known.name,
+            value,
+            source: of_topic.as_ref().map_or(node_source, |(_, _, source)| *source),
+            kind: names::kind(known.kind),
+            documentation: known.documentation.to_owned(),
+            read_only: internal,
+            synonyms: of_topic.into_iter().chain(of_node).collect(),
+        }
+    };
+    TOPIC_CONFIGS.iter().map(show).collect()
 }
 
-/// Kafka's number of a type.
-fn kind(kind: ConfigKind) -> i8 {
-    match kind {
-        ConfigKind::Boolean => 1,
-        ConfigKind::String => TYPE_STRING,
-        ConfigKind::Int => 3,
-        ConfigKind::Long(_) => 5,
-        ConfigKind::Double => 6,
-        ConfigKind::List => 7,
+/// What the node has been told: under Kafka's names where there is one, and under its own.
+fn of_node(broker: &Broker) -> Vec<Shown> {
+    let (storage, server) = (broker.storage.settings().describe(), broker.settings.describe());
+    let built_in = StorageSettings::default().describe().into_iter().chain(ServerSettings::default().describe());
+    let settings = storage.into_iter().chain(server).zip(built_in).map(|(setting, built_in)| {
+        let source = if setting.value == built_in.value { SOURCE_DEFAULT } else { SOURCE_STATIC_BROKER };
+        (setting, source)
+    });
+    let settings: Vec<_> = settings.collect();
+    let mut shown = names::fixed(broker);
+    for (kafkas, own, kind) in names::OF_SETTINGS {
+        let Some((setting, source)) = settings.iter().find(|(setting, _)| setting.name == own) else { continue };
+        shown.push(of_setting(kafkas, setting, *source, kind));
+    }
+    shown.extend(settings.iter().map(|(setting, source)| of_setting(setting.name, setting, *source, names::STRING)));
+    shown
+}
+
+fn of_setting(name: &'static str, setting: &SettingInfo, source: i8, kind: i8) -> Shown {
+    Shown {
+        name,
+        value: setting.value.clone(),
+        source,
+        kind,
+        documentation: format!("{}: {} ({}); read when the node starts", setting.name, setting.reason, setting.unit),
+        read_only: true,
+        synonyms: vec![(setting.name, setting.value.clone(), source)],
     }
 }
 
@@ -131,17 +200,38 @@ mod tests {
     }
 
     #[test]
-    fn what_we_have_is_stored_and_what_we_lack_is_refused_by_name() {
-        assert_eq!(
-            read_one("cleanup.policy", "delete, compact").unwrap().get("cleanup.policy").unwrap(),
-            "compact,delete"
-        );
+    fn what_is_known_is_stored_and_what_is_not_is_refused_by_name() {
         assert_eq!(read_one("retention.ms", "1000").unwrap().retention_ms, Some(1000));
         assert_eq!(read_one("segment.bytes", "1").unwrap().get("segment.bytes").unwrap(), "1");
         for (name, value) in [("cleanup.policy", "burn"), ("max.message.bytes", "999999999"), ("no.such.config", "1")] {
             let refusal = read_one(name, value).unwrap_err();
             assert_eq!(refusal.code(), 40);
             assert!(refusal.message.contains(name), "{}", refusal.message);
+        }
+        assert_eq!(read(std::iter::once(("retention.ms", None)), 1).unwrap_err().code(), 40);
+    }
+
+    #[test]
+    fn a_value_says_whether_the_topic_or_the_node_was_told_it() {
+        let settings = StorageSettings { topic_retention_bytes: 77, ..StorageSettings::default() };
+        let config = read_one("retention.ms", "1000").unwrap();
+        let shown = of_topic(&settings, &config, false);
+        let one = |name| shown.iter().find(|shown| shown.name == name).unwrap();
+        assert_eq!((one("retention.ms").value.as_str(), one("retention.ms").source), ("1000", SOURCE_TOPIC));
+        let synonyms = [("retention.ms", "1000".to_owned(), 1), ("log.retention.ms", "-1".to_owned(), 5)];
+        assert_eq!(one("retention.ms").synonyms, synonyms);
+        assert_eq!((one("retention.bytes").value.as_str(), one("retention.bytes").source), ("77", 4));
+        assert_eq!((one("segment.ms").value.as_str(), one("segment.ms").source), ("604800000", SOURCE_DEFAULT));
+        assert_eq!(shown.len(), TOPIC_CONFIGS.len());
+    }
+
+    #[test]
+    fn every_setting_that_has_a_name_of_kafkas_is_there() {
+        let described = StorageSettings::default().describe();
+        let of_server = ServerSettings::default().describe();
+        for (kafkas, own, _) in names::OF_SETTINGS {
+            let found = described.iter().chain(&of_server).any(|setting| setting.name == own);
+            assert!(found, "{kafkas} names {own}");
         }
     }
 }

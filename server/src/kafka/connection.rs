@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use super::api::{Incoming, Request, find};
 use super::broker::Broker;
 use super::dispatch::{self, Caller};
-use super::frame::{FrameError, FrameLimits, FrameReader, Response, STALL_MAX};
+use super::frame::{Frame, FrameError, FrameLimits, FrameReader, Response, STALL_MAX};
 use super::produce::{self, Produced};
 use super::wire::Malformed;
 use kafka_protocol::messages::ApiKey;
@@ -76,10 +76,11 @@ pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, broker: Arc<Broke
     let (read, write) = stream.into_split();
     let (outgoing, answers) = mpsc::unbounded_channel();
     let writer = tokio::spawn(write_answers(write, answers));
+    let frames = FrameReader::new(read, limits, broker.request_room.clone());
     let mut connection = Connection {
         broker,
         peer,
-        frames: FrameReader::new(read, limits),
+        frames,
         pending: FuturesOrdered::new(),
         shares: Arc::new(Semaphore::new(SHARES as usize)),
         outgoing,
@@ -118,9 +119,14 @@ impl Connection {
             () = shutdown.cancelled() => return Err(Ended::Shutdown),
             frame = self.frames.next() => frame?,
         };
-        let frame = frame.ok_or(Ended::Gone)?;
+        let Frame { bytes: frame, room } = frame.ok_or(Ended::Gone)?;
         let bytes = frame.len();
-        match Incoming::parse(frame)? {
+        let incoming = Incoming::parse(frame)?;
+        if let Incoming::Request(request) = &incoming {
+            let api = format!("{:?}", request.header.api.key);
+            metrics::counter!("aquifer_kafka_requests_total", "api" => api).increment(1);
+        }
+        match incoming {
             Incoming::UnknownApiVersions { correlation_id } => {
                 let shares = self.take_shares(SHARES).await?;
                 let api = find(ApiKey::ApiVersions as i16).ok_or(Ended::Gone)?;
@@ -131,10 +137,14 @@ impl Connection {
                 let shares = u32::try_from(1 + bytes / SHARE_BYTES).unwrap_or(SHARES).min(SHARES);
                 let shares = self.take_shares(shares).await?;
                 let produced = produce::submit(self.broker.clone(), &request)?;
-                self.pending.push_back(Box::pin(async move { (produced.await, shares) }));
+                self.pending.push_back(Box::pin(async move {
+                    let produced = produced.await;
+                    drop(room);
+                    (produced, shares)
+                }));
                 Ok(())
             }
-            Incoming::Request(request) => self.handle_alone(request).await,
+            Incoming::Request(request) => self.handle_alone(request, room).await,
         }
     }
 
@@ -153,10 +163,9 @@ impl Connection {
     }
 
     /// Handles a request that may take long; gives it up when the client goes away or, if it only waits, at shutdown.
-    async fn handle_alone(&mut self, request: Request) -> Result<(), Ended> {
+    async fn handle_alone(&mut self, request: Request, room: OwnedSemaphorePermit) -> Result<(), Ended> {
         let shares = self.take_shares(SHARES).await?;
         let key = request.header.api.key;
-        metrics::counter!("aquifer_kafka_requests_total", "api" => format!("{key:?}")).increment(1);
         let caller = Caller { broker: &self.broker, peer: self.peer };
         let waits = matches!(key, ApiKey::JoinGroup | ApiKey::SyncGroup);
         let response = tokio::select! {
@@ -165,6 +174,7 @@ impl Connection {
             () = self.frames.closed() => return Err(Ended::Gone),
             () = self.broker.shutdown.cancelled(), if waits => return Err(Ended::Shutdown),
         };
+        drop(room);
         self.send(response, shares)
     }
 

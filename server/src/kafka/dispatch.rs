@@ -3,19 +3,22 @@
 use std::net::SocketAddr;
 
 use kafka_protocol::messages::{
-    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, ApiKey, ApiVersionsRequest, CreateTopicsRequest,
-    DeleteGroupsRequest, DeleteTopicsRequest, DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest,
+    AddOffsetsToTxnRequest, AddPartitionsToTxnRequest, AlterConfigsRequest, ApiKey, ApiVersionsRequest,
+    CreatePartitionsRequest, CreateTopicsRequest, DeleteGroupsRequest, DeleteRecordsRequest, DeleteTopicsRequest,
+    DescribeClusterRequest, DescribeConfigsRequest, DescribeGroupsRequest, DescribeLogDirsRequest,
     DescribeProducersRequest, DescribeTransactionsRequest, EndTxnRequest, FindCoordinatorRequest, HeartbeatRequest,
-    InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest, ListOffsetsRequest,
-    ListTransactionsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest, SyncGroupRequest,
-    TxnOffsetCommitRequest,
+    IncrementalAlterConfigsRequest, InitProducerIdRequest, JoinGroupRequest, LeaveGroupRequest, ListGroupsRequest,
+    ListOffsetsRequest, ListTransactionsRequest, MetadataRequest, OffsetCommitRequest, OffsetFetchRequest,
+    OffsetForLeaderEpochRequest, SyncGroupRequest, TxnOffsetCommitRequest,
 };
 
 use super::api::{Api, Request, RequestHeader};
 use super::broker::Broker;
 use super::frame::Response;
 use super::wire::Malformed;
-use super::{commits, configs, fetch, groups, metadata, offsets, producer, topics, transaction_views, transactions};
+use super::{
+    commits, configs, fetch, groups, metadata, offsets, partitions, producer, topics, transaction_views, transactions,
+};
 
 /// Who asks.
 #[derive(Clone, Copy, Debug)]
@@ -69,6 +72,42 @@ pub(crate) async fn answer(caller: Caller<'_>, request: &Request) -> Result<Resp
     }
 }
 
+/// What tools ask about topics that are there.
+async fn answer_admin(broker: &Broker, request: &Request) -> Result<Response, Malformed> {
+    let header = &request.header;
+    match header.api.key {
+        ApiKey::DescribeConfigs => {
+            let asked: DescribeConfigsRequest = request.decode()?;
+            Response::message(header, &configs::describe(broker, &asked, header.version))
+        }
+        ApiKey::AlterConfigs => {
+            let asked: AlterConfigsRequest = request.decode()?;
+            Response::message(header, &configs::alter(broker, asked).await)
+        }
+        ApiKey::IncrementalAlterConfigs => {
+            let asked: IncrementalAlterConfigsRequest = request.decode()?;
+            Response::message(header, &configs::alter_incrementally(broker, asked).await)
+        }
+        ApiKey::CreatePartitions => {
+            let asked: CreatePartitionsRequest = request.decode()?;
+            Response::message(header, &partitions::create(broker, asked).await)
+        }
+        ApiKey::DeleteRecords => {
+            let asked: DeleteRecordsRequest = request.decode()?;
+            Response::message(header, &partitions::delete_records(broker, asked).await)
+        }
+        ApiKey::OffsetForLeaderEpoch => {
+            let asked: OffsetForLeaderEpochRequest = request.decode()?;
+            Response::message(header, &partitions::epoch_ends(broker, asked))
+        }
+        ApiKey::DescribeLogDirs => {
+            let asked: DescribeLogDirsRequest = request.decode()?;
+            Response::message(header, &partitions::log_dirs(broker, asked))
+        }
+        other => Err(Malformed::new(format!("{other:?} has no handler"))),
+    }
+}
+
 /// The requests of consumer groups, and what is asked of the cluster.
 async fn answer_group(caller: Caller<'_>, request: &Request) -> Result<Response, Malformed> {
     let (broker, version) = (caller.broker, request.header.version);
@@ -106,10 +145,6 @@ async fn answer_group(caller: Caller<'_>, request: &Request) -> Result<Response,
         ApiKey::DescribeCluster => {
             let asked: DescribeClusterRequest = request.decode()?;
             Response::message(header, &metadata::describe_cluster(broker, &asked))
-        }
-        ApiKey::DescribeConfigs => {
-            let asked: DescribeConfigsRequest = request.decode()?;
-            Response::message(header, &configs::describe(broker, &asked))
         }
         _ => answer_transaction(broker, request).await,
     }
@@ -151,7 +186,7 @@ async fn answer_transaction(broker: &Broker, request: &Request) -> Result<Respon
             let asked: ListTransactionsRequest = request.decode()?;
             Response::message(header, &transaction_views::list(broker, &asked))
         }
-        other => Err(Malformed::new(format!("{other:?} has no handler"))),
+        _ => answer_admin(broker, request).await,
     }
 }
 

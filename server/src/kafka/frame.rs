@@ -1,17 +1,19 @@
 //! Frames: a length of four bytes and a message, read without trusting the length and written without copying batches.
 //!
 //! The buffer grows with what has arrived, so a frame that announces 100 MiB and sends ten bytes costs ten bytes and its
-//! connection. Only Produce may be large; everything else is refused by its header.
+//! connection. Only Produce may be large; everything else is refused by its header. All connections together hold no more than
+//! the request room has: a frame's bytes are read when there is room for all of them, and until then the client waits.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use kafka_protocol::messages::ApiKey;
 use kafka_protocol::protocol::Encodable;
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::api::RequestHeader;
@@ -51,28 +53,68 @@ pub(crate) struct FrameLimits {
     pub(crate) request_bytes_max: usize,
 }
 
+/// Room for the requests of all connections (`kafka.request_bytes_in_flight_max`). Whoever has some is at work or reads, and
+/// waits for nobody else's, so that it always comes free again.
+#[derive(Clone, Debug)]
+pub(crate) struct RequestRoom {
+    bytes: Arc<Semaphore>,
+    whole: u32,
+}
+
+impl RequestRoom {
+    pub(crate) fn new(bytes: usize) -> Self {
+        let whole = u32::try_from(bytes.min(Semaphore::MAX_PERMITS)).unwrap_or(u32::MAX);
+        Self { bytes: Arc::new(Semaphore::new(whole as usize)), whole }
+    }
+
+    /// Waits for room for a frame; one that is larger than the room gets it whole.
+    async fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, FrameError> {
+        let wanted = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.whole);
+        let taken = self.bytes.clone().acquire_many_owned(wanted).await;
+        // Nobody closes it.
+        taken.map_err(|_| FrameError::Io(io::ErrorKind::BrokenPipe.into()))
+    }
+}
+
+/// A frame without its length, and the room it takes until it is done.
+#[derive(Debug)]
+pub(crate) struct Frame {
+    pub(crate) bytes: Bytes,
+    pub(crate) room: OwnedSemaphorePermit,
+}
+
 /// Cuts a stream of bytes into frames.
 #[derive(Debug)]
 pub(crate) struct FrameReader<R> {
     stream: R,
     buffer: BytesMut,
     limits: FrameLimits,
+    room: RequestRoom,
+    /// What the frame that is being read has taken.
+    taken: Option<OwnedSemaphorePermit>,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
-    pub(crate) fn new(stream: R, limits: FrameLimits) -> Self {
-        Self { stream, buffer: BytesMut::new(), limits }
+    pub(crate) fn new(stream: R, limits: FrameLimits, room: RequestRoom) -> Self {
+        Self { stream, buffer: BytesMut::new(), limits, room, taken: None }
     }
 
-    /// The next frame without its length; `None` when the client has closed between two. May be dropped and called again.
-    pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, FrameError> {
+    /// The next frame; `None` when the client has closed between two. May be dropped and called again.
+    pub(crate) async fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         loop {
             let missing = match announced(&self.buffer, self.limits)? {
-                Some(length) if self.buffer.len() >= 4 + length => {
-                    self.buffer.advance(4);
-                    return Ok(Some(self.buffer.split_to(length).freeze()));
+                Some(length) => {
+                    let room = match self.taken.take() {
+                        Some(room) => room,
+                        None => self.room.take(length).await?,
+                    };
+                    if self.buffer.len() >= 4 + length {
+                        self.buffer.advance(4);
+                        return Ok(Some(Frame { bytes: self.buffer.split_to(length).freeze(), room }));
+                    }
+                    self.taken = Some(room);
+                    4 + length - self.buffer.len()
                 }
-                Some(length) => 4 + length - self.buffer.len(),
                 None => PREAMBLE_BYTES,
             };
             self.buffer.reserve(missing.max(READ_BYTES_MIN).min(self.buffer.len().max(READ_BYTES_MIN)));
@@ -196,15 +238,17 @@ impl Buf for Response {
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
     const LIMITS: FrameLimits = FrameLimits { request_bytes_max: 100 << 20 };
 
     async fn read_all(bytes: &[u8]) -> Result<Vec<Bytes>, FrameError> {
-        let mut reader = FrameReader::new(bytes, LIMITS);
+        let mut reader = FrameReader::new(bytes, LIMITS, RequestRoom::new(1 << 20));
         let mut frames = Vec::new();
         while let Some(frame) = reader.next().await? {
-            frames.push(frame);
+            frames.push(frame.bytes);
         }
         Ok(frames)
     }
@@ -232,11 +276,30 @@ mod tests {
     #[tokio::test]
     async fn a_large_frame_announced_but_not_sent_takes_no_memory_to_speak_of() {
         let (mut client, server) = tokio::io::duplex(1 << 10);
-        let mut reader = FrameReader::new(server, LIMITS);
+        let mut reader = FrameReader::new(server, LIMITS, RequestRoom::new(1 << 30));
         tokio::io::AsyncWriteExt::write_all(&mut client, &[5, 0, 0, 0, 0, 0, 0, 9, 1, 2]).await.unwrap();
         drop(client);
         assert!(reader.next().await.is_err());
         assert!(reader.buffer.capacity() <= 4 * READ_BYTES_MIN, "{}", reader.buffer.capacity());
+    }
+
+    #[tokio::test]
+    async fn frames_of_all_connections_wait_for_room_and_a_small_room_takes_a_large_frame() {
+        let mut sent = Vec::new();
+        for length in [1000_i32, 100] {
+            sent.put_i32(length);
+            sent.extend(std::iter::repeat_n(0, usize::try_from(length).unwrap()));
+        }
+        let room = RequestRoom::new(500);
+        let mut one = FrameReader::new(&sent[..], LIMITS, room.clone());
+        let mut other = FrameReader::new(&sent[1004..], LIMITS, room);
+        let first = one.next().await.unwrap().unwrap();
+        assert_eq!(first.bytes.len(), 1000);
+        assert!(other.next().now_or_never().is_none(), "there is no room");
+        assert!(one.next().now_or_never().is_none(), "not for the same connection either");
+        drop(first);
+        let (second, third) = (other.next().await.unwrap(), one.next().await.unwrap());
+        assert!(second.is_some() && third.is_some());
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod group;
 mod groups;
 mod metadata;
 mod offsets;
+mod partitions;
 mod produce;
 mod producer;
 mod schema;
@@ -36,6 +37,7 @@ use tokio_util::sync::CancellationToken;
 use self::broker::Broker;
 use self::coordinator::Coordinator;
 use self::fetch::FetchRoom;
+use self::frame::RequestRoom;
 use crate::listen::Listener;
 use crate::settings::ServerSettings;
 
@@ -62,6 +64,7 @@ pub(crate) async fn serve(
         port: port.into(),
         storage,
         fetch_room: FetchRoom::new(settings.kafka_fetch_bytes_in_flight_max),
+        request_room: RequestRoom::new(settings.kafka_request_bytes_in_flight_max),
         settings: settings.clone(),
         shutdown: shutdown.clone(),
     });

@@ -12,7 +12,9 @@ use bytes::Bytes;
 use futures::future::join_all;
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::TopicName;
-use kafka_protocol::messages::produce_response::{PartitionProduceResponse, ProduceResponse, TopicProduceResponse};
+use kafka_protocol::messages::produce_response::{
+    BatchIndexAndErrorMessage, PartitionProduceResponse, ProduceResponse, TopicProduceResponse,
+};
 use kafka_protocol::protocol::StrBytes;
 
 use super::api::{Request, RequestHeader};
@@ -238,9 +240,17 @@ fn partition_answer(
     partition: PlannedPartition,
     receipts: &Receipts,
 ) -> (PartitionProduceResponse, bool) {
+    let mut keyless: &[i32] = &[];
     let appended = partition.commits.and_then(|commits| {
         let receipts = receipts.get(commits).unwrap_or_default();
-        let receipts = receipts.iter().map(|receipt| receipt.as_ref().map_err(refusal));
+        let receipts = receipts.iter().map(|receipt| {
+            receipt.as_ref().map_err(|error| {
+                if let Error::KeylessRecords { indexes, .. } = error {
+                    keyless = indexes;
+                }
+                refusal(error)
+            })
+        });
         let receipts = receipts.collect::<Result<Vec<&Receipt>, Refusal>>()?;
         let first = receipts.first().and_then(|receipt| receipt.appended.first()).copied();
         first.ok_or_else(|| Refusal::new(ResponseError::UnknownServerError, "the log answered without an offset"))
@@ -248,13 +258,24 @@ fn partition_answer(
     let answer = PartitionProduceResponse::default().with_index(partition.index).with_log_append_time_ms(-1);
     match appended {
         Ok(appended) => {
+            let answer = answer.with_log_append_time_ms(appended.log_append_time_ms.unwrap_or(-1));
             (answer.with_base_offset(appended.base_offset).with_log_start_offset(appended.log_start_offset), true)
         }
         Err(refusal) => {
             tracing::debug!(partition = partition.index, error = %refusal.message, "a produce was refused");
             let answer = answer.with_error_code(refusal.code()).with_base_offset(-1);
-            let answer = if version >= 8 { answer.with_error_message(Some(refusal.text())) } else { answer };
+            let answer = if version >= 8 {
+                let records = keyless.iter().map(|index| record_without_key(*index));
+                answer.with_error_message(Some(refusal.text())).with_record_errors(records.collect())
+            } else {
+                answer
+            };
             (answer.with_log_start_offset(-1), false)
         }
     }
+}
+
+fn record_without_key(index: i32) -> BatchIndexAndErrorMessage {
+    let message = StrBytes::from_static_str("the topic is compacted and takes no record without a key");
+    BatchIndexAndErrorMessage::default().with_batch_index(index).with_batch_index_error_message(Some(message))
 }

@@ -215,6 +215,58 @@ pub(crate) const DESCRIBE_CONFIGS: &[Field] = &[
     since(3, BOOLEAN),
 ];
 
+/// resources [resource_type, resource_name, configs [name, value]], validate_only
+pub(crate) const ALTER_CONFIGS: &[Field] = &[
+    always(Kind::Array(&Kind::Struct(&[
+        always(INT8),
+        always(STRING),
+        always(Kind::Array(&Kind::Struct(&[always(STRING), always(STRING)]))),
+    ]))),
+    always(BOOLEAN),
+];
+
+/// resources [resource_type, resource_name, configs [name, config_operation, value]], validate_only
+pub(crate) const INCREMENTAL_ALTER_CONFIGS: &[Field] = &[
+    always(Kind::Array(&Kind::Struct(&[
+        always(INT8),
+        always(STRING),
+        always(Kind::Array(&Kind::Struct(&[always(STRING), always(INT8), always(STRING)]))),
+    ]))),
+    always(BOOLEAN),
+];
+
+/// topics [name, count, assignments [broker_ids]], timeout_ms, validate_only
+pub(crate) const CREATE_PARTITIONS: &[Field] = &[
+    always(Kind::Array(&Kind::Struct(&[
+        always(STRING),
+        always(INT32),
+        always(Kind::Array(&Kind::Struct(&[always(INT32S)]))),
+    ]))),
+    always(INT32),
+    always(BOOLEAN),
+];
+
+/// topics [name, partitions [partition_index, offset]], timeout_ms
+pub(crate) const DELETE_RECORDS: &[Field] = &[
+    always(Kind::Array(&Kind::Struct(&[
+        always(STRING),
+        always(Kind::Array(&Kind::Struct(&[always(INT32), always(INT64)]))),
+    ]))),
+    always(INT32),
+];
+
+/// replica_id, topics [topic, partitions [partition, current_leader_epoch, leader_epoch]]
+pub(crate) const OFFSET_FOR_LEADER_EPOCH: &[Field] = &[
+    since(3, INT32),
+    always(Kind::Array(&Kind::Struct(&[
+        always(STRING),
+        always(Kind::Array(&Kind::Struct(&[always(INT32), always(INT32), always(INT32)]))),
+    ]))),
+];
+
+/// topics [topic, partitions]
+pub(crate) const DESCRIBE_LOG_DIRS: &[Field] = &[always(Kind::Array(&Kind::Struct(&[always(STRING), always(INT32S)])))];
+
 /// Checks that `body` begins with one whole message of this shape. What follows is let be, as Kafka's broker lets it:
 /// librdkafka leaves three bytes of a placeholder behind when it asks for the metadata of all topics from version 9 on.
 pub(crate) fn check(fields: &'static [Field], body: &Bytes, version: i16, flexible: bool) -> Result<(), Malformed> {

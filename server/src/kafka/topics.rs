@@ -20,7 +20,7 @@ use super::configs;
 use super::errors::Refusal;
 
 /// Partitions of one topic, at the most: each costs memory for ever.
-const PARTITIONS_MAX: i32 = 10_000;
+pub(crate) const PARTITIONS_MAX: i32 = 10_000;
 /// Longest name Kafka allows.
 const NAME_BYTES_MAX: usize = 249;
 
@@ -40,7 +40,7 @@ pub(crate) async fn create(broker: &Broker, request: CreateTopicsRequest, versio
         } else {
             create_one(broker, topic, request.validate_only).await
         };
-        results.push(created(&topic.name, made, version));
+        results.push(created(broker, &topic.name, made, version));
     }
     CreateTopicsResponse::default().with_topics(results)
 }
@@ -49,6 +49,7 @@ pub(crate) async fn create(broker: &Broker, request: CreateTopicsRequest, versio
 struct Made {
     topic: Option<Arc<Topic>>,
     partitions: i32,
+    config: TopicConfig,
 }
 
 async fn create_one(broker: &Broker, topic: &CreatableTopic, validate_only: bool) -> Result<Made, Refusal> {
@@ -62,14 +63,14 @@ async fn create_one(broker: &Broker, topic: &CreatableTopic, validate_only: bool
         return Err(Error::TopicExists { topic: exists.name.clone() }.into());
     }
     if validate_only {
-        return Ok(Made { topic: None, partitions: partitions.unwrap_or(settings.topic_partitions) });
+        return Ok(Made { topic: None, partitions: partitions.unwrap_or(settings.topic_partitions), config });
     }
     make(broker, name, partitions, config).await
 }
 
 async fn make(broker: &Broker, name: &str, partitions: Option<i32>, config: TopicConfig) -> Result<Made, Refusal> {
     let topic = broker.storage.create_topic(name, partitions, config).await?;
-    Ok(Made { partitions: topic.partitions, topic: Some(topic) })
+    Ok(Made { partitions: topic.partitions, config: topic.config.clone(), topic: Some(topic) })
 }
 
 /// Storage checks names too; here so that `validate_only` and our own names are answered alike.
@@ -111,13 +112,14 @@ fn count(partitions: i32) -> Result<i32, Refusal> {
     Err(Refusal::new(ResponseError::InvalidPartitions, message))
 }
 
-fn created(name: &TopicName, made: Result<Made, Refusal>, version: i16) -> CreatableTopicResult {
+fn created(broker: &Broker, name: &TopicName, made: Result<Made, Refusal>, version: i16) -> CreatableTopicResult {
     let result = CreatableTopicResult::default().with_name(name.clone());
     match made {
         Ok(made) => {
             let id = made.topic.map(|topic| topic.id.0).unwrap_or_default();
             let result = if version >= 7 { result.with_topic_id(id) } else { result };
-            result.with_num_partitions(made.partitions).with_replication_factor(1).with_configs(Some(Vec::new()))
+            let configs = if version >= 5 { configs::created(broker, &made.config) } else { Vec::new() };
+            result.with_num_partitions(made.partitions).with_replication_factor(1).with_configs(Some(configs))
         }
         Err(refusal) => result
             .with_error_code(refusal.code())

@@ -18,10 +18,10 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 /// Longest a test waits for anything.
-const DEADLINE: Duration = Duration::from_secs(20);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
-struct Node {
-    storage: Storage,
+pub(crate) struct Node {
+    pub(crate) storage: Storage,
     address: std::net::SocketAddr,
     shutdown: CancellationToken,
     served: tokio::task::JoinHandle<()>,
@@ -29,11 +29,11 @@ struct Node {
 }
 
 impl Node {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(ServerSettings::default(), StorageSettings::default()).await
     }
 
-    async fn start_with(settings: ServerSettings, storage_settings: StorageSettings) -> Self {
+    pub(crate) async fn start_with(settings: ServerSettings, storage_settings: StorageSettings) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let options = OpenOptions {
             data_dir: dir.path().to_owned(),
@@ -54,25 +54,25 @@ impl Node {
         Self { storage, address, shutdown, served, _dir: dir }
     }
 
-    async fn client(&self) -> Client {
+    pub(crate) async fn client(&self) -> Client {
         Client { stream: TcpStream::connect(self.address).await.unwrap(), sent: 0 }
     }
 
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         tokio::time::timeout(DEADLINE, self.served).await.unwrap().unwrap();
         self.storage.close().await.unwrap();
     }
 }
 
-struct Client {
-    stream: TcpStream,
+pub(crate) struct Client {
+    pub(crate) stream: TcpStream,
     sent: i32,
 }
 
 impl Client {
     /// Sends a request in a version before the flexible ones and answers its correlation id.
-    async fn send(&mut self, key: i16, version: i16, body: &[u8]) -> i32 {
+    pub(crate) async fn send(&mut self, key: i16, version: i16, body: &[u8]) -> i32 {
         self.sent += 1;
         let mut frame = BytesMut::new();
         frame.put_i32(i32::try_from(8 + 6 + body.len()).unwrap());
@@ -86,7 +86,7 @@ impl Client {
     }
 
     /// The next answer, behind its correlation id; `None` if the node has closed the connection.
-    async fn receive(&mut self) -> Option<(i32, Bytes)> {
+    pub(crate) async fn receive(&mut self) -> Option<(i32, Bytes)> {
         let read = async {
             let length = self.stream.read_i32().await.ok()?;
             let mut bytes = vec![0; usize::try_from(length).unwrap()];
@@ -97,7 +97,7 @@ impl Client {
         tokio::time::timeout(DEADLINE, read).await.expect("an answer in time")
     }
 
-    async fn ask(&mut self, key: i16, version: i16, body: &[u8]) -> Bytes {
+    pub(crate) async fn ask(&mut self, key: i16, version: i16, body: &[u8]) -> Bytes {
         let id = self.send(key, version, body).await;
         let (answered, bytes) = self.receive().await.expect("the connection stays open");
         assert_eq!(answered, id);
@@ -105,19 +105,19 @@ impl Client {
     }
 
     /// Makes a topic by asking for its metadata.
-    async fn make(&mut self, topic: &str) {
+    pub(crate) async fn make(&mut self, topic: &str) {
         let mut body = BytesMut::new();
         body.put_i32(1);
         string(&mut body, topic);
         self.ask(3, 1, &body).await;
     }
 
-    async fn produce(&mut self, topic: &str, acks: i16, records: &[u8]) -> (i16, i64) {
+    pub(crate) async fn produce(&mut self, topic: &str, acks: i16, records: &[u8]) -> (i16, i64) {
         produced(self.ask(0, 3, &produce_body(topic, acks, records)).await)
     }
 
     /// Error, high watermark and records of partition 0.
-    async fn fetch(&mut self, topic: &str, offset: i64, wait_ms: i32) -> (i16, i64, Bytes) {
+    pub(crate) async fn fetch(&mut self, topic: &str, offset: i64, wait_ms: i32) -> (i16, i64, Bytes) {
         let id = self.send(1, 4, &fetch_body(topic, offset, wait_ms)).await;
         let (answered, bytes) = self.receive().await.unwrap();
         assert_eq!(answered, id);
@@ -125,12 +125,12 @@ impl Client {
     }
 }
 
-fn string(bytes: &mut BytesMut, text: &str) {
+pub(crate) fn string(bytes: &mut BytesMut, text: &str) {
     bytes.put_i16(i16::try_from(text.len()).unwrap());
     bytes.put_slice(text.as_bytes());
 }
 
-fn produce_body(topic: &str, acks: i16, records: &[u8]) -> BytesMut {
+pub(crate) fn produce_body(topic: &str, acks: i16, records: &[u8]) -> BytesMut {
     let mut body = BytesMut::new();
     body.put_i16(-1); // transactional_id
     body.put_i16(acks);
@@ -182,7 +182,7 @@ fn fetched(mut bytes: Bytes) -> (i16, i64, Bytes) {
 }
 
 /// One batch of `count` records.
-fn batch(count: usize) -> Bytes {
+pub(crate) fn batch(count: usize) -> Bytes {
     let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
     for n in 0..count {
         builder.push(1_000, Some(b"key"), Some(format!("value {n}").as_bytes()), &[(b"h", None), (b"h", Some(b"2"))]);

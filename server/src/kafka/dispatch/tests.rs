@@ -14,6 +14,7 @@ use super::super::api::{APIS, Incoming};
 use super::super::broker::text;
 use super::super::coordinator::Coordinator;
 use super::super::fetch::FetchRoom;
+use super::super::frame::RequestRoom;
 use super::super::produce::{self, Produced};
 use super::super::schema::generate::generate;
 use super::*;
@@ -35,6 +36,7 @@ async fn broker(data_dir: &std::path::Path) -> Arc<Broker> {
         host: text("127.0.0.1"),
         port: 9092,
         fetch_room: FetchRoom::new(settings.kafka_fetch_bytes_in_flight_max),
+        request_room: RequestRoom::new(settings.kafka_request_bytes_in_flight_max),
         settings,
         shutdown: CancellationToken::new(),
     })
