@@ -170,6 +170,10 @@ impl Judge<'_> {
     fn put(&mut self, id: &str, next: Transaction) -> Result<ProducerIdentity> {
         let producer = next.producer;
         self.change(Change::Transaction { id: id.to_owned(), value: Some(Arc::new(next)) })?;
+        if is_own(id) {
+            // The caller has filled its frame with batches and knows nothing of this.
+            self.unbounded_bytes += self.judged.records.last().map_or(0, record_bytes);
+        }
         Ok(producer)
     }
 
@@ -217,7 +221,7 @@ impl Judge<'_> {
             }
         }
         // An end must not fail for its size: what it takes was bounded when it was opened.
-        self.closing_bytes += self.judged.records[first_record..].iter().map(record_bytes).sum::<u64>();
+        self.unbounded_bytes += self.judged.records[first_record..].iter().map(record_bytes).sum::<u64>();
         Ok(producer)
     }
 
@@ -259,9 +263,6 @@ impl Judge<'_> {
     /// Whether a batch may be appended as far as transactions go.
     pub(crate) fn check_transactional(&self, partition: TopicPartition, header: &BatchHeader) -> Result<()> {
         let BatchHeader { producer_id, producer_epoch: epoch, .. } = *header;
-        if header.is_control() {
-            return Err(Error::InvalidBatch { reason: "control batches are the coordinator's to write".to_owned() });
-        }
         if !header.is_transactional() {
             return match self.ledger.producers.open_since(partition, producer_id) {
                 Some(first_offset) if header.has_producer() => Err(Error::InvalidTransactionState {

@@ -143,8 +143,8 @@ pub(crate) struct Judge<'a> {
     pub(crate) undo: &'a mut Vec<Undo>,
     pub(crate) judged: Judged,
     pub(crate) terms: Terms,
-    /// Bytes of records that end transactions: no limit holds them up.
-    pub(crate) closing_bytes: u64,
+    /// Bytes of records that no limit holds up: those that end transactions, and those of the log's own.
+    pub(crate) unbounded_bytes: u64,
 }
 
 impl Ledger {
@@ -154,7 +154,7 @@ impl Ledger {
     /// Why it is refused; ledger and `undo` are as before then.
     pub(crate) fn judge(&mut self, request: Request, terms: Terms, undo: &mut Vec<Undo>) -> Result<Judged> {
         let mark = undo.len();
-        let mut judge = Judge { ledger: self, undo, judged: Judged::default(), terms, closing_bytes: 0 };
+        let mut judge = Judge { ledger: self, undo, judged: Judged::default(), terms, unbounded_bytes: 0 };
         match judge.judge(request) {
             Ok(()) => Ok(judge.judged),
             Err(error) => {
@@ -234,7 +234,7 @@ impl Judge<'_> {
         }
         self.judged.producers = producers_of.map(|at| self.ledger.producers.infos(at)).unwrap_or_default();
         let own_bytes: u64 = self.judged.records.iter().map(record_bytes).sum();
-        check_size(batch_bytes + own_bytes - self.closing_bytes, self.terms.commit_bytes_max)
+        check_size(batch_bytes + own_bytes - self.unbounded_bytes, self.terms.commit_bytes_max)
     }
 
     pub(crate) fn change(&mut self, change: Change) -> Result<()> {
@@ -331,6 +331,9 @@ impl Judge<'_> {
             return Err(Error::TopicInternal { topic: topic.name.clone() });
         }
         let header = *append.batch.header();
+        if header.is_control() {
+            return Err(Error::InvalidBatch { reason: "control batches are the coordinator's to write".to_owned() });
+        }
         if header.last_offset_delta < 0 {
             let reason = format!("last offset delta {} is negative", header.last_offset_delta);
             return Err(Error::InvalidBatch { reason });
