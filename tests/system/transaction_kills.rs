@@ -251,6 +251,9 @@ async fn kills_under_transactions_tear_nothing_lose_nothing_and_repeat_nothing()
     settle(&node).await;
     let outputs = check(&node, &histories).await;
     total.store(outputs, Ordering::SeqCst);
+    let counted = |of: fn(&History) -> usize| histories.iter().map(of).sum::<usize>();
+    let (committed, aborted) = (counted(|history| history.committed.len()), counted(|history| history.aborted.len()));
+    println!("{} kills, {committed} transactions committed, {aborted} aborted, {outputs} outputs", kills());
     for watched in watching {
         let watched = tokio::time::timeout(PATIENCE, watched).await.expect("the consumer comes to the end");
         check_watched(&node, &watched.expect("a consumer")).await;

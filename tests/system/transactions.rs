@@ -206,3 +206,42 @@ async fn an_operator_ends_a_hanging_transaction_by_name() {
             && other.hint.is_some_and(|hint| hint.contains("abort_transaction"))
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_continuous_query_counts_what_is_committed_and_nothing_else() {
+    let mut node = Node::start();
+    let sql = Sql::connect(&node).await;
+    sql.run(
+        "CREATE STREAM orders (item STRING KEY) WITH (kafka_topic = 'orders', value_format = 'json', partitions = 1);
+         CREATE TABLE sold AS SELECT item, count(*) AS n FROM orders GROUP BY item EMIT CHANGES",
+    )
+    .await;
+    let send = async |producer: &FutureProducer, item: &str| {
+        produce(producer, "orders", item, "{}").await;
+    };
+    let sold = async |sql: &Sql, expected: &str| {
+        let counts = "SELECT string_agg(item || n, ' ' ORDER BY item) FROM sold";
+        until("the counts", async || sql.value(counts).await, |found| found == expected).await;
+    };
+    let (plain, writer) = (producer(&node), transactional(&node, "writer", &[]));
+    begin(&writer);
+    send(&writer, "a").await;
+    commit(&writer);
+    sold(&sql, "a1").await;
+    begin(&writer);
+    send(&writer, "a").await;
+    send(&writer, "x").await;
+    send(&plain, "b").await;
+    step(|| writer.abort_transaction(PATIENCE));
+    sold(&sql, "a1 b1").await;
+    begin(&writer);
+    send(&writer, "a").await;
+    tokio::task::block_in_place(|| node.restart());
+    send(&writer, "c").await;
+    send(&plain, "b").await;
+    commit(&writer);
+    let sql = Sql::connect(&node).await;
+    sold(&sql, "a2 b2 c1").await;
+    let batch = "SELECT item, count(*) FROM orders GROUP BY item ORDER BY item";
+    assert_eq!(sql.table("SELECT item, n FROM sold ORDER BY item").await, sql.table(batch).await);
+}

@@ -80,12 +80,12 @@ impl Source {
         Ok(Some(tick))
     }
 
-    /// Returns when there may be more to read.
+    /// Returns when there may be more to read: records behind an open transaction are not.
     pub(crate) fn wait(&self) -> impl Future<Output = ()> + Send + use<> {
         let offsets: Vec<_> =
             self.partitions().map(|(partition, offset)| (self.partition(partition), offset)).collect();
         let storage = self.storage.clone();
-        async move { storage.wait_past(&offsets).await }
+        async move { storage.wait_past_stable(&offsets).await }
     }
 
     fn partitions(&self) -> impl Iterator<Item = (i32, i64)> {
@@ -163,4 +163,58 @@ impl Source {
 pub(crate) fn offset_of(batch: &RecordBatch, row: usize) -> i64 {
     let offsets = batch.column_by_name(RecordColumn::Offset.name());
     offsets.and_then(|offsets| offsets.as_primitive_opt::<Int64Type>()).map_or(-1, |offsets| offsets.value(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use aquifer_storage::clock::{SystemClock, SystemRandom};
+    use aquifer_storage::record::batch::{BatchBuilder, CheckedBatch, Compression, TimestampType};
+    use aquifer_storage::settings::StorageSettings;
+    use aquifer_storage::{Append, Commit, OpenOptions, TopicConfig};
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    fn batch(bytes: usize) -> CheckedBatch {
+        let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+        builder.push(0, None, Some(&vec![7; bytes]), &[]);
+        builder.build(Compression::None).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_source_waits_behind_an_open_transaction_and_is_woken_by_its_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = OpenOptions {
+            data_dir: dir.path().to_owned(),
+            object_store_url: None,
+            settings: StorageSettings { wal_commit_bytes_max: 64 << 10, ..StorageSettings::default() },
+            clock: Arc::new(SystemClock),
+            random: Arc::new(SystemRandom),
+        };
+        let storage = Storage::open(options).await.unwrap();
+        let topic = storage.create_topic("t", Some(1), TopicConfig::default()).await.unwrap().id;
+        let at = TopicPartition { topic, partition: 0 };
+        let mut open = storage.begin().await.unwrap();
+        for _ in 0..3 {
+            open.append(Append { topic, partition: 0, batch: batch(40 << 10) }).await.unwrap();
+        }
+        tokio::time::timeout(PATIENCE, storage.wait_past(&[(at, 0)])).await.expect("durable in time");
+        let ends = storage.watermarks(at).unwrap();
+        assert!(ends.high_watermark > 0 && ends.last_stable_offset == 0, "{ends:?}");
+
+        let mut source = Source::new(storage.clone(), topic, vec![RecordColumn::Offset], Position::start(1));
+        assert!(source.next().await.unwrap().is_none());
+        let mut wait = pin!(source.wait());
+        assert!(futures::poll!(&mut wait).is_pending(), "there is nothing to read yet");
+        open.commit(Commit::default()).await.unwrap();
+        tokio::time::timeout(PATIENCE, wait).await.expect("woken by the commit");
+        let tick = source.next().await.unwrap().unwrap();
+        assert_eq!(tick.runs[0].batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 3);
+        storage.close().await.unwrap();
+    }
 }
