@@ -3,19 +3,24 @@
 //! Only the writer has one. A frame either ends up whole behind the last one, or the file is cut back to where it was;
 //! if even that fails the log is [`Broken`] and takes nothing more.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::ids::TopicPartition;
 use crate::log::disk::Disk;
+use crate::log::footer::{self, Footer};
 use crate::log::frame::EncodedFrame;
-use crate::log::index::Run;
-use crate::log::segment::{Footer, Origin, Segment, full_or_io};
+use crate::log::index::{Run, Runs, Stretch};
+use crate::log::segment::{Origin, Segment, full_or_io};
 use crate::worker;
 
 /// Runs as the index takes them.
 pub(crate) type PlacedRuns = Vec<(TopicPartition, Run)>;
+
+/// The stretches of a segment that was sealed, by partition: their runs are in its footer.
+pub(crate) type Sealed = HashMap<TopicPartition, Vec<Stretch>>;
 
 /// The end of the log.
 #[derive(Debug)]
@@ -34,7 +39,7 @@ pub(crate) struct Appender {
     /// Largest commit time given out, us.
     pub(crate) last_commit_time_us: i64,
     /// Runs of the segment, for its footer.
-    pub(crate) runs: PlacedRuns,
+    pub(crate) runs: HashMap<TopicPartition, Runs>,
 }
 
 /// Why a frame could not be written.
@@ -63,18 +68,28 @@ impl Appender {
             .is_none_or(|segment| self.end > segment.base && segment.file_offset(self.end) + bytes > self.segment_bytes)
     }
 
-    /// Writes footer and trailer of the open segment and syncs it.
-    pub(crate) fn seal(&mut self) -> Result<()> {
-        let Some(segment) = self.open_segment().cloned() else { return Ok(()) };
-        let commit_times_us = segment.extent().commit_times_us;
-        let runs = std::mem::take(&mut self.runs);
-        let footer = Footer { end: self.end, next_sequence: self.next_sequence, commit_times_us, runs };
-        let sealed = segment.seal(&footer);
-        if sealed.is_err() {
-            // The next try needs them.
-            self.runs = footer.runs;
+    /// Writes footer and trailer of the open segment and syncs it; answers with what is in the footer, if one was
+    /// written.
+    pub(crate) fn seal(&mut self) -> Result<Option<Sealed>> {
+        let Some(segment) = self.open_segment().cloned() else { return Ok(None) };
+        let mut indexed: Vec<_> = self.runs.iter().map(|(partition, runs)| (*partition, runs)).collect();
+        indexed.sort_unstable_by_key(|(partition, _)| *partition);
+        let (blob, stretches) = footer::encode(&indexed);
+        let footer = Footer {
+            end: self.end,
+            next_sequence: self.next_sequence,
+            commit_times_us: segment.extent().commit_times_us,
+            runs_bytes: blob.len() as u64,
+            stretches,
+        };
+        // Should it fail, the next try needs the runs.
+        segment.seal(&footer, &blob)?;
+        self.runs.clear();
+        let mut sealed = Sealed::new();
+        for (partition, stretch) in footer.stretches.iter().map(|stored| stored.stretch(segment.base)) {
+            sealed.entry(partition).or_default().push(stretch);
         }
-        sealed
+        Ok(Some(sealed))
     }
 
     /// Makes a segment that begins at the end.
@@ -102,19 +117,17 @@ impl Appender {
         }
         worker::crash_point("after a frame is written");
         self.allocated = self.allocated.max(frame_end);
-        let position = self.end;
         self.end += frame.header.frame_bytes();
         self.next_sequence += 1;
         self.last_commit_time_us = frame.header.commit_time_us;
         let mut extent = segment.extent();
         extent.grow(self.end, frame.header.commit_time_us);
         segment.set_extent(extent);
-        let runs: PlacedRuns = frame
-            .entries
-            .iter()
-            .map(|entry| (entry.partition, Run::of_entry(entry, position, frame.header.commit_time_us)))
-            .collect();
-        self.runs.extend_from_slice(&runs);
+        let runs: PlacedRuns =
+            frame.entries.iter().map(|entry| (entry.partition, Run::of_entry(entry, &frame.header))).collect();
+        for (partition, run) in &runs {
+            self.runs.entry(*partition).or_default().put(*run, segment.base);
+        }
         Ok(runs)
     }
 

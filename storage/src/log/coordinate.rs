@@ -240,7 +240,7 @@ impl Judge<'_> {
             self.ledger.aborted.entry(partition).or_default().push(range);
             self.undo.push(Undo::Aborted(partition));
         }
-        self.judged.batches.push(PlacedBatch { partition, base_offset: marker_offset, batch });
+        self.judged.batches.push(PlacedBatch { partition, base_offset: marker_offset, batch, carried_us: None });
         self.judged.marks.push(Mark::Ended { partition, producer_id: producer.id, marker_offset, committed });
         Ok(())
     }

@@ -17,9 +17,11 @@
 //! | 56..60 | CRC-32C of the body |
 //! | 60..64 | CRC-32C of bytes 0..60 |
 //!
-//! The directory has one entry of 56 bytes per *run*: topic id (16), partition (4), batches (4), base offset (8), last
-//! offset (8), largest timestamp (8), offset in the payload (4), bytes (4). A run is contiguous batches of one
-//! partition; a new one begins after [`RUN_BYTES`], so that a reader in the middle of a large frame reads little.
+//! The directory has one entry of 64 bytes per *run*: topic id (16), partition (4), batches (4), base offset (8), last
+//! offset (8), largest timestamp (8), offset in the payload (4), bytes (4), commit time (8). A run is contiguous batches
+//! of one partition; a new one begins after [`RUN_BYTES`], so that a reader in the middle of a large frame reads little.
+//! The highest bit of the number of batches says that the run was *carried over*: a copy of one that lay in a segment
+//! about to be removed, with its offsets and its commit time. Any other run has the frame's commit time.
 //! The payload is the batches, verbatim but for base offset and leader epoch, which stand outside their checksum.
 
 use std::io::IoSlice;
@@ -39,7 +41,10 @@ pub(crate) const RUN_BYTES: usize = 64 << 10;
 
 /// The first bytes of every frame.
 pub(crate) const FRAME_MAGIC: [u8; 4] = *b"AQFR";
-const ENTRY_BYTES: usize = 56;
+/// Bytes of an entry of the directory.
+pub(crate) const ENTRY_BYTES: usize = 64;
+/// In an entry's number of batches: the run was carried over.
+const CARRIED_BIT: u32 = 1 << 31;
 /// Base offset, length and leader epoch: what of a batch is patched.
 const PREFIX_BYTES: usize = 16;
 
@@ -124,6 +129,10 @@ pub(crate) struct DirectoryEntry {
     /// From the frame's first byte.
     pub(crate) frame_offset: u64,
     pub(crate) bytes: u32,
+    /// When the batches were first committed, us.
+    pub(crate) commit_time_us: i64,
+    /// A copy of what another segment held.
+    pub(crate) carried: bool,
 }
 
 /// Checks a body against its header and reads its directory.
@@ -152,12 +161,14 @@ pub(crate) fn read_directory(header: &FrameHeader, body: &[u8]) -> Result<Vec<Di
         }
         entries.push(DirectoryEntry {
             partition: TopicPartition { topic: TopicId::from_bytes(topic), partition: u32_at(entry, 16).cast_signed() },
-            batches: u32_at(entry, 20),
+            batches: u32_at(entry, 20) & !CARRIED_BIT,
             base_offset: u64_at(entry, 24).cast_signed(),
             last_offset: u64_at(entry, 32).cast_signed(),
             max_timestamp_ms: u64_at(entry, 40).cast_signed(),
             frame_offset: payload_start + offset,
             bytes,
+            commit_time_us: u64_at(entry, 56).cast_signed(),
+            carried: u32_at(entry, 20) & CARRIED_BIT != 0,
         });
     }
     Ok(entries)
@@ -207,6 +218,8 @@ pub(crate) struct PlacedBatch {
     pub(crate) partition: TopicPartition,
     pub(crate) base_offset: i64,
     pub(crate) batch: CheckedBatch,
+    /// When it was first committed, if it is carried over.
+    pub(crate) carried_us: Option<i64>,
 }
 
 /// A frame ready to be written: small pieces of our own between the producers' bytes, which are not copied.
@@ -236,7 +249,7 @@ impl EncodedFrame {
     /// Lays the batches out: those of a partition side by side, in offset order. `None` if they exceed 4 GiB.
     pub(crate) fn new(numbers: FrameNumbers, mut batches: Vec<PlacedBatch>) -> Option<Self> {
         batches.sort_by_key(|placed| (placed.partition, placed.base_offset));
-        let (mut entries, payload_bytes) = directory_of(&batches)?;
+        let (mut entries, payload_bytes) = directory_of(&batches, numbers.commit_time_us)?;
         let directory_bytes = u32::try_from(entries.len() * ENTRY_BYTES).ok()?;
         let body_bytes = payload_bytes.checked_add(directory_bytes)?;
         let mut front = vec![0; FRAME_HEADER_BYTES];
@@ -283,7 +296,7 @@ impl EncodedFrame {
 }
 
 /// The directory (offsets counted from the payload's first byte) and the payload's length.
-fn directory_of(batches: &[PlacedBatch]) -> Option<(Vec<DirectoryEntry>, u32)> {
+fn directory_of(batches: &[PlacedBatch], now_us: i64) -> Option<(Vec<DirectoryEntry>, u32)> {
     let mut entries: Vec<DirectoryEntry> = Vec::new();
     let mut payload_bytes = 0_u32;
     for placed in batches {
@@ -291,7 +304,7 @@ fn directory_of(batches: &[PlacedBatch]) -> Option<(Vec<DirectoryEntry>, u32)> {
         let bytes = u32::try_from(placed.batch.bytes().len()).ok()?;
         let last_offset = placed.base_offset + i64::from(header.last_offset_delta);
         match entries.last_mut() {
-            Some(run) if run.partition == placed.partition && (run.bytes as usize) < RUN_BYTES => {
+            Some(run) if continues(run, placed, now_us) => {
                 run.batches += 1;
                 run.last_offset = last_offset;
                 run.max_timestamp_ms = run.max_timestamp_ms.max(header.max_timestamp_ms);
@@ -305,6 +318,8 @@ fn directory_of(batches: &[PlacedBatch]) -> Option<(Vec<DirectoryEntry>, u32)> {
                 max_timestamp_ms: header.max_timestamp_ms,
                 frame_offset: u64::from(payload_bytes),
                 bytes,
+                commit_time_us: placed.carried_us.unwrap_or(now_us),
+                carried: placed.carried_us.is_some(),
             }),
         }
         payload_bytes = payload_bytes.checked_add(bytes)?;
@@ -312,15 +327,26 @@ fn directory_of(batches: &[PlacedBatch]) -> Option<(Vec<DirectoryEntry>, u32)> {
     Some((entries, payload_bytes))
 }
 
+/// Whether a batch belongs to the run before it.
+fn continues(run: &DirectoryEntry, placed: &PlacedBatch, now_us: i64) -> bool {
+    run.partition == placed.partition
+        && (run.bytes as usize) < RUN_BYTES
+        && run.last_offset + 1 == placed.base_offset
+        && run.carried == placed.carried_us.is_some()
+        && run.commit_time_us == placed.carried_us.unwrap_or(now_us)
+}
+
 fn encode_entry(out: &mut Vec<u8>, entry: &DirectoryEntry) -> Option<()> {
     out.extend_from_slice(entry.partition.topic.as_bytes());
     out.extend_from_slice(&entry.partition.partition.to_le_bytes());
-    out.extend_from_slice(&entry.batches.to_le_bytes());
+    let batches = if entry.carried { entry.batches | CARRIED_BIT } else { entry.batches };
+    out.extend_from_slice(&batches.to_le_bytes());
     out.extend_from_slice(&entry.base_offset.to_le_bytes());
     out.extend_from_slice(&entry.last_offset.to_le_bytes());
     out.extend_from_slice(&entry.max_timestamp_ms.to_le_bytes());
     out.extend_from_slice(&u32::try_from(entry.frame_offset).ok()?.to_le_bytes());
     out.extend_from_slice(&entry.bytes.to_le_bytes());
+    out.extend_from_slice(&entry.commit_time_us.to_le_bytes());
     Some(())
 }
 
@@ -355,7 +381,9 @@ mod tests {
             let end = &mut ends[usize::from(*partition)];
             let partition =
                 TopicPartition { topic: TopicId::from_bytes([*partition; 16]), partition: i32::from(*partition) };
-            all.push(PlacedBatch { partition, base_offset: *end, batch: batch(*records, *bytes) });
+            // Some are copies with a commit time of their own.
+            let carried_us = (bytes % 3 == 0).then_some(*bytes as i64);
+            all.push(PlacedBatch { partition, base_offset: *end, batch: batch(*records, *bytes), carried_us });
             *end += *records as i64;
         }
         all
@@ -395,16 +423,20 @@ mod tests {
                     prop_assert_eq!(batch.base_offset, next_offset);
                     next_offset = batch.last_offset() + 1;
                     let (whole, behind) = rest.split_at(batch.total_bytes());
-                    found.push((entry.partition, batch.base_offset, whole[PREFIX_BYTES..].to_vec()));
+                    let carried_us = entry.carried.then_some(entry.commit_time_us);
+                    found.push((entry.partition, batch.base_offset, carried_us, whole[PREFIX_BYTES..].to_vec()));
                     rest = behind;
                 }
                 prop_assert_eq!(next_offset, entry.last_offset + 1);
             }
             let mut sent: Vec<_> = batches
                 .iter()
-                .map(|placed| (placed.partition, placed.base_offset, placed.batch.bytes()[PREFIX_BYTES..].to_vec()))
+                .map(|placed| {
+                    let bytes = placed.batch.bytes()[PREFIX_BYTES..].to_vec();
+                    (placed.partition, placed.base_offset, placed.carried_us, bytes)
+                })
                 .collect();
-            sent.sort_by_key(|(partition, offset, _)| (*partition, *offset));
+            sent.sort_by_key(|(partition, offset, ..)| (*partition, *offset));
             prop_assert_eq!(found, sent);
         }
 

@@ -127,7 +127,8 @@ pub(crate) fn seeds() -> Result<Vec<(&'static str, Vec<u8>)>> {
         let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
         builder.push(7, Some(b"key"), Some(b"value"), &[(b"h", None)]);
         let batches = builder.build(Compression::None).into_iter();
-        let batches = batches.map(|batch| PlacedBatch { partition, base_offset: sequence.cast_signed(), batch });
+        let base_offset = sequence.cast_signed();
+        let batches = batches.map(|batch| PlacedBatch { partition, base_offset, batch, carried_us: None });
         let numbers = FrameNumbers { writer_epoch: 1, sequence, commit_time_us: 5, durable_end: position, position };
         if let Some(frame) = EncodedFrame::new(numbers, batches.collect()) {
             frames.resize(usize::try_from(position).unwrap_or(0), 0);
@@ -139,7 +140,7 @@ pub(crate) fn seeds() -> Result<Vec<(&'static str, Vec<u8>)>> {
     Ok(vec![
         ("frame", with_mode(frames[..256].to_vec())),
         ("segment", with_mode(frames)),
-        ("footer", with_mode(envelope::seal(crate::log::segment::FOOTER, &crate::log::segment::Footer::default())?)),
+        ("footer", with_mode(envelope::seal(crate::log::footer::FOOTER, &crate::log::footer::Footer::default())?)),
         ("snapshot", with_mode(envelope::seal(crate::log::snapshot::SNAPSHOT, &snapshot)?)),
     ])
 }

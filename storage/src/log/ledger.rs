@@ -98,12 +98,19 @@ pub(crate) struct Request {
     pub(crate) overdue: Vec<String>,
     /// Whose producers to tell of.
     pub(crate) producers_of: Option<TopicPartition>,
+    /// Batches to be carried over; nothing else is asked then.
+    pub(crate) carried: Vec<PlacedBatch>,
 }
 
 impl Request {
     /// Bytes of all batches.
     pub(crate) fn batch_bytes(&self) -> u64 {
         Self::bytes_of(&self.commit)
+    }
+
+    /// Bytes of what is carried over.
+    pub(crate) fn carried_bytes(&self) -> u64 {
+        self.carried.iter().map(|placed| placed.batch.bytes().len() as u64).sum()
     }
 
     /// About what its changes of our own topics will take in the log.
@@ -198,7 +205,10 @@ impl Judge<'_> {
     fn judge(&mut self, request: Request) -> Result<()> {
         let batch_bytes = request.batch_bytes();
         check_size(batch_bytes, self.terms.commit_bytes_max)?;
-        let Request { commit, producer_ids, begin, overdue, producers_of } = request;
+        let Request { commit, producer_ids, begin, overdue, producers_of, carried } = request;
+        // These were judged when they first came.
+        let own = &self.ledger.own;
+        self.judged.batches.extend(carried.into_iter().filter(|placed| own.topic_of(placed.partition).is_ok()));
         if producer_ids > 0 {
             self.judged.first_producer_id = self.ledger.own.next_producer_id;
             let next = self.ledger.own.next_producer_id + producer_ids;
@@ -354,7 +364,7 @@ impl Judge<'_> {
                     Some(append_time_ms) => append.batch.with_append_time(append_time_ms),
                     None => append.batch,
                 };
-                self.judged.batches.push(PlacedBatch { partition, base_offset, batch });
+                self.judged.batches.push(PlacedBatch { partition, base_offset, batch, carried_us: None });
                 (base_offset, false)
             }
         };

@@ -55,7 +55,7 @@ impl Line {
 
     /// Queues a request, at once or when those before it are queued. Dropped answers say that nothing is taken any more.
     pub(crate) fn join(self: &Arc<Self>, shared: &Arc<Shared>, request: Request, answer: Answer) {
-        let bytes = request.batch_bytes() + request.own_bytes() + COMMIT_OVERHEAD_BYTES;
+        let bytes = request.batch_bytes() + request.carried_bytes() + request.own_bytes() + COMMIT_OVERHEAD_BYTES;
         let units = u32::try_from(bytes.div_ceil(QUEUE_UNIT_BYTES)).unwrap_or(u32::MAX).min(self.room_units);
         let next = Waiting { request, bytes, units, answer };
         let mut waiting = self.waiting.lock();

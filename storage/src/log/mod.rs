@@ -7,14 +7,17 @@
 //! 3. All of it becomes one `frame`, written by the `append`er to the open `segment`; `acks=1` is answered.
 //! 4. The syncer syncs the file, changes what readers see (`published`) in one step, wakes those at the `tail`, answers.
 //! 5. Readers find runs by their `index` and read them (`read`, `hot`), verified.
-//! 6. `tier` makes objects of what is stable; [`Node::forget`] then deletes segments (`retain`).
+//! 6. `tier` makes objects of what is stable; [`Node::forget`] then deletes segments (`retain`), whose rest is carried
+//!    over to the end (`carry`).
 //!
 //! At start `recover` goes the way back: `snapshot`, footers, frames. `home` keeps other processes out.
 
 mod admit;
 mod append;
+mod carry;
 mod coordinate;
 pub(crate) mod disk;
+mod footer;
 mod frame;
 mod frames;
 #[cfg(any(test, feature = "testing"))]
@@ -50,7 +53,7 @@ use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 use crate::clock::{Clock, Random};
@@ -58,8 +61,12 @@ use crate::commit::{Commit, Receipt};
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition, WriterEpoch};
 use crate::log::disk::{Disk, SystemDisk};
+use crate::log::footer::FooterRuns;
 use crate::log::home::Home;
-pub(crate) use crate::log::hot::{AbortedRange, Backlog, HotRange, HotRun, has_rows, read_runs};
+pub(crate) use crate::log::hot::{
+    AbortedRange, Backlog, HotBatch, HotRange, HotRun, HotStretch, Piece, has_rows, read_runs,
+};
+pub(crate) use crate::log::index::DamagedOffsets;
 pub use crate::log::large::LargeCommit;
 use crate::log::ledger::Request;
 use crate::log::line::Line;
@@ -80,6 +87,9 @@ use crate::worker::{self, Step, Thread};
 
 /// Producer ids made durable at once; those not given out are skipped at the next start.
 const PRODUCER_ID_BLOCK: i64 = 1000;
+
+/// One part in so many of `memory.limit` is for runs of sealed segments that were read lately.
+const FOOTERS_SHARE: u64 = 32;
 
 /// One node's log and what is known from it.
 #[derive(Debug)]
@@ -138,11 +148,11 @@ impl Node {
             dir: home.log_dir.clone(),
             origin: home.origin,
             segment_bytes: settings.wal_segment_bytes,
-            limits: BatchLimits {
-                decompressed_bytes_max: usize::try_from(settings.batch_decompressed_bytes_max).unwrap_or(usize::MAX),
-            },
+            limits: BatchLimits::STORED,
         })?;
-        let Recovered { ledger, published, appender, snapshot_position } = recovered;
+        let Recovered { ledger, mut published, appender, snapshot_position } = recovered;
+        published.end = appender.end;
+        published.footers = Arc::new(FooterRuns::new(settings.memory_limit / FOOTERS_SHARE));
         let first_position = published.segments.keys().next().copied().unwrap_or(appender.end);
         let shared = Arc::new(Shared {
             settings: settings.clone(),
@@ -158,6 +168,8 @@ impl Node {
             snapshot_position: AtomicU64::new(snapshot_position),
             read_only: OnceLock::new(),
             reserved: Mutex::new(false),
+            front: Mutex::default(),
+            forgetting: tokio::sync::Mutex::new(()),
         });
         let writer = Writer { shared: Arc::clone(&shared), ledger, appender, uncovered: false };
         let threads = start_threads(&shared, writer)?;
@@ -267,11 +279,7 @@ impl Node {
 
     /// Queues a request in the order of the calls and waits for its answer. It goes on when nobody waits any more.
     async fn submit(&self, request: Request) -> Result<Done> {
-        let (answer, answered) = oneshot::channel();
-        self.line.join(&self.shared, request, answer);
-        answered
-            .await
-            .unwrap_or_else(|_| Err(self.shared.read_only().map_or(Error::Closed, |reason| Error::ReadOnly { reason })))
+        carry::submit(&self.shared, &self.line, request).await
     }
 
     pub(crate) async fn new_producer_id(&self) -> Result<i64> {
@@ -336,7 +344,7 @@ impl Node {
 
     /// Log bytes of a partition that are in no object.
     pub(crate) fn untiered_bytes(&self, partition: TopicPartition) -> Result<u64> {
-        Ok(self.shared.published.read().partition(partition)?.untiered_bytes)
+        Ok(self.shared.published.read().partition(partition)?.untiered_bytes())
     }
 
     /// Who holds a topic, in the words of an error.
@@ -380,8 +388,7 @@ impl Node {
     /// Bytes that the log holds of a partition.
     pub(crate) fn log_bytes(&self, partition: TopicPartition) -> Result<u64> {
         let published = self.shared.published.read();
-        let runs = published.partition(partition)?.runs.starting_at(0);
-        Ok(runs.map(|run| u64::from(run.bytes)).sum())
+        Ok(published.partition(partition)?.runs.iter().map(|stretch| stretch.bytes).sum())
     }
 
     /// The folder of the log's files.
@@ -413,7 +420,7 @@ impl Node {
     /// Pins, under one read lock, what the log holds of these partitions from an offset on.
     ///
     /// # Errors
-    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`]; [`Error::Corrupt`] if a wanted offset is damaged.
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`].
     pub(crate) fn pin_hot(&self, wanted: &[(TopicPartition, i64)]) -> Result<Vec<HotRange>> {
         let published = self.shared.published.read();
         wanted.iter().map(|(partition, offset)| published.pin(*partition, *offset)).collect()
@@ -436,12 +443,13 @@ impl Node {
     }
 
     /// Removes segments that nothing needs any more: tiered and older than the local retention, or of deleted topics.
+    /// If too little of the log is needed, what is needed of its front is carried over.
     ///
     /// # Errors
-    /// [`Error::Io`] if a file cannot be removed.
-    pub(crate) fn forget(&self) -> Result<()> {
-        let open = !self.line.is_closed();
-        if self.forgets && open { retain::forget(&self.shared) } else { Ok(()) }
+    /// [`Error::Io`] if a file cannot be removed, and those of a commit.
+    pub(crate) async fn forget(&self) -> Result<()> {
+        let open = !self.line.is_closed() && self.shared.read_only().is_none();
+        if self.forgets && open { retain::forget(&self.shared, &self.line).await } else { Ok(()) }
     }
 }
 

@@ -15,7 +15,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use crate::commit::{Durability, Receipt};
 use crate::error::Result;
 use crate::ids::TopicPartition;
-use crate::log::append::PlacedRuns;
+use crate::log::append::{PlacedRuns, Sealed};
 use crate::log::ledger::Request;
 use crate::log::own::Change;
 use crate::log::segment::Segment;
@@ -70,6 +70,8 @@ pub(crate) struct Group {
     pub(crate) runs: PlacedRuns,
     /// What the runs mean for last stable offsets.
     pub(crate) marks: Vec<Mark>,
+    /// The segment was sealed after it.
+    pub(crate) sealed: Option<Sealed>,
     pub(crate) pending: Vec<Pending>,
     /// When it was written; `wal.sync_interval_max` counts from here.
     pub(crate) written_at: Instant,

@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::ids::{OwnTopic, TopicPartition};
+use crate::log::append::Sealed;
+use crate::log::footer::FooterRuns;
 use crate::log::frame::LEADER_EPOCH;
-use crate::log::hot::{Backlog, HotRange, HotRun};
-use crate::log::index::{DamagedOffsets, Run, Runs};
+use crate::log::hot::{Backlog, HotRange, HotStretch};
+use crate::log::index::{DamagedOffsets, Run, Runs, Stretch};
 use crate::log::own::{Change, OwnState, own_partition};
 use crate::log::pipe::Done;
 use crate::log::segment::Segment;
@@ -27,8 +29,6 @@ pub(crate) struct PartitionView {
     pub(crate) high_watermark: i64,
     pub(crate) log_start: i64,
     pub(crate) tiered_end: i64,
-    /// Bytes of the runs at or above `tiered_end`.
-    pub(crate) untiered_bytes: u64,
     pub(crate) damaged: Vec<DamagedOffsets>,
     /// Transactions open here: first offset by producer.
     pub(crate) open: BTreeMap<i64, i64>,
@@ -46,6 +46,10 @@ pub(crate) struct Published {
     pub(crate) partitions: HashMap<TopicPartition, PartitionView>,
     /// By the position of their first frame.
     pub(crate) segments: BTreeMap<u64, Arc<Segment>>,
+    /// Everything of the log below this position is shown.
+    pub(crate) end: u64,
+    /// Runs of sealed segments.
+    pub(crate) footers: Arc<FooterRuns>,
     pub(crate) catalog_version: u64,
     /// Damaged ranges in words, for the health.
     pub(crate) damaged: Vec<String>,
@@ -81,7 +85,7 @@ impl PartitionView {
                 if let Some(first_offset) = first_offset.filter(|_| !committed) {
                     self.aborted.push(AbortedRange { producer_id, first_offset, last_offset: marker_offset });
                 }
-                let held = self.runs.starting_at(before).next().map(|run| run.commit_time_us);
+                let held = self.runs.starting_at(before).next().map(|stretch| stretch.commit_time_us(before));
                 let stable = self.last_stable_offset();
                 let late = held.is_some_and(|held| commit_time_us.saturating_sub(held) >= LATE_US_MIN);
                 if late && stable > before {
@@ -97,9 +101,9 @@ impl PartitionView {
         self.late.get(at).map(|(_, since_us)| *since_us)
     }
 
-    /// Drops what is known of the log below a position.
-    pub(crate) fn forget_below(&mut self, position: u64) {
-        self.runs.forget_below(position);
+    /// Drops what is known of a segment that goes.
+    pub(crate) fn forget_segment(&mut self, segment: u64) {
+        self.runs.forget_segment(segment);
         let hot_start = self.hot_start();
         self.aborted.retain(|range| range.last_offset >= hot_start);
         while self.late.front().is_some_and(|(stable, _)| *stable <= hot_start) {
@@ -107,14 +111,17 @@ impl PartitionView {
         }
     }
 
+    /// Log bytes that are in no object.
+    pub(crate) fn untiered_bytes(&self) -> u64 {
+        let untiered = self.runs.starting_at(self.tiered_end);
+        untiered.map(|stretch| stretch.bytes_within(self.tiered_end, i64::MAX)).sum()
+    }
+
     /// Log bytes that may be tiered.
     fn stable_untiered_bytes(&self) -> u64 {
-        if self.open.is_empty() {
-            return self.untiered_bytes;
-        }
-        let stable = self.last_stable_offset();
-        let runs = self.runs.starting_at(self.tiered_end).take_while(|run| run.base_offset < stable);
-        runs.map(|run| u64::from(run.bytes)).sum()
+        let last = self.last_stable_offset() - 1;
+        let stretches = self.runs.starting_at(self.tiered_end).take_while(|stretch| stretch.base_offset <= last);
+        stretches.map(|stretch| stretch.bytes_within(self.tiered_end, last)).sum()
     }
 
     pub(crate) fn watermarks(&self) -> Watermarks {
@@ -127,18 +134,21 @@ impl PartitionView {
         }
     }
 
-    /// Takes a run in at the end. Offsets skipped before it are damaged.
-    pub(crate) fn push(&mut self, run: Run) {
-        self.high_watermark = run.last_offset + 1;
-        self.untiered_bytes += u64::from(run.bytes);
-        self.runs.push(run);
+    /// Takes a run in: at the end or, carried over, in place of what it is a copy of.
+    pub(crate) fn push(&mut self, run: Run, segment: u64) {
+        let carried = run.base_offset < self.high_watermark;
+        // What was forgotten meanwhile stays forgotten.
+        if carried && !self.runs.holds(run.base_offset) {
+            return;
+        }
+        self.high_watermark = self.high_watermark.max(run.last_offset + 1);
+        self.runs.put(run, segment);
     }
 
     /// Everything below `tiered_end` is in live objects.
     pub(crate) fn set_tiered(&mut self, tiered_end: i64, log_start: i64) {
         self.tiered_end = self.tiered_end.max(tiered_end);
         self.log_start = self.log_start.max(log_start);
-        self.untiered_bytes = self.runs.starting_at(self.tiered_end).map(|run| u64::from(run.bytes)).sum();
     }
 
     /// The damage at an offset, if there is any.
@@ -171,9 +181,18 @@ impl Published {
     }
 
     /// Takes a synced run in. One of a topic that is gone by now is nobody's any more.
-    pub(crate) fn push(&mut self, partition: TopicPartition, run: Run) {
+    pub(crate) fn push(&mut self, partition: TopicPartition, run: Run, segment: u64) {
         if let Some(view) = self.partitions.get_mut(&partition) {
-            view.push(run);
+            view.push(run, segment);
+        }
+    }
+
+    /// A segment is sealed: what is in its footer need not be in memory.
+    pub(crate) fn let_go(&mut self, sealed: &Sealed) {
+        for (partition, stretches) in sealed {
+            if let Some(view) = self.partitions.get_mut(partition) {
+                view.runs.let_go(stretches);
+            }
         }
     }
 
@@ -207,46 +226,33 @@ impl Published {
         }
     }
 
-    /// The segment that holds a position.
-    pub(crate) fn segment_of(&self, position: u64) -> Option<&Arc<Segment>> {
-        self.segments.range(..=position).next_back().map(|(_, segment)| segment)
-    }
-
-    /// Ties a run to its file.
-    pub(crate) fn hot_run(&self, run: &Run) -> Option<HotRun> {
-        Some(HotRun {
-            base_offset: run.base_offset,
-            last_offset: run.last_offset,
-            max_timestamp_ms: run.max_timestamp_ms,
-            commit_time_us: run.commit_time_us,
-            segment: Arc::clone(self.segment_of(run.position)?),
-            position: run.position,
-            len: run.bytes,
-        })
+    /// Ties a stretch to its file: the runs from an offset on that make up so many bytes.
+    pub(crate) fn hot_stretch(
+        &self,
+        partition: TopicPartition,
+        stretch: &Stretch,
+        from: i64,
+        bytes_max: u64,
+    ) -> Option<HotStretch> {
+        let segment = Arc::clone(self.segments.get(&stretch.segment)?);
+        let (stretch, footers) = (stretch.piece(from, bytes_max), Arc::clone(&self.footers));
+        Some(HotStretch { partition, stretch, segment, footers })
     }
 
     /// Pins what the log holds of a partition from an offset on.
     ///
     /// # Errors
-    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`], [`Error::Corrupt`] if a wanted offset is damaged and in no
-    /// object.
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`].
     pub(crate) fn pin(&self, partition: TopicPartition, offset: i64) -> Result<HotRange> {
         let view = self.partition(partition)?;
         let needed = offset.max(view.tiered_end);
-        if let Some(damaged) = view.damaged.iter().find(|range| range.end > needed) {
-            let reason = format!("offsets {}..{} are damaged", damaged.start, damaged.end);
-            return Err(Error::Corrupt { place: damaged.place.clone(), reason });
-        }
+        let damaged = view.damaged.iter().filter(|range| range.end > needed).cloned().collect();
         let watermarks = view.watermarks();
         let end = watermarks.last_stable_offset;
-        let runs = view
-            .runs
-            .starting_at(offset)
-            .take_while(|run| run.base_offset < end)
-            .filter_map(|run| self.hot_run(run))
-            .collect();
+        let touched = view.runs.starting_at(offset).take_while(|stretch| stretch.base_offset < end);
+        let stretches = touched.filter_map(|stretch| self.hot_stretch(partition, stretch, offset, u64::MAX)).collect();
         let aborted = view.aborted.iter().filter(|range| range.last_offset >= offset).copied().collect();
-        Ok(HotRange { partition, watermarks, start: view.hot_start(), end, runs, aborted })
+        Ok(HotRange { partition, watermarks, start: view.hot_start(), end, damaged, stretches, aborted })
     }
 
     /// Fills in what an answer says of log starts.
@@ -264,13 +270,14 @@ impl Published {
             if self.own.topics.get(&partition.topic).is_none_or(|topic| topic.internal) {
                 continue;
             }
-            let oldest = view.runs.starting_at(view.tiered_end).next();
+            let tiered_end = view.tiered_end;
+            let oldest = view.runs.starting_at(tiered_end).next();
             backlog.push(Backlog {
                 partition: *partition,
-                tiered_end: view.tiered_end,
+                tiered_end,
                 last_stable_offset: view.last_stable_offset(),
                 untiered_bytes: view.stable_untiered_bytes(),
-                oldest_commit_time_us: oldest.map(|run| run.commit_time_us),
+                oldest_commit_time_us: oldest.map(|stretch| stretch.commit_time_us(tiered_end)),
             });
         }
         backlog.sort_by_key(|entry| entry.partition);

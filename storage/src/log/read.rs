@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::ids::TopicPartition;
 use crate::log::Reach;
-use crate::log::hot::{AbortedRange, HotRun, read_runs};
+use crate::log::hot::{AbortedRange, HotRun, HotStretch, Piece, read_runs};
 use crate::log::published::Published;
 use crate::log::shared::Shared;
 use crate::record::batch::{BatchLimits, CheckedBatch};
@@ -24,7 +24,7 @@ const INLINE_BYTES_MAX: u64 = 64 << 10;
 /// What a fetch will read.
 enum FetchPlan {
     Done(Reach),
-    Read { runs: Vec<HotRun>, end: i64, aborted: Vec<AbortedRange>, watermarks: Watermarks },
+    Read { stretches: Vec<HotStretch>, end: i64, aborted: Vec<AbortedRange>, watermarks: Watermarks },
 }
 
 /// Reads batches from the hot part.
@@ -33,12 +33,14 @@ enum FetchPlan {
 /// As [`crate::Storage::fetch`].
 pub(crate) async fn fetch(shared: &Arc<Shared>, request: FetchRequest) -> Result<Reach> {
     let plan = plan_fetch(&shared.published.read(), request)?;
-    let (runs, end, aborted, watermarks) = match plan {
+    let (stretches, end, aborted, watermarks) = match plan {
         FetchPlan::Done(reach) => return Ok(reach),
-        FetchPlan::Read { runs, end, aborted, watermarks } => (runs, end, aborted, watermarks),
+        FetchPlan::Read { stretches, end, aborted, watermarks } => (stretches, end, aborted, watermarks),
     };
     let FetchRequest { offset, bytes_max, .. } = request;
-    let batches = blocking(bytes_of(&runs), move || read_batches(&runs, offset..end, bytes_max)).await;
+    let cost = bytes_of(&stretches).map(|bytes| bytes.min(bytes_max as u64));
+    let read = move || read_batches(&runs_from(&stretches, offset, bytes_max)?, offset..end, bytes_max);
+    let batches = blocking(cost, read).await;
     match batches.inspect_err(|error| shared.note_damage(error)) {
         Ok((batches, end)) => Ok(Reach::Hot(Fetched { batches, watermarks, aborted: told(&aborted, end) })),
         Err(Error::Corrupt { .. }) if offset < watermarks.tiered_end_offset => {
@@ -81,20 +83,37 @@ fn plan_fetch(published: &Published, request: FetchRequest) -> Result<FetchPlan>
     };
     // Up to the next damaged range: the next fetch begins inside it and is told.
     let stop = view.damaged.iter().map(|range| range.start).filter(|start| *start > offset).min();
-    let mut runs = Vec::new();
-    let mut bytes = 0;
-    for run in view.runs.starting_at(offset) {
-        let enough = !runs.is_empty() && bytes >= bytes_max as u64;
-        if enough || run.base_offset >= end || stop.is_some_and(|stop| run.base_offset >= stop) {
+    let mut stretches = Vec::new();
+    let (mut bytes, bytes_max) = (0, bytes_max as u64);
+    let mut last = offset;
+    for stretch in view.runs.starting_at(offset) {
+        let enough = !stretches.is_empty() && bytes >= bytes_max;
+        if enough || stretch.base_offset >= end || stop.is_some_and(|stop| stretch.base_offset >= stop) {
             break;
         }
-        bytes += u64::from(run.bytes);
-        runs.extend(published.hot_run(run));
+        stretches.extend(published.hot_stretch(partition, stretch, offset, bytes_max.saturating_sub(bytes)));
+        bytes += stretch.bytes_within(offset, i64::MAX);
+        last = stretch.last_offset;
     }
-    let last = runs.last().map_or(offset, |run| run.last_offset);
     // Those that begin behind what is read are not told; a later fetch asks again.
     let aborted = aborted.iter().filter(|range| range.first_offset <= last).copied().collect();
-    Ok(FetchPlan::Read { runs, end, aborted, watermarks })
+    Ok(FetchPlan::Read { stretches, end, aborted, watermarks })
+}
+
+/// The runs from the one that holds `offset` on that make up so many bytes; at least one, if there is one.
+fn runs_from(stretches: &[HotStretch], offset: i64, bytes_max: usize) -> Result<Vec<HotRun>> {
+    let mut runs: Vec<HotRun> = Vec::new();
+    let mut bytes = 0;
+    for stretch in stretches {
+        for run in stretch.runs()?.into_iter().filter(|run| run.last_offset >= offset) {
+            if !runs.is_empty() && bytes >= bytes_max as u64 {
+                return Ok(runs);
+            }
+            bytes += u64::from(run.len);
+            runs.push(run);
+        }
+    }
+    Ok(runs)
 }
 
 /// Aborted transactions as a consumer is told of them, which begin below an offset.
@@ -114,20 +133,33 @@ fn read_batches(runs: &[HotRun], range: Range<i64>, bytes_max: usize) -> Result<
     let mut batches = Vec::new();
     let mut end = range.start;
     for read in read_runs(runs) {
-        let run = match read {
-            Ok(run) => run,
+        let pieces = match read {
+            Ok(pieces) => pieces,
             Err(error) if batches.is_empty() => return Err(error),
             Err(_) => break,
         };
-        for batch in run.into_iter().filter(|batch| batch.header().last_offset() >= range.start) {
-            let length = batch.bytes().len();
-            let enough = !batches.is_empty() && bytes + length > bytes_max;
-            if enough || batch.header().base_offset >= range.end {
-                return Ok((batches, end));
+        for piece in pieces {
+            let found = match piece {
+                Piece::Batches(found) => found,
+                Piece::Damaged { offsets, .. } if offsets.end <= range.start => continue,
+                Piece::Damaged { offsets, reason } if batches.is_empty() => {
+                    return Err(Error::Corrupt { place: offsets.place, reason });
+                }
+                Piece::Damaged { .. } => return Ok((batches, end)),
+            };
+            for batch in found.into_iter().map(|found| found.batch) {
+                let length = batch.bytes().len();
+                if batch.header().last_offset() < range.start {
+                    continue;
+                }
+                let enough = !batches.is_empty() && bytes + length > bytes_max;
+                if enough || batch.header().base_offset >= range.end {
+                    return Ok((batches, end));
+                }
+                bytes += length;
+                end = batch.header().last_offset() + 1;
+                batches.push(batch.bytes().clone());
             }
-            bytes += length;
-            end = batch.header().last_offset() + 1;
-            batches.push(batch.bytes().clone());
         }
     }
     Ok((batches, end))
@@ -142,47 +174,44 @@ pub(crate) async fn offset_for_timestamp(
     partition: TopicPartition,
     timestamp_ms: i64,
 ) -> Result<Option<TimedOffset>> {
-    let limits = BatchLimits {
-        decompressed_bytes_max: usize::try_from(shared.settings.batch_decompressed_bytes_max).unwrap_or(usize::MAX),
+    let log_start;
+    let stretches: Vec<HotStretch> = {
+        let published = shared.published.read();
+        let view = published.partition(partition)?;
+        log_start = view.log_start;
+        // The first one that reaches so far holds such a record, unless it is a marker that does, or one trimmed away.
+        let late = view.runs.starting_at(log_start).filter(|stretch| stretch.max_timestamp_ms >= timestamp_ms);
+        late.filter_map(|stretch| published.hot_stretch(partition, stretch, log_start, u64::MAX)).collect()
     };
-    let mut from = i64::MIN;
-    loop {
-        let log_start;
-        let late: Option<HotRun> = {
-            let published = shared.published.read();
-            let view = published.partition(partition)?;
-            log_start = view.log_start;
-            // The first run that reaches so far holds such a record, unless it is a marker that does, or one trimmed away.
-            let mut runs = view.runs.starting_at(log_start.max(from));
-            let late = runs.find(|run| run.max_timestamp_ms >= timestamp_ms);
-            late.and_then(|run| published.hot_run(run))
-        };
-        let Some(run) = late else { return Ok(None) };
-        from = run.last_offset + 1;
-        let found = blocking(run.len.into(), move || {
-            for batch in run.read()? {
-                if let Some(found) = first_record_from(&batch, log_start, timestamp_ms, limits)? {
-                    return Ok(Some(found));
-                }
-            }
-            Ok(None)
-        });
+    for stretch in stretches {
+        let cost = bytes_of(std::slice::from_ref(&stretch));
+        let found = blocking(cost, move || first_in(&stretch, timestamp_ms, log_start));
         if let Some(found) = found.await? {
             return Ok(Some(found));
         }
     }
+    Ok(None)
 }
 
-fn first_record_from(
-    batch: &CheckedBatch,
-    log_start: i64,
-    timestamp_ms: i64,
-    limits: BatchLimits,
-) -> Result<Option<TimedOffset>> {
+/// The first record of a stretch at or after a time. Blocks on the file.
+fn first_in(stretch: &HotStretch, timestamp_ms: i64, log_start: i64) -> Result<Option<TimedOffset>> {
+    for run in stretch.runs()?.iter().filter(|run| run.max_timestamp_ms >= timestamp_ms) {
+        for piece in run.read()? {
+            for found in piece.whole()? {
+                if let Some(found) = first_record_from(&found.batch, timestamp_ms, log_start)? {
+                    return Ok(Some(found));
+                }
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn first_record_from(batch: &CheckedBatch, timestamp_ms: i64, log_start: i64) -> Result<Option<TimedOffset>> {
     if batch.header().max_timestamp_ms < timestamp_ms || batch.header().is_control() {
         return Ok(None);
     }
-    let records = batch.records(limits)?;
+    let records = batch.records(BatchLimits::STORED)?;
     for record in records.iter() {
         let record = record?;
         if record.timestamp_ms >= timestamp_ms && record.offset >= log_start {
@@ -192,12 +221,17 @@ fn first_record_from(
     Ok(None)
 }
 
-fn bytes_of(runs: &[HotRun]) -> u64 {
-    runs.iter().map(|run| u64::from(run.len)).sum()
+/// What reading them costs; `None` if not even their runs are at hand.
+fn bytes_of(stretches: &[HotStretch]) -> Option<u64> {
+    let at_hand = stretches.iter().all(HotStretch::is_at_hand);
+    at_hand.then(|| stretches.iter().map(|of| of.stretch.bytes).sum())
 }
 
-async fn blocking<T: Send + 'static>(bytes: u64, read: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    if bytes <= INLINE_BYTES_MAX {
+async fn blocking<T: Send + 'static>(
+    bytes: Option<u64>,
+    read: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
+    if bytes.is_some_and(|bytes| bytes <= INLINE_BYTES_MAX) {
         return read();
     }
     // A cancelled or panicked read has no answer; the runtime is going down then.

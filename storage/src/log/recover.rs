@@ -1,12 +1,17 @@
 //! Recovery: from the files of the log to what the writer and the readers know.
 //!
 //! 1. The newest whole snapshot gives our own topics' state, producers and ends as of its position.
-//! 2. Segments below it are sealed: their footers give the runs (one whose footer is gone is walked).
+//! 2. Segments below it are sealed: their footers give the stretches (one whose footer is gone is walked).
 //! 3. Segments from it on (usually one) are walked frame by frame, and what they say is replayed.
 //! 4. The tail that is kept is written again and synced, what is torn is cut off durably, before anybody is shown anything.
 //!
+//! What was carried over is found twice if the process ended before the original was removed: the later copy counts.
+//! Offsets that a segment held which is gone are missing between older copies and what came after: as long as nothing
+//! is damaged, such copies are left-overs and dropped.
+//!
 //! Nothing damaged is cut: it is named, and the rest is served.
 
+use std::collections::HashMap;
 use std::io::IoSlice;
 use std::sync::Arc;
 
@@ -14,11 +19,12 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::ids::{OwnTopic, ProducerIdentity, TopicId, TopicPartition};
-use crate::log::append::{Appender, PlacedRuns};
+use crate::log::append::{Appender, Sealed};
 use crate::log::disk::{Access, Disk};
+use crate::log::footer::Footer;
 use crate::log::frame::DirectoryEntry;
 use crate::log::frames::{FoundFrame, walk};
-use crate::log::index::{DamagedOffsets, Run};
+use crate::log::index::{DamagedOffsets, Run, Runs, plausible};
 use crate::log::ledger::Ledger;
 use crate::log::own::Change;
 use crate::log::producer::Producers;
@@ -53,7 +59,7 @@ struct Recovery {
     last_commit_time_us: i64,
     limits: BatchLimits,
     /// Runs of the segment being walked.
-    runs: PlacedRuns,
+    runs: HashMap<TopicPartition, Runs>,
 }
 
 /// Where and for whom to recover.
@@ -100,7 +106,7 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
         allocated: 0,
         next_sequence: 0,
         last_commit_time_us: 0,
-        runs: Vec::new(),
+        runs: HashMap::new(),
     };
     for (index, base) in bases.iter().enumerate() {
         match bases.get(index + 1) {
@@ -161,7 +167,7 @@ impl Recovery {
             next_sequence: snapshot.next_sequence,
             last_commit_time_us: snapshot.last_commit_time_us,
             limits,
-            runs: Vec::new(),
+            runs: HashMap::new(),
         }
     }
 
@@ -173,14 +179,17 @@ impl Recovery {
         match footer {
             Some(footer) if next <= self.replay_from => {
                 segment.set_extent(Extent { end: next, commit_times_us: footer.commit_times_us, sealed: true });
-                for (partition, run) in footer.runs {
-                    self.index(partition, run, &segment);
+                for (partition, stretch) in footer.stretches.iter().map(|stored| stored.stretch(base)) {
+                    if let Some(view) = self.published.partitions.get_mut(&partition) {
+                        view.high_watermark = view.high_watermark.max(stretch.last_offset + 1);
+                        view.runs.put_stretch(stretch);
+                    }
                 }
-                self.runs.clear();
             }
-            _ => {
+            footer => {
                 self.walk(&segment, next, true)?;
                 segment.set_extent(Extent { end: next, sealed: true, ..segment.extent() });
+                self.let_go(footer, base);
             }
         }
         Ok(())
@@ -198,6 +207,7 @@ impl Recovery {
                 .map_err(Error::io(format!("sync the footer of {place}")))?;
             segment.set_extent(Extent { end: footer.end, sealed: true, ..segment.extent() });
             appender.end = footer.end;
+            self.let_go(Some(footer), base);
         } else {
             let limit = base + length.saturating_sub(SEGMENT_HEADER_BYTES);
             let proven = self.walk(&segment, limit, false)?;
@@ -221,6 +231,17 @@ impl Recovery {
         self.published.segments.insert(base, Arc::clone(&segment));
         appender.segment = Some(segment);
         Ok(())
+    }
+
+    /// What is in a footer need not be in memory.
+    fn let_go(&mut self, footer: Option<Footer>, base: u64) {
+        let mut sealed = Sealed::new();
+        for stored in footer.iter().flat_map(|footer| &footer.stretches) {
+            let (partition, stretch) = stored.stretch(base);
+            sealed.entry(partition).or_default().push(stretch);
+        }
+        self.published.let_go(&sealed);
+        self.runs.clear();
     }
 
     /// Takes a segment's frames in; gives the position below which the last of them proves everything durable.
@@ -261,14 +282,13 @@ impl Recovery {
             }
         }
         for entry in &frame.entries {
-            let plausible = entry.last_offset >= entry.base_offset && entry.base_offset >= 0;
-            let believed = frame.whole || (plausible && self.follows(entry, replay));
-            if !believed {
+            let plausible = plausible(entry.base_offset, entry.last_offset);
+            if !(plausible && (frame.whole || self.is_believable(frame, entry, replay))) {
                 continue;
             }
             // A batch below the end was noted where it stood first.
-            let new = replay && entry.base_offset >= self.ledger.end_of(entry.partition);
-            self.index(entry.partition, Run::of_entry(entry, header.position, header.commit_time_us), segment);
+            let new = replay && !entry.carried && entry.base_offset >= self.ledger.end_of(entry.partition);
+            self.index(entry, Run::of_entry(entry, header), segment);
             if new {
                 self.note_producers(frame, entry);
             }
@@ -276,9 +296,20 @@ impl Recovery {
         Ok(())
     }
 
-    /// Whether an entry of a damaged frame is where it should be: then it is believed.
-    fn follows(&self, entry: &DirectoryEntry, replay: bool) -> bool {
+    /// Whether an entry of a damaged frame is believed: if it is where it should be or, of what was carried over, if its
+    /// batches are whole.
+    fn is_believable(&self, frame: &FoundFrame<'_>, entry: &DirectoryEntry, replay: bool) -> bool {
         let Some(view) = self.published.partitions.get(&entry.partition) else { return false };
+        if entry.carried {
+            let mut next_offset = entry.base_offset;
+            let whole = batches_of(frame, entry).iter().all(|batch| {
+                let header = batch.as_ref().ok().map(|batch| *batch.header());
+                let follows = header.is_some_and(|header| header.base_offset == next_offset);
+                next_offset = header.map_or(next_offset, |header| header.last_offset() + 1);
+                follows
+            });
+            return whole && next_offset == entry.last_offset + 1;
+        }
         let expected = if replay { self.ledger.end_of(entry.partition) } else { view.high_watermark };
         entry.base_offset == expected
     }
@@ -393,37 +424,31 @@ impl Recovery {
         }
     }
 
-    /// Takes a run into the index. Offsets skipped before it are damaged: offsets of the log are dense.
-    fn index(&mut self, partition: TopicPartition, run: Run, segment: &Segment) {
-        self.runs.push((partition, run));
-        let replay = run.position >= self.replay_from;
+    /// Takes a run into the index. What is replayed begins where the partition ended: offsets skipped are damaged.
+    fn index(&mut self, entry: &DirectoryEntry, run: Run, segment: &Segment) {
+        let partition = entry.partition;
+        self.runs.entry(partition).or_default().put(run, segment.base);
         let known_end = self.ledger.end_of(partition);
         let Some(view) = self.published.partitions.get_mut(&partition) else { return };
-        let place = || segment.place(segment.base, run.position - segment.base);
-        let mut expected = view.high_watermark;
-        if replay && known_end > expected {
-            note_lost_end(view, known_end, place);
-            expected = known_end;
-        }
-        // What lies before the first run of all may have been forgotten after tiering.
-        let forgotten = !replay && view.runs.first_offset().is_none();
-        if run.base_offset > expected && !forgotten && view.damage_at(expected).is_none() {
-            view.damaged.push(DamagedOffsets { start: expected, end: run.base_offset, place: place() });
-        }
-        view.push(run);
-        if replay {
+        if run.frame >= self.replay_from && !entry.carried {
+            if run.base_offset > known_end && view.damage_at(known_end).is_none() {
+                let place = segment.place(segment.base, run.frame - segment.base);
+                view.damaged.push(DamagedOffsets { start: known_end, end: run.base_offset, place });
+            }
             self.ledger.ends.insert(partition, run.last_offset + 1);
         }
+        view.high_watermark = view.high_watermark.max(run.last_offset + 1);
+        view.runs.put(run, segment.base);
     }
 
-    /// Partitions that have not grown since the snapshot have the end it names.
+    /// Settles what is missing, and the ends: a partition that has not grown since the snapshot has the end it names.
     fn finish(&mut self) {
+        let damaged = self.published.damaged.last().cloned();
         for (partition, view) in &mut self.published.partitions {
             let end = self.ledger.end_of(*partition);
-            if end > view.high_watermark {
-                note_lost_end(view, end, || format!("partition {} of topic {}", partition.partition, partition.topic));
-                view.high_watermark = end;
-            }
+            let place = damaged.clone().or_else(|| view.damaged.last().map(|range| range.place.clone()));
+            settle_gaps(view, end, place);
+            view.high_watermark = view.high_watermark.max(end);
             if OwnTopic::ALL.into_iter().any(|own| TopicId::own(own) == partition.topic) {
                 view.log_start = view.hot_start();
             }
@@ -431,12 +456,22 @@ impl Recovery {
     }
 }
 
-/// A partition's runs end below what the snapshot says: what is missing is damaged, unless no run is left at all, which
-/// is what forgetting after tiering leaves behind.
-fn note_lost_end(view: &mut PartitionView, end: i64, place: impl FnOnce() -> String) {
-    let start = view.high_watermark;
-    if view.runs.first_offset().is_some() && view.damage_at(start).is_none() {
-        view.damaged.push(DamagedOffsets { start, end, place: place() });
+/// What is missing between a partition's stretches, and up to its end, is damaged if anything is known to be; else what
+/// lies before it are copies that were not needed any more when the segment that held the rest was removed.
+fn settle_gaps(view: &mut PartitionView, end: i64, damaged: Option<String>) {
+    let mut gaps = Vec::new();
+    let mut next_offset = None;
+    for stretch in view.runs.iter() {
+        gaps.extend(next_offset.filter(|next| *next < stretch.base_offset).map(|next| (next, stretch.base_offset)));
+        next_offset = Some(stretch.last_offset + 1);
+    }
+    gaps.extend(next_offset.filter(|next| *next < end).map(|next| (next, end)));
+    for (start, end) in gaps {
+        match &damaged {
+            _ if view.damage_at(start).is_some() => {}
+            Some(place) => view.damaged.push(DamagedOffsets { start, end, place: place.clone() }),
+            None => view.runs.forget_below(end),
+        }
     }
 }
 

@@ -1,21 +1,33 @@
 //! Forgetting: which segments may go, and their removal.
 //!
-//! Segments go from the front only, so that the log stays one contiguous range of positions and a gap in a partition's
-//! offsets always means damage. A sealed segment may go when nothing in it is needed any more: each of its runs belongs
-//! to a topic that is gone, or is tiered and its topic's local retention has passed, or is one of our own topics' and a
-//! durable snapshot covers it. While the log is fuller than half of `wal.bytes_max`, local retention does not count,
-//! unless it is for ever: what objects hold must not be why writes are refused.
+//! Segments go from the front only, so that the log stays one contiguous range of positions. A sealed segment may go when
+//! nothing in it is needed any more: each of its stretches belongs to a topic that is gone, or is tiered and its topic's
+//! local retention (time, and bytes counted from the last stable offset) has passed, or lies below its partition's log start, or is one of our own topics' and a durable
+//! snapshot covers it. While the log is fuller than half of `wal.bytes_max`, local retention does not count, unless it is
+//! for ever: what objects hold must not be why writes are refused.
+//!
+//! What is still needed at the front would hold up all that lies behind it: a slow partition, an open transaction. So
+//! once more than half of the log is not needed, the front is emptied by carrying the rest over (`carry`).
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crate::error::{Error, Result};
-use crate::ids::{OwnTopic, TopicId};
-use crate::log::published::Published;
+use crate::ids::{OwnTopic, TopicId, TopicPartition};
+use crate::log::carry::{self, Needed};
+use crate::log::index::Stretch;
+use crate::log::line::Line;
+use crate::log::published::{PartitionView, Published};
 use crate::log::segment::Segment;
-use crate::log::shared::Shared;
+use crate::log::shared::{Front, Shared};
 use crate::settings::StorageSettings;
+use crate::view::Topic;
 use crate::worker;
+
+/// The log may have this many segments beside twice what is needed of it.
+const SLACK_SEGMENTS: u64 = 4;
+/// Segments emptied in one go; the rest waits for the next look, so that tiering goes on between.
+const CARRIED_SEGMENTS_MAX: u32 = 4;
 
 /// What the rule needs to know besides.
 #[derive(Clone, Copy, Debug)]
@@ -26,32 +38,113 @@ struct Rule<'a> {
     /// End of the log as of now.
     end: u64,
     /// More than this is a reason to let go early.
-    bytes_max: u64,
+    crowded_bytes: u64,
 }
 
-/// Removes the segments that may go.
+impl<'a> Rule<'a> {
+    fn of(shared: &'a Shared) -> Self {
+        Self {
+            now_us: shared.clock.now_us(),
+            settings: &shared.settings,
+            snapshot_position: shared.snapshot_position.load(Ordering::Acquire),
+            end: shared.durable_end.load(Ordering::Acquire),
+            crowded_bytes: shared.settings.wal_bytes_max / 2,
+        }
+    }
+
+    /// From which offset on a stretch is needed; `None` if nothing of it is. `behind` are the stable bytes its partition
+    /// has in the log behind it.
+    fn needed_from(&self, config: &Retained, view: &PartitionView, stretch: &Stretch, behind: u64) -> Option<i64> {
+        if stretch.last_offset < view.log_start {
+            return None;
+        }
+        let start = stretch.base_offset.max(view.log_start);
+        // What a transaction has held up was not for everybody to read before its end.
+        let since_us = stretch.last_commit_us.max(view.stable_since_us(stretch.last_offset).unwrap_or(i64::MIN));
+        let young = self.now_us.saturating_sub(since_us) <= config.kept_us;
+        let crowded = !config.for_ever && self.end.saturating_sub(stretch.segment) > self.crowded_bytes;
+        if young && behind < config.kept_bytes && !crowded {
+            return Some(start);
+        }
+        (stretch.last_offset >= view.tiered_end).then(|| start.max(view.tiered_end))
+    }
+
+    /// What of a partition is needed, from its end on: stretch, and from which offset on.
+    fn needed<'v>(&self, topic: &Topic, view: &'v PartitionView) -> impl Iterator<Item = (&'v Stretch, i64)> {
+        let config = Retained::of(topic, self.settings);
+        let stable_end = view.watermarks().last_stable_offset;
+        let mut behind = 0;
+        // Snapshots have what our own topics' records say.
+        let stretches = if topic.internal { [].iter() } else { view.runs.iter() };
+        stretches.rev().filter_map(move |stretch| {
+            let from = self.needed_from(&config, view, stretch, behind);
+            behind += stretch.bytes_within(i64::MIN, stable_end - 1);
+            from.map(|from| (stretch, from))
+        })
+    }
+}
+
+/// How long what is tiered stays in the log too.
+#[derive(Clone, Copy, Debug)]
+struct Retained {
+    kept_us: i64,
+    kept_bytes: u64,
+    /// Whatever happens.
+    for_ever: bool,
+}
+
+impl Retained {
+    fn of(topic: &Topic, settings: &StorageSettings) -> Self {
+        let config = topic.config.resolve(settings);
+        // Negative: for ever, as everywhere in Kafka's settings.
+        let (ms, bytes) = (config.local_retention_ms, config.local_retention_bytes);
+        Self {
+            kept_us: if ms < 0 { i64::MAX } else { ms.saturating_mul(1000) },
+            kept_bytes: u64::try_from(bytes).unwrap_or(u64::MAX),
+            for_ever: ms < 0 && bytes < 0,
+        }
+    }
+}
+
+/// Removes the segments that may go, and empties the front if it is what holds up too much.
 ///
 /// # Errors
-/// [`Error::Io`]; what was removed before stays removed.
-pub(crate) fn forget(shared: &Shared) -> Result<()> {
-    let rule = Rule {
-        now_us: shared.clock.now_us(),
-        settings: &shared.settings,
-        snapshot_position: shared.snapshot_position.load(Ordering::Acquire),
-        end: shared.durable_end.load(Ordering::Acquire),
-        bytes_max: shared.settings.wal_bytes_max / 2,
-    };
+/// [`Error::Io`] and those of a commit; what was removed before stays removed.
+pub(crate) async fn forget(shared: &Arc<Shared>, line: &Arc<Line>) -> Result<()> {
+    let _alone = shared.forgetting.lock().await;
+    let mut emptied = None;
+    for _ in 0..=CARRIED_SEGMENTS_MAX {
+        let of_removal = Arc::clone(shared);
+        worker::blocking(move || remove_front(&of_removal)).await?;
+        let Some((front, needed)) = to_carry(shared).filter(|(front, _)| emptied != Some(*front)) else {
+            return Ok(());
+        };
+        tracing::info!(segment = front, stretches = needed.len(), "what is still needed of a segment is carried over");
+        carry::carry(shared, line, needed).await?;
+        emptied = Some(front);
+    }
+    Ok(())
+}
+
+/// Removes segments from the front as long as nothing in them is needed.
+fn remove_front(shared: &Shared) -> Result<()> {
+    let rule = Rule::of(shared);
     loop {
+        let Some((next, held)) = contents(shared, rule) else { return Ok(()) };
         let mut published = shared.published.write();
-        let Some(next) = front(&published).filter(|segment| may_go(&published, segment, rule)) else { return Ok(()) };
+        if is_needed(&published, &next, &held, rule) {
+            return Ok(());
+        }
         let end = next.extent().end;
         published.segments.remove(&next.base);
         let path = next.path.display().to_string();
         published.damaged.retain(|place| !place.starts_with(&path));
-        for (partition, view) in &mut published.partitions {
-            view.forget_below(end);
-            if is_own(partition.topic) {
-                view.log_start = view.hot_start();
+        for partition in held.iter() {
+            if let Some(view) = published.partitions.get_mut(partition) {
+                view.forget_segment(next.base);
+                if is_own(partition.topic) {
+                    view.log_start = view.hot_start();
+                }
             }
         }
         drop(published);
@@ -65,31 +158,66 @@ pub(crate) fn forget(shared: &Shared) -> Result<()> {
     }
 }
 
-/// The first segment, if it is sealed and another one follows.
-fn front(published: &Published) -> Option<Arc<Segment>> {
+/// The first segment, if it is sealed and shown whole, another one follows, and snapshots cover it: nothing is added to
+/// it any more.
+fn front(published: &Published, rule: Rule<'_>) -> Option<Arc<Segment>> {
     let mut segments = published.segments.values();
     let first = segments.next()?;
-    (first.extent().sealed && segments.next().is_some()).then(|| Arc::clone(first))
+    let extent = first.extent();
+    let complete = extent.sealed && extent.end <= published.end && extent.end <= rule.snapshot_position;
+    (complete && segments.next().is_some()).then(|| Arc::clone(first))
 }
 
-fn may_go(published: &Published, segment: &Segment, rule: Rule<'_>) -> bool {
-    let extent = segment.extent();
-    if extent.end > rule.snapshot_position {
-        return false;
+/// The segment at the front and the partitions it has something of: looked for once per segment, among all of them.
+fn contents(shared: &Shared, rule: Rule<'_>) -> Option<(Arc<Segment>, Arc<Vec<TopicPartition>>)> {
+    let mut known = shared.front.lock();
+    let published = shared.published.read();
+    let front = front(&published, rule)?;
+    if known.segment != Some(front.base) {
+        let in_front = |view: &PartitionView| view.runs.iter().any(|stretch| stretch.segment == front.base);
+        let held = published.partitions.iter().filter(|(_, view)| in_front(view)).map(|(partition, _)| *partition);
+        *known = Front { segment: Some(front.base), partitions: Arc::new(held.collect()) };
     }
-    let crowded = rule.end.saturating_sub(segment.base) > rule.bytes_max;
-    let last_commit_us = extent.commit_times_us.map_or(0, |(_, last)| last);
-    published.partitions.iter().filter(|(partition, _)| !is_own(partition.topic)).all(|(partition, view)| {
-        let Some(last_offset) = view.runs.last_below(extent.end) else { return true };
-        let config = published.own.topics.get(&partition.topic).map(|topic| topic.config.resolve(rule.settings));
-        let retention_ms = config.map_or(0, |config| config.local_retention_ms);
-        // Negative: for ever, as everywhere in Kafka's settings.
-        let kept_us = if retention_ms < 0 { i64::MAX } else { retention_ms.saturating_mul(1000) };
-        // What a transaction has held up was not for everybody to read before its end.
-        let since_us = last_commit_us.max(view.stable_since_us(last_offset).unwrap_or(i64::MIN));
-        let passed = rule.now_us.saturating_sub(since_us) > kept_us;
-        last_offset < view.tiered_end && (passed || (crowded && retention_ms >= 0))
+    Some((front, Arc::clone(&known.partitions)))
+}
+
+fn is_needed(published: &Published, segment: &Segment, held: &[TopicPartition], rule: Rule<'_>) -> bool {
+    held.iter().any(|partition| {
+        let Some((view, topic)) = view_of(published, *partition) else { return false };
+        rule.needed(topic, view).any(|(stretch, _)| stretch.segment == segment.base)
     })
+}
+
+fn view_of(published: &Published, partition: TopicPartition) -> Option<(&PartitionView, &Topic)> {
+    let topic = published.own.topics.get(&partition.topic)?;
+    Some((published.partitions.get(&partition)?, topic))
+}
+
+/// What is to be carried over, if it is time: the first segment, and what of it is needed.
+fn to_carry(shared: &Shared) -> Option<(u64, Vec<Needed>)> {
+    let rule = Rule::of(shared);
+    let published = shared.published.read();
+    let front = front(&published, rule)?;
+    let mut needed_bytes = 0;
+    let mut needed = Vec::new();
+    for partition in published.partitions.keys() {
+        let Some((view, topic)) = view_of(&published, *partition) else { continue };
+        for (stretch, from) in rule.needed(topic, view) {
+            needed_bytes += stretch.log_bytes();
+            if stretch.segment == front.base {
+                let stretch = published.hot_stretch(*partition, stretch, from, u64::MAX)?;
+                needed.push(Needed { stretch, from });
+            }
+        }
+    }
+    let bytes = rule.end.saturating_sub(front.base);
+    let segment_bytes = rule.settings.wal_segment_bytes;
+    let sparse = bytes > 2 * needed_bytes + SLACK_SEGMENTS * segment_bytes;
+    // Nearly full: whatever makes room is worth it.
+    let scarce = bytes > rule.crowded_bytes / 2 * 3 && bytes > needed_bytes + 2 * segment_bytes;
+    // In offset order, so that a stretch of the copies is one.
+    needed.sort_by_key(|needed| (needed.stretch.partition, needed.from));
+    (!needed.is_empty() && (sparse || scarce)).then_some((front.base, needed))
 }
 
 fn is_own(topic: TopicId) -> bool {

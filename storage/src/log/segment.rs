@@ -1,7 +1,7 @@
 //! Segments: the files of the log. `log/<position of its first frame>.wal`.
 //!
-//! A segment's file is a header block of 64 bytes, then frames; when it is sealed, a footer (the runs of all its
-//! frames, in an envelope) and a trailer of 32 bytes at the very end that says where the footer begins. Positions count
+//! A segment's file is a header block of 64 bytes, then frames; when it is sealed, the runs of all its frames, a footer
+//! (their directory, in an envelope) and a trailer of 32 bytes at the very end that says where the footer begins. Positions count
 //! frames only, over all segments: the first frame of a segment has the position its name says, and the next segment
 //! begins at the position where this one ends.
 //!
@@ -15,14 +15,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::envelope::{self, Kind, u32_at, u64_at};
+use crate::envelope::{self, u32_at, u64_at};
 use crate::error::{Error, Result};
-use crate::ids::{TopicPartition, WriterEpoch};
+use crate::ids::WriterEpoch;
 use crate::log::disk::{Access, Disk, DiskFile};
-use crate::log::index::Run;
+use crate::log::footer::{FOOTER, Footer};
 use crate::view::SegmentInfo;
 
 /// Bytes of a segment's file before its first frame.
@@ -31,20 +30,6 @@ pub(crate) const TRAILER_BYTES: usize = 32;
 const SEGMENT_MAGIC: [u8; 8] = *b"AQSEGMNT";
 const TRAILER_MAGIC: [u8; 8] = *b"AQTRAILR";
 const SEGMENT_VERSION: u32 = 1;
-pub(crate) const FOOTER: Kind = Kind { magic: *b"AQFOOTER", version: 1, name: "segment footer" };
-
-/// What a sealed segment says of its frames.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Footer {
-    /// Position after the last frame.
-    pub(crate) end: u64,
-    /// Sequence of the frame after the last one.
-    pub(crate) next_sequence: u64,
-    /// Commit times of the first and last frame, us.
-    pub(crate) commit_times_us: Option<(i64, i64)>,
-    /// All runs, in the order of their positions.
-    pub(crate) runs: Vec<(TopicPartition, Run)>,
-}
 
 /// A file of the log. Whoever holds it keeps its descriptor open; deleting a segment only unlinks it.
 #[derive(Debug)]
@@ -144,30 +129,30 @@ impl Segment {
         format!("{} bytes {offset}..{}", self.path.display(), offset + bytes)
     }
 
-    /// Reads exactly `bytes` from a position on.
-    pub(crate) fn read(&self, position: u64, bytes: usize) -> Result<Vec<u8>> {
+    /// Reads `bytes` from a position on, or as far as the file goes.
+    pub(crate) fn read_up_to(&self, position: u64, bytes: usize) -> Result<Vec<u8>> {
         let mut buffer = vec![0; bytes];
         let read = self
             .file
             .read_at(&mut buffer, self.file_offset(position))
             .map_err(Error::io(format!("read {}", self.place(position, bytes as u64))))?;
-        if read < bytes {
-            let reason = format!("the file ends after {read} bytes of it");
-            return Err(Error::Corrupt { place: self.place(position, bytes as u64), reason });
-        }
+        buffer.truncate(read);
         Ok(buffer)
     }
 
-    /// Writes footer and trailer, drops the room that is left, syncs. The frames are synced before: a footer that is there
+    /// Writes runs, footer and trailer, drops the room that is left, syncs. The frames are synced before: a footer that is there
     /// after a power cut proves that they are, so that what is bad before it is damaged and not torn.
-    pub(crate) fn seal(&self, footer: &Footer) -> Result<()> {
+    pub(crate) fn seal(&self, footer: &Footer, runs: &[u8]) -> Result<()> {
         let bytes = envelope::seal(FOOTER, footer)?;
         let at = self.file_offset(footer.end);
         let trailer = encode_trailer(bytes.len() as u64, footer.end);
         let action = || format!("seal segment {}", self.path.display());
         self.sync()
-            .and_then(|()| self.file.write_at(&mut [IoSlice::new(&bytes), IoSlice::new(&trailer)], at))
-            .and_then(|()| self.file.truncate(at + (bytes.len() + TRAILER_BYTES) as u64))
+            .and_then(|()| {
+                let mut slices = [IoSlice::new(runs), IoSlice::new(&bytes), IoSlice::new(&trailer)];
+                self.file.write_at(&mut slices, at)
+            })
+            .and_then(|()| self.file.truncate(at + (runs.len() + bytes.len() + TRAILER_BYTES) as u64))
             .and_then(|()| self.sync())
             .map_err(|error| full_or_io(error, action()))?;
         self.extent.lock().sealed = true;
@@ -189,8 +174,11 @@ impl Segment {
         let mut bytes = vec![0; usize::try_from(footer_bytes).unwrap_or(0)];
         self.file.read_at(&mut bytes, footer_at).map_err(Error::io(format!("read {place}")))?;
         match envelope::open::<Footer>(FOOTER, &bytes, &place) {
-            Ok(footer) if self.file_offset(footer.end.max(self.base)) == footer_at => Ok(Some(footer)),
-            Ok(_) | Err(Error::Corrupt { .. }) => Ok(None),
+            Ok(footer) => {
+                let expected = self.file_offset(footer.end.max(self.base)).checked_add(footer.runs_bytes);
+                Ok(Some(footer).filter(|footer| expected == Some(footer_at) && footer.is_plausible(self.base)))
+            }
+            Err(Error::Corrupt { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }

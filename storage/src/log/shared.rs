@@ -10,6 +10,8 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::ids::{TopicPartition, WriterEpoch};
 use crate::log::disk::{Access, Disk};
+use crate::log::index::DamagedOffsets;
+use crate::log::ledger::Request;
 use crate::log::own::Change;
 use crate::log::pipe::{Group, Pending, Pipe};
 use crate::log::published::Published;
@@ -41,6 +43,17 @@ pub(crate) struct Shared {
     pub(crate) read_only: OnceLock<String>,
     /// Whether the file that keeps room for our own topics is there. Only the writer asks.
     pub(crate) reserved: Mutex<bool>,
+    /// The segment that may be removed next, and the partitions it has something of.
+    pub(crate) front: Mutex<Front>,
+    /// Held by who removes segments.
+    pub(crate) forgetting: tokio::sync::Mutex<()>,
+}
+
+/// See [`Shared::front`].
+#[derive(Debug, Default)]
+pub(crate) struct Front {
+    pub(crate) segment: Option<u64>,
+    pub(crate) partitions: Arc<Vec<TopicPartition>>,
 }
 
 impl Shared {
@@ -67,14 +80,32 @@ impl Shared {
         }
     }
 
-    /// Whether the log may grow to `end`. Records of clients stop `wal.reserve_bytes` before our own topics do.
+    /// Offsets that cannot be read, and of which nothing is in the log any more but their numbers.
+    pub(crate) fn note_lost(&self, partition: TopicPartition, offsets: DamagedOffsets) {
+        let mut published = self.published.write();
+        let Some(view) = published.partitions.get_mut(&partition) else { return };
+        tracing::error!(place = offsets.place, "damaged records in the log; everything else is served");
+        view.runs.make_room(offsets.start, offsets.end - 1);
+        if view.damage_at(offsets.start).is_none() {
+            view.damaged.push(offsets);
+        }
+    }
+
+    /// Whether the log may grow to `end`. Records of clients stop `wal.reserve_bytes` before our own topics do, and those
+    /// a segment before what is carried over, which makes more room than it takes.
     ///
     /// # Errors
     /// [`Error::Full`].
-    pub(crate) fn check_room(&self, end: u64, has_records: bool) -> Result<()> {
+    pub(crate) fn check_room(&self, end: u64, request: &Request) -> Result<()> {
+        let has_records = !request.commit.appends.is_empty();
         let bytes = end.saturating_sub(self.first_position.load(Ordering::Acquire));
-        let limit = self.settings.wal_bytes_max;
-        let limit = if has_records { limit } else { limit.saturating_add(self.settings.wal_reserve_bytes) };
+        let mut limit = self.settings.wal_bytes_max;
+        if !has_records {
+            limit = limit.saturating_add(self.settings.wal_reserve_bytes);
+        }
+        if !request.carried.is_empty() {
+            limit = limit.saturating_add(self.settings.wal_segment_bytes);
+        }
         if bytes > limit {
             let reason = format!(
                 "the log would have {bytes} bytes, wal.bytes_max is {limit}; \
@@ -134,14 +165,19 @@ impl Shared {
                     changed.push(*id);
                 }
             }
-            let commit_time_us = group.runs.first().map_or(0, |(_, run)| run.commit_time_us);
+            // What was carried over has an older one.
+            let commit_time_us = group.runs.iter().map(|(_, run)| run.commit_time_us).max().unwrap_or(0);
             for (partition, run) in group.runs {
-                published.push(partition, run);
+                published.push(partition, run, group.segment.base);
                 touched.push(partition);
             }
             for mark in &group.marks {
                 published.mark(mark, commit_time_us);
             }
+            if let Some(sealed) = &group.sealed {
+                published.let_go(sealed);
+            }
+            published.end = group.end;
             answers.extend(group.pending);
         }
         for pending in &mut answers {

@@ -1,5 +1,7 @@
 //! The node without the tier: pins, forgetting, and what the index says of them.
 
+mod carry;
+
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,7 +9,7 @@ use crate::clock::{ManualClock, SystemRandom};
 use crate::commit::{Append, Commit, TopicChange};
 use crate::error::Error;
 use crate::ids::{TopicId, TopicPartition};
-use crate::log::{Node, Reach};
+use crate::log::{Node, Piece, Reach};
 use crate::record::batch::{BatchBuilder, CheckedBatch, Compression, TimestampType};
 use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
@@ -55,17 +57,18 @@ async fn segments_go_when_tiered_and_old_enough_and_what_is_pinned_stays_readabl
     append(&node, here, 40).await;
     let count = node.segments().len();
     let pinned = node.pin_hot(&[(here, 0)]).unwrap().remove(0);
-    assert_eq!((pinned.start, pinned.end, pinned.runs.len()), (0, 40, 40));
-    let pinned_bytes: u64 = pinned.runs.iter().map(|run| u64::from(run.len)).sum();
+    let runs = pinned.runs().unwrap();
+    assert_eq!((pinned.start, pinned.end), (0, 40));
+    let pinned_bytes: u64 = runs.iter().map(|run| u64::from(run.len)).sum();
     assert_eq!(node.tiering_backlog()[0].untiered_bytes, pinned_bytes);
-    node.forget().unwrap();
+    node.forget().await.unwrap();
     assert_eq!(node.segments().len(), count, "nothing is tiered yet");
     node.set_tiered_end(&[(here, 40, 0)]);
     assert_eq!(node.tiering_backlog()[0].untiered_bytes, 0);
-    node.forget().unwrap();
+    node.forget().await.unwrap();
     assert_eq!(node.segments().len(), count, "the local retention has not passed");
     clock.advance_us(2 * HOUR_US);
-    node.forget().unwrap();
+    node.forget().await.unwrap();
     assert!(node.segments().len() < count);
     let hot_start = node.hot_start(here).unwrap();
     assert!(hot_start > 0);
@@ -74,8 +77,9 @@ async fn segments_go_when_tiered_and_old_enough_and_what_is_pinned_stays_readabl
         .await
         .unwrap();
     assert!(matches!(below, Reach::Below { hot_start: start, .. } if start == hot_start));
-    for run in &pinned.runs {
-        assert_eq!(run.read().unwrap()[0].header().base_offset, run.base_offset);
+    for run in &runs {
+        let Piece::Batches(batches) = run.read().unwrap().remove(0) else { panic!("whole") };
+        assert_eq!(batches[0].batch.header().base_offset, run.base_offset);
     }
     node.close().await.unwrap();
     let node = Node::open(&options(dir.path(), &clock)).await.unwrap();
@@ -101,7 +105,7 @@ async fn what_is_tiered_makes_room_before_its_local_retention_has_passed_when_th
     for end in (10..=200).step_by(10) {
         append(&node, here, 10).await;
         node.set_tiered_end(&[(here, end, 0)]);
-        node.forget().unwrap();
+        node.forget().await.unwrap();
     }
     let bytes: u64 = node.segments().iter().map(|segment| segment.bytes).sum();
     assert!(bytes > 1 << 16, "no more goes than has to: {bytes} bytes are left");
@@ -117,7 +121,7 @@ async fn segments_of_deleted_topics_go_at_once() {
     let count = node.segments().len();
     node.commit(Commit { topics: vec![TopicChange::Delete { id: gone.topic }], ..Commit::default() }).await.unwrap();
     let other = topic(&node, "other").await;
-    node.forget().unwrap();
+    node.forget().await.unwrap();
     assert!(node.segments().len() < count);
     append(&node, other, 1).await;
     let own = TopicPartition { topic: TopicId::own(crate::ids::OwnTopic::Catalog), partition: 0 };
@@ -139,7 +143,32 @@ async fn a_node_on_a_store_in_memory_forgets_nothing() {
         node.set_tiered_end(&[(here, 40, 0)]);
         clock.advance_us(2 * HOUR_US);
         let before = node.segments();
-        node.forget().unwrap();
+        node.forget().await.unwrap();
         assert_eq!(node.segments(), before, "{url}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn small_commits_of_several_partitions_are_all_found_from_any_offset() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at_us(1_000_000));
+    let node = Node::open(&options(dir.path(), &clock)).await.unwrap();
+    let (left, right) = (topic(&node, "left").await, topic(&node, "right").await);
+    let one = |here: TopicPartition| {
+        let append = Append { topic: here.topic, partition: 0, batch: batch(20) };
+        node.commit(Commit { appends: vec![append], ..Commit::default() })
+    };
+    for _ in 0..400 {
+        let (left, right) = tokio::join!(one(left), one(right));
+        left.and(right).unwrap();
+    }
+    for here in [left, right] {
+        for offset in 0..400 {
+            let isolation = crate::view::Isolation::ReadUncommitted;
+            let request = FetchRequest { partition: here, offset, bytes_max: 200, isolation };
+            let Reach::Hot(fetched) = node.fetch_hot(request).await.unwrap() else { panic!("all of it is hot") };
+            let first = crate::record::batch::BatchHeader::parse(&fetched.batches[0]).unwrap();
+            assert_eq!(first.base_offset, offset);
+        }
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use crate::commit::{Durability, Receipt};
 use crate::error::{Error, Result};
 use crate::ids::OwnTopic;
-use crate::log::append::{AppendFailure, Appender, PlacedRuns};
+use crate::log::append::{AppendFailure, Appender, PlacedRuns, Sealed};
 use crate::log::frame::{EncodedFrame, FrameNumbers, PlacedBatch};
 use crate::log::ledger::{Judged, Ledger, Terms, Undo};
 use crate::log::own::{Change, OwnRecord, own_partition};
@@ -154,7 +154,7 @@ impl Writer {
                 .iter()
                 .map(|append| crate::ids::TopicPartition { topic: append.topic, partition: append.partition })
                 .collect();
-            let room = self.shared.check_room(self.appender.end + bytes, !commit.appends.is_empty());
+            let room = self.shared.check_room(self.appender.end + bytes, &request);
             let judged = room.and_then(|()| self.ledger.judge(request, terms, undo));
             let outcome = judged.map(|judged| {
                 let Judged { changes, records, batches, appended, marks, transactions, producers, first_producer_id } =
@@ -187,7 +187,7 @@ impl Writer {
             let Some(batch) = builder.build(Compression::None) else { continue };
             let partition = own_partition(topic);
             let base_offset = self.ledger.place(partition, batch.header().last_offset_delta, undo);
-            batches.push(PlacedBatch { partition, base_offset, batch });
+            batches.push(PlacedBatch { partition, base_offset, batch, carried_us: None });
         }
         if batches.is_empty() {
             return Ok(Vec::new());
@@ -221,7 +221,24 @@ impl Writer {
         let Gathered { changes, marks, pending, .. } = gathered;
         let end = self.appender.end;
         let written_at = Instant::now();
-        self.shared.pipe.written(Group { end, segment, changes, runs, marks, pending, written_at, urgent });
+        let sealed = None;
+        self.shared.pipe.written(Group { end, segment, changes, runs, marks, sealed, pending, written_at, urgent });
+    }
+
+    /// Behind all groups of the segment, so that its runs are let go when all of them are shown.
+    fn hand_over_sealed(&self, sealed: Option<Sealed>) {
+        let (Some(sealed), Some(segment)) = (sealed, self.appender.segment.clone()) else { return };
+        self.shared.pipe.written(Group {
+            end: self.appender.end,
+            segment,
+            changes: Vec::new(),
+            runs: Vec::new(),
+            marks: Vec::new(),
+            sealed: Some(sealed),
+            pending: Vec::new(),
+            written_at: Instant::now(),
+            urgent: false,
+        });
     }
 
     /// Goes on to the next segment. On a full disk the reserve is given up for commits that hold no records of clients.
@@ -238,10 +255,11 @@ impl Writer {
 
     /// Seals the segment, writes a snapshot, makes the next segment. Each step can be tried again.
     fn try_roll(&mut self, segment_bytes: u64) -> Result<()> {
-        self.appender.seal().map_err(|error| match error {
+        let sealed = self.appender.seal().map_err(|error| match error {
             Error::Full { .. } => error,
             error => self.shared.set_read_only(&error.to_string()),
         })?;
+        self.hand_over_sealed(sealed);
         worker::crash_point("after a segment is sealed");
         self.snapshot()?;
         worker::crash_point("after a snapshot of the log");

@@ -163,6 +163,12 @@ pub struct BatchLimits {
     pub decompressed_bytes_max: usize,
 }
 
+impl BatchLimits {
+    /// For what is stored: it was within the limit of its day when it was let in, and stays readable whatever the limit
+    /// is now. No batch has more, since Kafka counts in 32 bits.
+    pub(crate) const STORED: Self = Self { decompressed_bytes_max: i32::MAX as usize };
+}
+
 /// One whole, checked batch. Cloning shares the bytes.
 #[derive(Clone, Debug)]
 pub struct CheckedBatch {

@@ -9,9 +9,9 @@ use arrow::record_batch::RecordBatch;
 use futures::{Stream, stream};
 
 use crate::error::Result;
-use crate::log::{AbortedRange, HotRange, HotRun, has_rows, read_runs};
+use crate::log::{AbortedRange, HotBatch, HotRange, HotRun, HotStretch, Piece, has_rows, read_runs};
 use crate::manifest::model::Wanted;
-use crate::record::batch::{BatchLimits, CheckedBatch};
+use crate::record::batch::BatchLimits;
 use crate::record::columns::RecordColumn;
 use crate::record::rows::{RowBuilder, RowOrigin};
 use crate::worker;
@@ -27,10 +27,12 @@ struct HotScan {
     batch_rows: usize,
     /// Whether a row is only counted.
     counting: bool,
+    /// Not looked into yet.
+    stretches: VecDeque<HotStretch>,
     runs: VecDeque<HotRun>,
     aborted: Vec<AbortedRange>,
-    /// Batches read and not yet looked at, with their commit times.
-    batches: VecDeque<(i64, CheckedBatch)>,
+    /// Batches read and not yet looked at.
+    batches: VecDeque<HotBatch>,
     rows: RowBuilder,
     /// Full batches of rows not yet given.
     ready: VecDeque<RecordBatch>,
@@ -45,20 +47,15 @@ pub(crate) fn rows(
     batch_rows: usize,
     limits: BatchLimits,
 ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
-    let touched = range.runs.iter().filter(|run| {
-        wanted.start < wanted.end
-            && run.last_offset >= wanted.start
-            && run.base_offset < wanted.end
-            // Of a run only the largest timestamp is known.
-            && wanted.may_hold(i64::MIN, run.max_timestamp_ms)
-    });
+    let touched = if wanted.start < wanted.end { range.stretches.as_slice() } else { &[] };
     let scan = HotScan {
         partition: range.partition.partition,
         wanted,
         limits,
         batch_rows: batch_rows.max(1),
         counting: columns.is_empty(),
-        runs: touched.cloned().collect(),
+        stretches: touched.iter().cloned().collect(),
+        runs: VecDeque::new(),
         aborted: range.aborted.clone(),
         batches: VecDeque::new(),
         rows: RowBuilder::new(columns),
@@ -74,7 +71,11 @@ pub(crate) fn rows(
 
 impl HotScan {
     fn is_finished(&self) -> bool {
-        self.ready.is_empty() && self.runs.is_empty() && self.batches.is_empty() && self.rows.rows() == 0
+        self.ready.is_empty()
+            && self.stretches.is_empty()
+            && self.runs.is_empty()
+            && self.batches.is_empty()
+            && self.rows.rows() == 0
     }
 
     /// The next batch of rows; `None` at the end.
@@ -83,10 +84,12 @@ impl HotScan {
             if let Some(rows) = self.ready.pop_front() {
                 return Ok(Some(rows));
             }
-            if let Some((commit_time_us, batch)) = self.batches.pop_front() {
-                self.add(&batch, commit_time_us)?;
+            if let Some(found) = self.batches.pop_front() {
+                self.add(&found)?;
             } else if !self.runs.is_empty() {
                 self.read()?;
+            } else if let Some(stretch) = self.stretches.pop_front() {
+                self.look_into(&stretch)?;
             } else if self.rows.rows() > 0 {
                 return self.rows.finish().map(Some);
             } else {
@@ -95,7 +98,22 @@ impl HotScan {
         }
     }
 
-    /// Reads some runs.
+    /// Finds the runs of a stretch that hold rows of interest.
+    fn look_into(&mut self, stretch: &HotStretch) -> Result<()> {
+        let wanted = self.wanted;
+        let may_hold = |run: &HotRun| {
+            run.last_offset >= wanted.start
+                && run.base_offset < wanted.end
+                // Of a run only the largest timestamp is known.
+                && wanted.may_hold(i64::MIN, run.max_timestamp_ms)
+        };
+        if wanted.may_hold(i64::MIN, stretch.stretch.max_timestamp_ms) {
+            self.runs.extend(stretch.runs()?.into_iter().filter(may_hold));
+        }
+        Ok(())
+    }
+
+    /// Reads some runs. Damage that lies outside of what is wanted is nobody's concern.
     fn read(&mut self) -> Result<()> {
         let mut bytes = 0;
         let fits = |run: &&HotRun| {
@@ -104,13 +122,20 @@ impl HotScan {
         };
         let count = self.runs.iter().take_while(fits).count().max(1);
         let runs: Vec<HotRun> = self.runs.drain(..count.min(self.runs.len())).collect();
-        for (run, batches) in runs.iter().zip(read_runs(&runs)) {
-            self.batches.extend(batches?.into_iter().map(|batch| (run.commit_time_us, batch)));
+        for pieces in read_runs(&runs) {
+            for piece in pieces? {
+                match piece {
+                    Piece::Damaged { offsets, .. }
+                        if offsets.end <= self.wanted.start || offsets.start >= self.wanted.end => {}
+                    piece => self.batches.extend(piece.whole()?),
+                }
+            }
         }
         Ok(())
     }
 
-    fn add(&mut self, batch: &CheckedBatch, committed_at_us: i64) -> Result<()> {
+    fn add(&mut self, found: &HotBatch) -> Result<()> {
+        let (batch, committed_at_us) = (&found.batch, found.commit_time_us);
         let header = batch.header();
         let outside = header.last_offset() < self.wanted.start
             || header.base_offset >= self.wanted.end

@@ -12,7 +12,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition};
-use crate::log::{HotRange, Node};
+use crate::log::{DamagedOffsets, HotRange, Node};
 use crate::manifest::model::{TopicManifest, Wanted};
 use crate::record::batch::BatchLimits;
 use crate::scan::plan::plan;
@@ -126,6 +126,13 @@ impl PinnedPartition {
 
     /// The two sides reach the seam: an offset that neither has must be an error, never a missing row.
     fn check_reach(&self, partition: TopicPartition, below: &Wanted, above: &Wanted) -> Result<()> {
+        let damaged = self.hot.damaged.iter().find(|range| range.end > above.start && range.start < above.end);
+        if let Some(DamagedOffsets { start, end, place }) = damaged.filter(|_| above.start < above.end) {
+            return Err(Error::Corrupt {
+                place: place.clone(),
+                reason: format!("offsets {start}..{end} of partition {} are damaged", partition.partition),
+            });
+        }
         let cold_end = self.manifest.tiered_end(partition.partition);
         let cold_misses = below.start < below.end && cold_end < below.end;
         let hot_misses = above.start < above.end && self.hot.start > above.start;

@@ -29,6 +29,10 @@ struct State {
     sync_fails: bool,
     /// Writes that still go well before one fails half-way.
     writes_left: Option<u32>,
+    /// Syncs that still go well before the power is cut.
+    syncs_left: Option<u32>,
+    /// Read so far.
+    bytes_read: u64,
     /// Bytes that can still be reserved.
     room_bytes: Option<u64>,
     files: HashMap<PathBuf, Unsynced>,
@@ -62,6 +66,23 @@ impl State {
 
     fn alive(&self) -> io::Result<()> {
         if self.dead { Err(io::Error::other("the power is off")) } else { Ok(()) }
+    }
+
+    fn cut(&mut self) -> io::Result<()> {
+        self.dead = true;
+        let files = std::mem::take(&mut self.files);
+        let mut paths: Vec<_> = files.keys().cloned().collect();
+        paths.sort();
+        for path in paths {
+            let bytes = self.survive(&files[&path]);
+            let name_lost = self.unsynced_names.contains(&path) && self.next_random().is_multiple_of(2);
+            if name_lost {
+                std::fs::remove_file(&path)?;
+            } else {
+                std::fs::write(&path, bytes)?;
+            }
+        }
+        Ok(())
     }
 
     /// What of the unsynced writes of a file reaches the disk.
@@ -100,6 +121,8 @@ impl FaultDisk {
             dead: false,
             sync_fails: false,
             writes_left: None,
+            syncs_left: None,
+            bytes_read: 0,
             room_bytes: None,
             files: HashMap::new(),
             unsynced_names: HashSet::new(),
@@ -112,21 +135,18 @@ impl FaultDisk {
     /// # Errors
     /// If the files cannot be put into that state.
     pub fn power_cut(&self) -> io::Result<()> {
-        let mut state = self.state.lock();
-        state.dead = true;
-        let files = std::mem::take(&mut state.files);
-        let mut paths: Vec<_> = files.keys().cloned().collect();
-        paths.sort();
-        for path in paths {
-            let bytes = state.survive(&files[&path]);
-            let name_lost = state.unsynced_names.contains(&path) && state.next_random().is_multiple_of(2);
-            if name_lost {
-                std::fs::remove_file(&path)?;
-            } else {
-                std::fs::write(&path, bytes)?;
-            }
-        }
-        Ok(())
+        self.state.lock().cut()
+    }
+
+    /// Cuts the power instead of the sync after `count` more.
+    pub fn power_cut_after_syncs(&self, count: u32) {
+        self.state.lock().syncs_left = Some(count);
+    }
+
+    /// Bytes read so far.
+    #[must_use]
+    pub fn bytes_read(&self) -> u64 {
+        self.state.lock().bytes_read
     }
 
     /// Whether syncs fail.
@@ -204,8 +224,11 @@ impl Disk for FaultDisk {
 
 impl DiskFile for FaultFile {
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
-        self.state.lock().alive()?;
-        self.inner.read_at(buffer, offset)
+        let mut state = self.state.lock();
+        state.alive()?;
+        let read = self.inner.read_at(buffer, offset)?;
+        state.bytes_read += read as u64;
+        Ok(read)
     }
 
     fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
@@ -252,6 +275,12 @@ impl DiskFile for FaultFile {
     fn sync(&self) -> io::Result<()> {
         let mut state = self.state.lock();
         state.alive()?;
+        let cut = state.syncs_left == Some(0);
+        state.syncs_left = state.syncs_left.filter(|_| !cut).map(|left| left - 1);
+        if cut {
+            state.cut()?;
+            return Err(io::Error::other("the power is off"));
+        }
         if state.sync_fails {
             return Err(io::Error::other("input/output error"));
         }

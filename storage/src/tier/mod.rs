@@ -91,8 +91,7 @@ impl Tier {
         let cold = Arc::new(Cold::new(bucket, node.writer_epoch(), Arc::clone(node.random())));
         load(&node, &cold).await?;
         let settings = node.settings();
-        let decompressed_bytes_max = usize::try_from(settings.batch_decompressed_bytes_max).unwrap_or(usize::MAX);
-        let limits = BatchLimits { decompressed_bytes_max };
+        let limits = BatchLimits::STORED;
         let run_bytes_max = settings.tier_run_bytes_max;
         let declared_by = DeclaredBy::default();
         let runner = Runner {

@@ -108,7 +108,8 @@ impl Runner {
             Err(Error::UnknownTopic { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let parts = take(ranges, &left, self.run_bytes_max)?;
+        let bytes_max = self.run_bytes_max;
+        let parts = worker::blocking(move || take(ranges, &left, bytes_max)).await?;
         if parts.is_empty() {
             return Ok(None);
         }
@@ -163,7 +164,8 @@ impl Runner {
     }
 }
 
-/// What of the pinned ranges goes into this run: runs in order until the limit is used up, at least one.
+/// What of the pinned ranges goes into this run: runs in order until the limit is used up, at least one. Blocks on the
+/// log's files.
 fn take(ranges: Vec<HotRange>, left: &[(TopicPartition, i64, i64)], bytes_max: u64) -> Result<Vec<Part>> {
     let mut parts = Vec::new();
     let mut bytes = 0;
@@ -176,7 +178,11 @@ fn take(ranges: Vec<HotRange>, left: &[(TopicPartition, i64, i64)], bytes_max: u
             });
         }
         let end = (*end).min(range.end);
-        let touched = range.runs.into_iter().filter(|run| run.last_offset >= *start && run.base_offset < end);
+        if let Some(damaged) = range.damaged.iter().find(|damaged| damaged.end > *start && damaged.start < end) {
+            let reason = format!("offsets {}..{} are damaged", damaged.start, damaged.end);
+            return Err(Error::Corrupt { place: damaged.place.clone(), reason });
+        }
+        let touched = range.runs()?.into_iter().filter(|run| run.last_offset >= *start && run.base_offset < end);
         let mut cover = Cover { partition: range.partition.partition, start: *start, end };
         let mut runs = Vec::new();
         for run in touched {
@@ -222,9 +228,11 @@ fn build_with(
 ) -> Result<Option<Finished>> {
     let mut writer = ObjectWriter::new(topic.to_string(), limits, declared)?;
     for Part { cover, runs, aborted } in parts {
-        for (run, batches) in runs.iter().zip(read_runs(runs)) {
-            for batch in batches?.iter().filter(|batch| has_rows(batch.header(), aborted)) {
-                writer.push(cover.partition, run.commit_time_us, batch, cover.start, cover.end)?;
+        for pieces in read_runs(runs) {
+            for piece in pieces? {
+                for found in piece.whole()?.iter().filter(|found| has_rows(found.batch.header(), aborted)) {
+                    writer.push(cover.partition, found.commit_time_us, &found.batch, cover.start, cover.end)?;
+                }
             }
         }
     }

@@ -108,7 +108,7 @@ impl Upkeep {
         for partition in 0..topic.partitions {
             let at = TopicPartition { topic: topic.id, partition };
             let cold = cold.remove(&partition).unwrap_or_default();
-            let (start, new_start) = self.new_start(node, at, retention, cold)?;
+            let (start, new_start) = self.new_start(node, at, retention, cold).await?;
             if new_start > start {
                 report.offsets_trimmed += u64::try_from(new_start - start).unwrap_or(0);
                 trims.push(Trim { partition: at, log_start_offset: new_start });
@@ -164,7 +164,7 @@ impl Upkeep {
     }
 
     /// A partition's log start as it is and as it should be.
-    fn new_start(
+    async fn new_start(
         &self,
         node: &Node,
         partition: TopicPartition,
@@ -182,7 +182,7 @@ impl Upkeep {
         let cold_end = cold.last().map_or(watermarks.tiered_end_offset, |last| last.end);
         let mut new_start = retention.start_after(start, bytes, now_ms, cold.iter().copied());
         if new_start >= cold_end.min(watermarks.tiered_end_offset) || cold.is_empty() {
-            let hot = hot_stretches(node, partition, watermarks.tiered_end_offset.max(start));
+            let hot = hot_stretches(node, partition, watermarks.tiered_end_offset.max(start)).await?;
             new_start = retention.start_after(start, bytes, now_ms, cold.into_iter().chain(hot));
         }
         Ok((start, new_start.min(needed).min(watermarks.last_stable_offset)))
@@ -335,15 +335,20 @@ impl Upkeep {
 }
 
 /// The runs of the log from an offset on; none if some of them are damaged, for what they hold is not known.
-fn hot_stretches(node: &Node, partition: TopicPartition, from: i64) -> Vec<Stretch> {
-    let Ok(ranges) = node.pin_hot(&[(partition, from)]) else { return Vec::new() };
+async fn hot_stretches(node: &Node, partition: TopicPartition, from: i64) -> Result<Vec<Stretch>> {
+    let Some(range) = node.pin_hot(&[(partition, from)]).ok().and_then(|mut ranges| ranges.pop()) else {
+        return Ok(Vec::new());
+    };
+    if !range.damaged.is_empty() {
+        return Ok(Vec::new());
+    }
     let stretch = |end: i64, run: &HotRun| Stretch {
         end: (run.last_offset + 1).min(end),
         bytes: u64::from(run.len),
         max_timestamp_ms: run.max_timestamp_ms,
-        max_committed_at_us: run.commit_time_us,
+        max_committed_at_us: run.last_commit_us,
     };
-    ranges.iter().flat_map(|range| range.runs.iter().map(|run| stretch(range.end, run))).collect()
+    worker::blocking(move || Ok(range.runs()?.iter().map(|run| stretch(range.end, run)).collect())).await
 }
 
 fn count(report: &VacuumReport) {

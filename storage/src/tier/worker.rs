@@ -139,7 +139,7 @@ impl Work {
         let chosen = choose(&node.tiering_backlog(), node.clock().now_us());
         let done = self.runner.tier_all(&chosen).await;
         // What was tiered before may be old enough by now, whatever became of this run.
-        let forgotten = worker::blocking(move || node.forget()).await;
+        let forgotten = node.forget().await;
         done.and_then(|report| forgotten.map(|()| report))
     }
 
