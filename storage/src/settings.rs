@@ -117,6 +117,7 @@ settings! {
         topic_delete_retention_ms: i64 = 86_400_000, "topic.delete_retention_ms", "ms", "how long compaction keeps a tombstone";
         tier_bytes_min: u64 = 16 << 20, "tier.bytes_min", "bytes", "untiered bytes of a partition that make it due for tiering";
         tier_age_max_ms: i64 = 600_000, "tier.age_max", "ms", "age of a partition's oldest untiered record that makes it due for tiering";
+        sweep_grace_ms: u64 = 900_000, "sweep.grace", "ms", "how long files that no manifest needs any more stay in the object store";
         tier_run_bytes_max: u64 = 128 << 20, "tier.run_bytes_max", "bytes", "log bytes one tiering run takes into memory at the most";
         merge_object_bytes: u64 = 128 << 20, "merge.object_bytes", "bytes", "size that merging aims at; objects of half of it stay as they are";
         compaction_memory_bytes: u64 = 64 << 20, "compaction.memory_bytes", "bytes", "memory for keys and marks while a topic is compacted; more keys take several passes";

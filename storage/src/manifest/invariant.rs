@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 use crate::ids::TopicId;
+use crate::manifest::codec::Content;
 use crate::manifest::model::{Cover, Ends, Entry, RowGroup, TopicManifest};
 
 /// An entry makes sense by itself: covers ascend, row groups lie in their covers in order and without overlap, counts
@@ -78,23 +79,16 @@ pub(crate) fn cover_follows(topic: TopicId, ends: Ends, cover: &Cover) -> Result
     Err(broken(topic, format!("a gap in partition {partition}: {} is followed by {start}", ends.end)))
 }
 
-/// No gap from the start on, no overlap anywhere: in the order of the entries the covers of each partition ascend up to
-/// its end.
-pub(crate) fn offsets_are_covered_once(manifest: &TopicManifest) -> Result<()> {
-    let mut reached: BTreeMap<i32, i64> = BTreeMap::new();
-    for cover in manifest.entries.iter().flat_map(|entry| &entry.covers) {
-        let start = manifest.start(cover.partition);
-        let before = reached.insert(cover.partition, cover.end);
-        let Cover { partition, start: next, .. } = cover;
-        if let Some(before) = before.filter(|before| before > next) {
-            let reason = format!("{before} is followed by {next}; only neighbours can be replaced");
-            return Err(broken(manifest.topic, format!("an overlap in partition {partition}: {reason}")));
-        }
-        // Below the start holes are no gaps.
-        if before.unwrap_or(start) < *next && start < *next {
-            let reason = format!("{} is followed by {next}", before.unwrap_or(start));
-            return Err(broken(manifest.topic, format!("a gap in partition {partition}: {reason}")));
-        }
+/// No gap from the start on, no overlap anywhere: in the order of chunks and entries the covers of each partition ascend
+/// up to its end.
+pub(crate) fn offsets_are_covered_once<'a>(
+    manifest: &TopicManifest,
+    items: impl Iterator<Item = &'a [Cover]>,
+) -> Result<()> {
+    let mut reached = BTreeMap::new();
+    for covers in items {
+        let followed = covers.iter().try_for_each(|cover| follow(manifest, &mut reached, cover));
+        followed.map_err(|reason| broken(manifest.topic, reason))?;
     }
     for (partition, ends) in &manifest.partitions {
         let end = reached.remove(partition).unwrap_or(ends.start).max(ends.start);
@@ -107,6 +101,11 @@ pub(crate) fn offsets_are_covered_once(manifest: &TopicManifest) -> Result<()> {
         None => Ok(()),
         Some((partition, _)) => Err(broken(manifest.topic, format!("partition {partition} has covers but no ends"))),
     }
+}
+
+/// Something comes instead of what goes.
+pub(crate) fn replacement_covers(topic: TopicId, added: &[Entry]) -> Result<()> {
+    if added.is_empty() { Err(broken(topic, "a replacement covers nothing".to_owned())) } else { Ok(()) }
 }
 
 /// What is added covers what goes, to the offset; no row appears, none disappears unless history says so; what is lost
@@ -196,21 +195,50 @@ fn joined(mut ranges: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
     joined
 }
 
-/// What is asked of a manifest that was loaded.
-pub(crate) fn manifest_is_sound(manifest: &TopicManifest) -> Result<()> {
-    for entry in &manifest.entries {
-        entry_is_sound(manifest.topic, entry)?;
+/// A cover comes behind what was reached before it, without a gap unless that lies below the start.
+fn follow(manifest: &TopicManifest, reached: &mut BTreeMap<i32, i64>, cover: &Cover) -> Result<(), String> {
+    let Cover { partition, start: next, end } = *cover;
+    let start = manifest.start(partition);
+    let before = reached.insert(partition, end);
+    if let Some(before) = before.filter(|before| *before > next) {
+        return Err(format!("an overlap in partition {partition}: {before} is followed by {next}"));
     }
-    offsets_are_covered_once(manifest)?;
-    chunks_hold_entries(manifest)
+    // Below the start holes are no gaps.
+    let before = before.unwrap_or(start);
+    if before < next && start < next {
+        return Err(format!("a gap in partition {partition}: {before} is followed by {next}"));
+    }
+    Ok(())
 }
 
-/// Chunks hold no more entries than there are.
-fn chunks_hold_entries(manifest: &TopicManifest) -> Result<()> {
-    if manifest.entries_in_chunks() <= manifest.entries.len() {
-        return Ok(());
+/// What is asked of a root that was loaded; its chunks are asked when they are.
+pub(crate) fn root_is_sound(manifest: &TopicManifest) -> Result<()> {
+    for entry in &manifest.tail {
+        entry_is_sound(manifest.topic, entry)?;
     }
-    Err(broken(manifest.topic, format!("chunks hold more than the {} entries", manifest.entries.len())))
+    let chunks = manifest.chunks.iter().map(|chunk| chunk.summary.covers.as_slice());
+    offsets_are_covered_once(manifest, chunks.chain(manifest.tail.iter().map(|entry| entry.covers.as_slice())))
+}
+
+/// What is asked of a chunk that was loaded: sound entries, and within it no gap and no overlap either.
+pub(crate) fn chunk_is_sound(manifest: &TopicManifest, content: &Content, place: &str) -> Result<()> {
+    let covers: Vec<&[Cover]> = match content {
+        Content::Entries(entries) => {
+            for entry in entries {
+                entry_is_sound(manifest.topic, entry)?;
+            }
+            entries.iter().map(|entry| entry.covers.as_slice()).collect()
+        }
+        Content::Chunks(chunks) => chunks.iter().map(|chunk| chunk.summary.covers.as_slice()).collect(),
+        Content::Gone(_) => vec![],
+    };
+    let mut reached = BTreeMap::new();
+    for cover in covers.into_iter().flatten() {
+        // The first of a partition follows what stands before the chunk.
+        reached.entry(cover.partition).or_insert(cover.start);
+        follow(manifest, &mut reached, cover).map_err(|reason| Error::Corrupt { place: place.to_owned(), reason })?;
+    }
+    Ok(())
 }
 
 /// No going back: a later manifest covers at least what an earlier one did.
@@ -241,85 +269,4 @@ pub(crate) fn never_goes_back(before: &TopicManifest, after: &TopicManifest) -> 
 
 fn broken(topic: TopicId, reason: String) -> Error {
     Error::Corrupt { place: format!("manifest of topic {topic}"), reason }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::ids::WriterEpoch;
-    use crate::manifest::edit::Edit;
-    use crate::manifest::model::tests::entry;
-
-    fn empty() -> TopicManifest {
-        TopicManifest::empty(TopicId(Uuid::nil()))
-    }
-
-    #[test]
-    fn gaps_overlaps_and_unsound_entries_are_refused() {
-        let manifest = empty().with(Edit::Add(entry("a", &[(0, 0, 10)]))).unwrap();
-        for (covers, word) in [(&[(0, 11, 12)], "a gap"), (&[(0, 9, 12)], "has changed")] {
-            let error = manifest.with(Edit::Add(entry("b", covers))).unwrap_err();
-            assert!(error.to_string().contains(word), "{error}");
-        }
-        let twisted: [fn(&mut RowGroup); 6] = [
-            |group| group.rows = 0,
-            |group| group.rows = 11,
-            |group| group.last_offset = 10,
-            |group| group.first_offset = -1,
-            |group| group.partition = 1,
-            |group| group.min_timestamp_ms = i64::MAX,
-        ];
-        for twist in twisted {
-            let mut entry = entry("b", &[(0, 0, 10)]);
-            twist(&mut entry.object.as_mut().unwrap().row_groups[0]);
-            empty().with(Edit::Add(entry)).unwrap_err();
-        }
-        let mut twice = entry("b", &[(0, 0, 10)]);
-        let group = twice.object.as_ref().unwrap().row_groups[0];
-        twice.object.as_mut().unwrap().row_groups.push(group);
-        empty().with(Edit::Add(twice)).unwrap_err();
-        empty().with(Edit::Add(entry("c", &[(1, 0, 1), (0, 0, 1)]))).unwrap_err();
-    }
-
-    #[test]
-    fn a_manifest_never_goes_back() {
-        let mut before = empty().with(Edit::Add(entry("a", &[(0, 0, 10)]))).unwrap();
-        before.version = 1;
-        let mut shorter = empty().with(Edit::Add(entry("a", &[(0, 0, 9)]))).unwrap();
-        shorter.version = 2;
-        never_goes_back(&before, &shorter).unwrap_err();
-        let mut later = before.with(Edit::Add(entry("b", &[(0, 10, 11)]))).unwrap();
-        never_goes_back(&before, &later).unwrap_err();
-        later.version = 2;
-        never_goes_back(&before, &later).unwrap();
-        before.epoch = WriterEpoch(3);
-        never_goes_back(&before, &later).unwrap_err();
-    }
-
-    proptest! {
-        /// However runs of any partitions are cut, the manifest holds every offset once.
-        #[test]
-        fn every_offset_is_in_one_row_group(steps in prop::collection::vec((0i32..4, 1i64..50), 0..40)) {
-            let mut manifest = empty();
-            let mut ends = [0i64; 4];
-            for (number, (partition, length)) in steps.into_iter().enumerate() {
-                let end = &mut ends[usize::try_from(partition).unwrap()];
-                let next = entry(&number.to_string(), &[(partition, *end, *end + length)]);
-                *end += length;
-                manifest = manifest.with(Edit::Add(next)).unwrap();
-            }
-            for (partition, end) in (0i32..).zip(ends) {
-                prop_assert_eq!(manifest.tiered_end(partition), end);
-                let mut next = 0;
-                for at in manifest.groups(partition, 0, i64::MAX) {
-                    prop_assert_eq!(at.group.first_offset, next);
-                    next = at.group.last_offset + 1;
-                }
-                prop_assert_eq!(next, end);
-            }
-        }
-    }
 }

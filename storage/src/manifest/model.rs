@@ -3,19 +3,24 @@
 //! An entry covers, per partition, a half-open range of offsets. From a partition's start on, its ranges follow each other
 //! without a gap, so "tiered up to here" is one number. Inside a cover offsets may be missing (control batches, aborted
 //! records, what compaction removed): they have no rows, and never will again. What may change is in [`super::edit`].
+//!
+//! The newest entries stand in the root, the others in chunks, which are read when somebody wants what they hold. A
+//! [`Summary`] says what that is.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::ids::{TopicId, WriterEpoch};
+use crate::object::paths;
 
 /// What one publish adds. Stored: new fields only with a new version of the codec.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Entry {
-    /// What it settles, by partition.
+    /// What it settles, by partition; at least one.
     pub(crate) covers: Vec<Cover>,
     /// The rows of the covers; `None` if they have none.
     pub(crate) object: Option<Object>,
@@ -85,13 +90,80 @@ pub(crate) struct RowGroup {
     pub(crate) max_committed_at_us: i64,
 }
 
-/// Entries that have moved out of the root. Stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A chunk, and what a root or a chunk above knows of it. Stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ChunkRef {
     /// Its name.
+    pub(crate) name: ChunkName,
+    /// 0 holds entries, another one chunks of the level below.
+    pub(crate) level: u8,
+    /// Its size in the bucket.
+    pub(crate) stored_bytes: u64,
+    /// What it and all below it hold.
+    pub(crate) summary: Summary,
+}
+
+/// The name of a chunk: who made it, and a number nobody else has. Stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) struct ChunkName {
+    /// Whose process made it.
+    pub(crate) epoch: WriterEpoch,
+    /// Its own.
     pub(crate) id: Uuid,
-    /// How many entries it holds.
-    pub(crate) entries: u32,
+}
+
+/// What some entries hold. Stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Summary {
+    /// How many entries.
+    pub(crate) entries: u64,
+    /// How many of them have an object.
+    pub(crate) objects: u64,
+    /// Rows of the objects.
+    pub(crate) rows: u64,
+    /// Bytes of the objects.
+    pub(crate) bytes: u64,
+    /// Smallest and largest timestamp, ms; the smallest is above the largest if there is no row.
+    pub(crate) timestamps_ms: (i64, i64),
+    /// Smallest and largest commit time, us, likewise.
+    pub(crate) committed_at_us: (i64, i64),
+    /// The newest epoch in the names of the objects.
+    pub(crate) newest_epoch: WriterEpoch,
+    /// From the first offset to the last, by partition, ascending.
+    pub(crate) covers: Vec<Cover>,
+}
+
+/// What is settled of one partition. Neither end ever goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Ends {
+    /// First offset there is: below it nothing is promised, though rows may still be there.
+    pub(crate) start: i64,
+    /// First offset that is not cold.
+    pub(crate) end: i64,
+}
+
+/// Something in the bucket that no manifest needs any more. Stored.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub(crate) enum Gone {
+    /// An object, by its name.
+    Object(String),
+    /// A chunk whose entries stand elsewhere or went one by one.
+    Chunk(ChunkName),
+    /// A chunk with all it names.
+    Below(ChunkName),
+    /// A chunk that holds a list of such things.
+    List(ChunkName),
+}
+
+/// What one publish left behind. Stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Garbage {
+    /// The first version that does not need it.
+    pub(crate) version: u64,
+    /// When that was published, us.
+    pub(crate) at_us: i64,
+    /// What.
+    pub(crate) gone: Vec<Gone>,
 }
 
 /// What a reader wants of one partition. Times only prune.
@@ -118,6 +190,11 @@ impl Wanted {
         self.timestamp_min_ms.is_none_or(|wanted| max_ms >= wanted)
             && self.timestamp_max_ms.is_none_or(|wanted| min_ms <= wanted)
     }
+
+    /// Whether some offset of the partition's cover among these is wanted.
+    pub(crate) fn touches(&self, covers: &[Cover], partition: i32) -> bool {
+        cover_of(covers, partition).is_some_and(|cover| cover.start < self.end && cover.end > self.start)
+    }
 }
 
 /// A row group and the object it is in.
@@ -129,15 +206,6 @@ pub(crate) struct GroupAt {
     pub(crate) ordinal: usize,
     /// What is known of it.
     pub(crate) group: RowGroup,
-}
-
-/// What is settled of one partition. Neither end ever goes back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Ends {
-    /// First offset there is: below it nothing is promised, though rows may still be there.
-    pub(crate) start: i64,
-    /// First offset that is not cold.
-    pub(crate) end: i64,
 }
 
 /// One topic's manifest as of a version. Never changes; the next one is another value.
@@ -153,10 +221,14 @@ pub(crate) struct TopicManifest {
     pub(crate) history_start_us: i64,
     /// What is settled, by partition.
     pub(crate) partitions: BTreeMap<i32, Ends>,
-    /// Where the first entries are.
-    pub(crate) chunks: Vec<ChunkRef>,
-    /// All entries, in an order in which the offsets of every partition ascend; those not in chunks stand in the root.
-    pub(crate) entries: Vec<Arc<Entry>>,
+    /// Where the first entries are. Chunks and tail are in an order in which the offsets of every partition ascend.
+    pub(crate) chunks: Vec<Arc<ChunkRef>>,
+    /// The entries after those of the chunks.
+    pub(crate) tail: Vec<Arc<Entry>>,
+    /// What the sweep has to remove, oldest first.
+    pub(crate) garbage: Vec<Arc<Garbage>>,
+    /// Up to this epoch it is known that nothing was put and never published.
+    pub(crate) orphans_checked: WriterEpoch,
 }
 
 impl TopicManifest {
@@ -169,13 +241,10 @@ impl TopicManifest {
             history_start_us: i64::MIN,
             partitions: BTreeMap::new(),
             chunks: Vec::new(),
-            entries: Vec::new(),
+            tail: Vec::new(),
+            garbage: Vec::new(),
+            orphans_checked: WriterEpoch(0),
         }
-    }
-
-    /// Entries that stand in chunks.
-    pub(crate) fn entries_in_chunks(&self) -> usize {
-        self.chunks.iter().map(|chunk| chunk.entries as usize).sum()
     }
 
     /// First offset that is not cold.
@@ -188,10 +257,9 @@ impl TopicManifest {
         self.partitions.get(&partition).map_or(0, |ends| ends.start)
     }
 
-    /// Row groups of a partition that hold offsets of `start..end`, in offset order.
-    #[cfg(test)]
-    pub(crate) fn groups(&self, partition: i32, start: i64, end: i64) -> Vec<GroupAt> {
-        self.entries.iter().flat_map(|entry| groups_of(entry, partition, start, end)).collect()
+    /// Whether nothing of what these cover is left to be read.
+    pub(crate) fn is_below_starts(&self, covers: &[Cover]) -> bool {
+        covers.iter().all(|cover| cover.end <= self.start(cover.partition))
     }
 }
 
@@ -209,10 +277,24 @@ pub(crate) fn groups_of(
     wanted.map(|(ordinal, group)| GroupAt { object: Arc::clone(entry), ordinal, group: *group })
 }
 
+/// Among covers in the order of their partitions, that of one.
+fn cover_of(covers: &[Cover], partition: i32) -> Option<&Cover> {
+    let at = covers.binary_search_by_key(&partition, |cover| cover.partition).ok()?;
+    covers.get(at)
+}
+
 impl Entry {
     /// Its cover of a partition.
     pub(crate) fn cover(&self, partition: i32) -> Option<&Cover> {
-        self.covers.iter().find(|cover| cover.partition == partition)
+        cover_of(&self.covers, partition)
+    }
+
+    /// About how many bytes it takes in a root or a chunk.
+    pub(crate) fn weight(&self) -> usize {
+        let object =
+            |object: &Object| object.path.len() + 20 + 5 * object.chunk_crcs.len() + 34 * object.row_groups.len();
+        let lost: usize = self.lost.iter().map(|lost| lost.place.len() + 16).sum();
+        8 + 10 * self.covers.len() + lost + self.object.as_ref().map_or(0, object)
     }
 }
 
@@ -223,10 +305,87 @@ impl GroupAt {
     }
 }
 
+impl ChunkRef {
+    /// About how many bytes it takes in a root or a chunk.
+    pub(crate) fn weight(&self) -> usize {
+        90 + 10 * self.summary.covers.len()
+    }
+}
+
+impl Summary {
+    /// Of nothing.
+    fn empty() -> Self {
+        Self {
+            entries: 0,
+            objects: 0,
+            rows: 0,
+            bytes: 0,
+            timestamps_ms: (i64::MAX, i64::MIN),
+            committed_at_us: (i64::MAX, i64::MIN),
+            newest_epoch: WriterEpoch(0),
+            covers: Vec::new(),
+        }
+    }
+
+    /// Of these entries, in their order.
+    pub(crate) fn of_entries<'a>(entries: impl IntoIterator<Item = &'a Entry>) -> Self {
+        let mut sum = Self::empty();
+        let mut hulls = BTreeMap::new();
+        for entry in entries {
+            sum.entries += 1;
+            widen(&mut hulls, &entry.covers);
+            let Some(object) = &entry.object else { continue };
+            sum.objects += 1;
+            sum.bytes += object.bytes;
+            let epoch = paths::epoch_of(&Path::from(object.path.as_str()));
+            sum.newest_epoch = sum.newest_epoch.max(epoch.unwrap_or(WriterEpoch(0)));
+            for group in &object.row_groups {
+                sum.rows += u64::from(group.rows);
+                sum.timestamps_ms = hull(sum.timestamps_ms, (group.min_timestamp_ms, group.max_timestamp_ms));
+                sum.committed_at_us = hull(sum.committed_at_us, (group.min_committed_at_us, group.max_committed_at_us));
+            }
+        }
+        Self { covers: hulls.into_values().collect(), ..sum }
+    }
+
+    /// Of these chunks, in their order.
+    pub(crate) fn of_chunks<'a>(chunks: impl IntoIterator<Item = &'a ChunkRef>) -> Self {
+        let mut sum = Self::empty();
+        let mut hulls = BTreeMap::new();
+        for ChunkRef { summary, .. } in chunks {
+            widen(&mut hulls, &summary.covers);
+            sum.entries += summary.entries;
+            sum.objects += summary.objects;
+            sum.rows += summary.rows;
+            sum.bytes += summary.bytes;
+            sum.timestamps_ms = hull(sum.timestamps_ms, summary.timestamps_ms);
+            sum.committed_at_us = hull(sum.committed_at_us, summary.committed_at_us);
+            sum.newest_epoch = sum.newest_epoch.max(summary.newest_epoch);
+        }
+        Self { covers: hulls.into_values().collect(), ..sum }
+    }
+
+    /// Whether a wanted row of a partition may be there.
+    pub(crate) fn may_hold(&self, partition: i32, wanted: &Wanted) -> bool {
+        wanted.touches(&self.covers, partition) && wanted.may_hold(self.timestamps_ms.0, self.timestamps_ms.1)
+    }
+}
+
+fn hull(one: (i64, i64), other: (i64, i64)) -> (i64, i64) {
+    (one.0.min(other.0), one.1.max(other.1))
+}
+
+fn widen(hulls: &mut BTreeMap<i32, Cover>, covers: &[Cover]) {
+    for cover in covers {
+        let hull = hulls.entry(cover.partition).or_insert(*cover);
+        hull.start = hull.start.min(cover.start);
+        hull.end = hull.end.max(cover.end);
+    }
+}
+
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::manifest::edit::Edit;
 
     /// An entry that covers `start..end` of each partition with one row group each, a row per offset.
     pub(crate) fn entry(name: &str, covers: &[(i32, i64, i64)]) -> Entry {
@@ -248,17 +407,19 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn offsets_are_found_where_they_were_put() {
-        let manifest = TopicManifest::empty(TopicId(Uuid::nil()));
-        let manifest = manifest.with(Edit::Add(entry("a", &[(0, 0, 10), (2, 5, 6)]))).unwrap();
-        let manifest = manifest.with(Edit::Add(entry("b", &[(0, 10, 12)]))).unwrap();
-        assert_eq!((manifest.start(0), manifest.tiered_end(0)), (0, 12));
-        assert_eq!((manifest.start(2), manifest.tiered_end(2)), (5, 6));
-        assert_eq!((manifest.start(1), manifest.tiered_end(1)), (0, 0));
-        let groups = manifest.groups(0, 0, 12);
-        let names: Vec<_> = groups.iter().map(|at| at.object().unwrap().path.as_str()).collect();
-        assert_eq!(names, ["a", "b"]);
-        assert_eq!(manifest.groups(0, 10, 11).len(), 1);
-        assert_eq!(manifest.groups(2, 0, 100)[0].ordinal, 1);
+    fn a_summary_says_what_its_entries_hold() {
+        let (a, b) = (entry("a", &[(0, 0, 10), (2, 5, 6)]), entry("b", &[(0, 10, 12)]));
+        let sum = Summary::of_entries([&a, &b]);
+        assert_eq!((sum.entries, sum.objects, sum.rows, sum.bytes), (2, 2, 13, 200));
+        assert_eq!((sum.timestamps_ms, sum.committed_at_us), ((0, 12), (0, 12)));
+        let cover = |partition, start, end| Cover { partition, start, end };
+        assert_eq!(sum.covers, [cover(0, 0, 12), cover(2, 5, 6)]);
+        assert!(sum.may_hold(0, &Wanted::offsets(11, 20)) && !sum.may_hold(0, &Wanted::offsets(12, 20)));
+        assert!(!sum.may_hold(1, &Wanted::offsets(0, 20)));
+        assert!(!sum.may_hold(0, &Wanted { timestamp_min_ms: Some(13), ..Wanted::offsets(0, 20) }));
+        let name = ChunkName { epoch: WriterEpoch(1), id: Uuid::nil() };
+        let chunk = |summary| ChunkRef { name, level: 0, stored_bytes: 1, summary };
+        let parts = [chunk(Summary::of_entries([&a])), chunk(Summary::of_entries([&b]))];
+        assert_eq!(Summary::of_chunks(&parts), sum);
     }
 }

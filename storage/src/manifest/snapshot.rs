@@ -1,16 +1,17 @@
 //! The manifests that count now, for readers who hold on to what they saw and writers who take turns.
 //!
-//! A reader takes an `Arc` and keeps it: a later publish puts another value in its place and touches nothing. Objects
-//! named by a manifest somebody holds stay in the bucket.
+//! A reader takes an `Arc` and keeps it: a later publish puts another value in its place and touches nothing. That `Arc`
+//! is its pin: what the manifest names stays in the bucket until the last one is dropped.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::ids::TopicId;
 use crate::manifest::model::TopicManifest;
+use crate::manifest::publish::Swept;
 
 /// One manifest per topic.
 #[derive(Debug, Default)]
@@ -22,6 +23,9 @@ pub(crate) struct Manifests {
 #[derive(Debug)]
 struct OfTopic {
     newest: Arc<TopicManifest>,
+    /// Older ones that somebody may hold, oldest first.
+    older: Vec<Weak<TopicManifest>>,
+    swept: Swept,
     /// Held while a publish is on its way.
     turn: Arc<Mutex<()>>,
 }
@@ -44,8 +48,44 @@ impl Manifests {
         let manifest = Arc::new(manifest);
         let mut topics = self.topics.write();
         let of_topic = topics.entry(manifest.topic).or_insert_with(|| OfTopic::new(manifest.topic));
-        of_topic.newest = Arc::clone(&manifest);
+        let before = std::mem::replace(&mut of_topic.newest, Arc::clone(&manifest));
+        of_topic.older.push(Arc::downgrade(&before));
+        drop(before);
+        of_topic.older.retain(|older| older.strong_count() > 0);
         manifest
+    }
+
+    /// The oldest version of a topic's manifest that somebody holds or can get.
+    pub(crate) fn oldest_held(&self, topic: TopicId) -> u64 {
+        let topics = self.topics.read();
+        let Some(of_topic) = topics.get(&topic) else { return 0 };
+        let held = of_topic.older.iter().find_map(Weak::upgrade);
+        held.map_or(of_topic.newest.version, |held| held.version)
+    }
+
+    /// Whether somebody holds a manifest of a topic.
+    pub(crate) fn is_held(&self, topic: TopicId) -> bool {
+        let topics = self.topics.read();
+        topics.get(&topic).is_some_and(|of_topic| {
+            Arc::strong_count(&of_topic.newest) > 1 || of_topic.older.iter().any(|older| older.strong_count() > 0)
+        })
+    }
+
+    /// What the sweep has done of a topic and no root says yet.
+    pub(crate) fn swept(&self, topic: TopicId) -> Swept {
+        self.topics.read().get(&topic).map(|of_topic| of_topic.swept).unwrap_or_default()
+    }
+
+    /// The sweep has done that.
+    pub(crate) fn note_swept(&self, topic: TopicId, swept: Swept) {
+        if let Some(of_topic) = self.topics.write().get_mut(&topic) {
+            of_topic.swept = swept;
+        }
+    }
+
+    /// Forgets a topic that is gone for good.
+    pub(crate) fn remove(&self, topic: TopicId) {
+        self.topics.write().remove(&topic);
     }
 
     /// All of them.
@@ -56,6 +96,7 @@ impl Manifests {
 
 impl OfTopic {
     fn new(topic: TopicId) -> Self {
-        Self { newest: Arc::new(TopicManifest::empty(topic)), turn: Arc::default() }
+        let newest = Arc::new(TopicManifest::empty(topic));
+        Self { newest, older: Vec::new(), swept: Swept::default(), turn: Arc::default() }
     }
 }

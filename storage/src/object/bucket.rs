@@ -117,6 +117,23 @@ impl Bucket {
         Ok(names)
     }
 
+    /// The folders right below `prefix`.
+    ///
+    /// # Errors
+    /// [`Error::ObjectStore`].
+    pub(crate) async fn folders(&self, prefix: &Path) -> Result<Vec<Path>> {
+        let listed = self.budget.run(0, || self.store.list_with_delimiter(Some(prefix)));
+        Ok(listed.await.map_err(Error::object(format!("list folders of {prefix}")))?.common_prefixes)
+    }
+
+    /// The folder, if it stands on one.
+    pub(crate) fn folder(&self) -> Option<&std::path::Path> {
+        match &self.place {
+            Place::Folder(root) => Some(root),
+            Place::Memory => None,
+        }
+    }
+
     /// Removes an object; one that is not there is removed.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! `object_store`'s own local store syncs neither what it puts nor the directories it makes, and it links a new object
 //! into place before its bytes are down: after a power cut the name may stand there with nothing behind it. Here the
-//! bytes are written beside their name, synced, and only then given the name; then the directory is synced. Everything
+//! bytes are written into a folder of their own, synced, and only then given the name; then the directory is synced. Everything
 //! that only reads is passed on.
 //!
 //! Deletes are not synced: an object that comes back after a power cut is one the sweep removes again.
@@ -30,7 +30,10 @@ use crate::worker;
 /// The store's name in errors.
 const STORE: &str = "local folder";
 
-/// Numbers staged files of this process: two puts of one name never share one.
+/// Where bytes wait for their name: one folder, so that what a crash left there is found without looking everywhere.
+const STAGING: &str = "staging";
+
+/// Numbers staged files of this process: two puts never share one.
 static STAGED: AtomicU64 = AtomicU64::new(0);
 
 /// A folder; see the top of this file.
@@ -73,7 +76,8 @@ impl ObjectStore for DurableFolder {
             PutMode::Update(_) => return self.refused("put of a certain version"),
         };
         let target = self.inner.path_to_filesystem(location)?;
-        worker::blocking(move || Ok(put_durably(&target, &payload, create)))
+        let staging = self.root.join(STAGING);
+        worker::blocking(move || Ok(put_durably(&staging, &target, &payload, create)))
             .await
             .map_err(|error| object_store::Error::Generic { store: STORE, source: Box::new(error) })??;
         Ok(PutResult { e_tag: None, version: None })
@@ -113,15 +117,12 @@ impl ObjectStore for DurableFolder {
     }
 }
 
-/// Writes beside, syncs, gives the name, syncs the directory.
-fn put_durably(target: &FilePath, payload: &PutPayload, create: bool) -> Result<()> {
+/// Writes apart, syncs, gives the name, syncs the directory.
+fn put_durably(staging: &FilePath, target: &FilePath, payload: &PutPayload, create: bool) -> Result<()> {
     let directory = target.parent().ok_or_else(|| failed(io::Error::from(io::ErrorKind::InvalidInput)))?;
-    // The local store hides names of this shape from its listings.
-    let mut staged = target.as_os_str().to_owned();
-    staged.push(format!("#{}{:010}", std::process::id(), STAGED.fetch_add(1, Ordering::Relaxed)));
-    let staged = PathBuf::from(staged);
-    let written = write_staged(&staged, directory, payload)
-        .and_then(|()| if create { fs::hard_link(&staged, target) } else { fs::rename(&staged, target) });
+    make_directories(directory).and_then(|()| make_directories(staging)).map_err(failed)?;
+    let staged = write_staged(staging, payload).map_err(failed)?;
+    let written = if create { fs::hard_link(&staged, target) } else { fs::rename(&staged, target) };
     if create || written.is_err() {
         // A staged file left behind is invisible; it costs space only.
         let _ = fs::remove_file(&staged);
@@ -137,18 +138,46 @@ fn put_durably(target: &FilePath, payload: &PutPayload, create: bool) -> Result<
     }
 }
 
-fn write_staged(staged: &FilePath, directory: &FilePath, payload: &PutPayload) -> io::Result<()> {
-    let mut file = match File::create_new(staged) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            make_directories(directory)?;
-            File::create_new(staged)?
+/// Writes and syncs a file of its own; gives its name.
+fn write_staged(staging: &FilePath, payload: &PutPayload) -> io::Result<PathBuf> {
+    let (staged, mut file) = loop {
+        // The local store hides names of this shape from its listings. A process before us may have had our number.
+        let number = STAGED.fetch_add(1, Ordering::Relaxed);
+        let staged = staging.join(format!("put#{:010}{number:010}", std::process::id()));
+        match File::create_new(&staged) {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            file => break (staged, file?),
         }
-        other => other?,
     };
-    for part in payload {
-        file.write_all(part)?;
+    let written = payload.iter().try_for_each(|part| file.write_all(part)).and_then(|()| file.sync_all());
+    if let Err(error) = written {
+        let _ = fs::remove_file(&staged);
+        return Err(error);
     }
-    file.sync_all()
+    Ok(staged)
+}
+
+/// Removes what was staged before that time, us since the epoch: its process died. Gives how many files.
+pub(crate) fn remove_staged(root: &FilePath, before_us: i64) -> io::Result<u64> {
+    let names = match fs::read_dir(root.join(STAGING)) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        names => names?,
+    };
+    let mut removed = 0;
+    for name in names {
+        let name = name?;
+        let modified = match name.metadata() {
+            // It was given its name, or given up, since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            metadata => metadata?.modified()?,
+        };
+        let age = modified.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        if i64::try_from(age.as_micros()).unwrap_or(i64::MAX) < before_us {
+            fs::remove_file(name.path())?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
 }
 
 /// Makes a directory and those above it, each durable in its parent.
@@ -207,6 +236,13 @@ mod tests {
         let listed: Vec<_> = store.list(None).try_collect().await.unwrap();
         assert_eq!(listed.len(), 1);
         assert_eq!(fs::read_dir(root.join("x/y")).unwrap().count(), 1);
+        assert_eq!(fs::read_dir(root.join(STAGING)).unwrap().count(), 0);
+        let left = root.join(STAGING).join("put#00000000070000000001");
+        fs::write(&left, "left by a crash").unwrap();
+        assert_eq!(store.list(None).try_collect::<Vec<_>>().await.unwrap().len(), 1);
+        assert_eq!(remove_staged(&root, 0).unwrap(), 0);
+        assert_eq!(remove_staged(&root, i64::MAX).unwrap(), 1);
+        assert!(!left.exists());
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@
 pub(crate) mod bucket;
 pub(crate) mod cache;
 pub(crate) mod claim;
-mod local;
+pub(crate) mod local;
 pub(crate) mod open;
 pub(crate) mod paths;
 pub(crate) mod retry;

@@ -11,6 +11,7 @@ use arrow::array::{Array, AsArray, BinaryArray, ListArray, PrimitiveArray, Struc
 use arrow::datatypes::{ArrowPrimitiveType, Int8Type, Int64Type, TimestampMillisecondType};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+use futures::{TryStreamExt, stream};
 
 use crate::error::{Error, Result};
 use crate::ids::TopicPartition;
@@ -47,12 +48,14 @@ pub(crate) async fn fetch(
 ) -> Result<Vec<Bytes>> {
     let manifest = cold.manifests.get(partition.topic);
     let mut batches = Batches::new(bytes_max);
-    let entries = cold.entries_of(&manifest, partition.partition, &Wanted::offsets(offset, end)).await?;
-    for at in entries.iter().flat_map(|entry| groups_of(entry, partition.partition, offset, end)) {
-        let rows = group(cold, &at).await?;
-        batches.add(&Columns::of(&rows)?, offset, end)?;
-        if batches.is_full() {
-            break;
+    let mut entries = cold.entries_of(&manifest, partition.partition, Wanted::offsets(offset, end));
+    while let Some(entry) = entries.try_next().await? {
+        for at in groups_of(&entry, partition.partition, offset, end) {
+            let rows = group(cold, &at).await?;
+            batches.add(&Columns::of(&rows)?, offset, end)?;
+            if batches.is_full() {
+                return Ok(batches.finish());
+            }
         }
     }
     Ok(batches.finish())
@@ -72,9 +75,16 @@ pub(crate) async fn offset_for_timestamp(
     let start = within.start.max(manifest.start(partition.partition));
     let within = start..within.end;
     let wanted = Wanted { timestamp_min_ms: Some(timestamp_ms), ..Wanted::offsets(within.start, within.end) };
-    let entries = cold.entries_of(&manifest, partition.partition, &wanted).await?;
-    let groups = entries.iter().flat_map(|entry| groups_of(entry, partition.partition, within.start, within.end));
-    for at in groups.filter(|at| at.group.max_timestamp_ms >= timestamp_ms) {
+    let entries = cold.entries_of(&manifest, partition.partition, wanted);
+    let groups = entries.map_ok(|entry| {
+        let groups: Vec<_> = groups_of(&entry, partition.partition, within.start, within.end).collect();
+        stream::iter(groups.into_iter().map(Ok))
+    });
+    let mut groups = groups.try_flatten();
+    while let Some(at) = groups.try_next().await? {
+        if at.group.max_timestamp_ms < timestamp_ms {
+            continue;
+        }
         let rows = parquet::read_group(cold, &at, &[RecordColumn::Offset, RecordColumn::Timestamp]).await?;
         let offsets = numbers::<Int64Type>(&rows, RecordColumn::Offset)?;
         let timestamps = numbers::<TimestampMillisecondType>(&rows, RecordColumn::Timestamp)?;

@@ -131,15 +131,15 @@ async fn footer(cold: &Cold, object: &Object, reader: &mut ObjectReader) -> Resu
 /// Rows of the planned reads with these columns in this order, at most `batch_rows` in a batch.
 pub(crate) fn rows(
     cold: Arc<Cold>,
-    reads: Vec<ObjectRead>,
+    reads: impl Stream<Item = Result<ObjectRead>> + Send + 'static,
     columns: Arc<[RecordColumn]>,
     wanted: Wanted,
     batch_rows: usize,
 ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
-    stream::iter(reads)
+    reads
         .map(move |read| {
             let (cold, columns) = (Arc::clone(&cold), Arc::clone(&columns));
-            async move { open(&cold, read, columns, wanted, batch_rows).await }
+            async move { open(&cold, read?, columns, wanted, batch_rows).await }
         })
         .buffered(OPENS_MAX)
         .try_flatten()
@@ -218,7 +218,7 @@ fn arrange(batch: &RecordBatch, columns: &[RecordColumn], path: &str) -> Result<
 pub(crate) async fn read_group(cold: &Arc<Cold>, at: &GroupAt, columns: &[RecordColumn]) -> Result<RecordBatch> {
     let read = ObjectRead { groups: vec![at.clone()], clipped: false };
     let wanted = Wanted::offsets(at.group.first_offset, at.group.last_offset + 1);
-    let rows = rows(Arc::clone(cold), vec![read], Arc::from(columns), wanted, at.group.rows as usize);
+    let rows = rows(Arc::clone(cold), stream::iter([Ok(read)]), Arc::from(columns), wanted, at.group.rows as usize);
     let batches: Vec<RecordBatch> = rows.try_collect().await?;
     arrow::compute::concat_batches(&schema_of(columns), &batches).map_err(Error::format("join rows of a row group"))
 }

@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future};
 
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition};
@@ -95,13 +95,10 @@ impl Pinned {
         pinned.check_reach(partition, &below, &above)?;
         let columns: Arc<[_]> = Arc::from(request.columns);
         let hot = hot::rows(&pinned.hot, &columns, above, request.batch_rows, self.limits);
-        let (cold, manifest) = (Arc::clone(&self.cold), Arc::clone(&pinned.manifest));
-        let cold = stream::once(async move {
-            let entries = cold.entries_of(&manifest, partition.partition, &below).await?;
-            let reads = plan(&entries, partition.partition, &below);
-            Ok(parquet::rows(cold, reads, columns, below, request.batch_rows))
-        });
-        Ok(cold.try_flatten().chain(hot).boxed())
+        let entries = self.cold.entries_of(&pinned.manifest, partition.partition, below);
+        let reads = entries.try_filter_map(move |entry| future::ready(Ok(plan(&entry, partition.partition, &below))));
+        let cold = parquet::rows(Arc::clone(&self.cold), reads, columns, below, request.batch_rows);
+        Ok(cold.chain(hot).boxed())
     }
 }
 

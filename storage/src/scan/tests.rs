@@ -6,7 +6,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{TryStreamExt, future};
 use object_store::PutPayload;
 use object_store::path::Path;
 use proptest::prelude::*;
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use crate::error::Error;
 use crate::ids::{TopicId, TopicPartition};
 use crate::manifest::edit::Edit;
-use crate::manifest::model::{Cover, Entry, Object, TopicManifest, Wanted};
+use crate::manifest::model::{Cover, Entry, Object, TopicManifest, Wanted, groups_of};
 use crate::object::bucket::Bucket;
 use crate::record::batch::{BatchBuilder, BatchLimits, CheckedBatch, Compression, TimestampType};
 use crate::record::columns::{RecordColumn, record_schema};
@@ -124,13 +124,14 @@ async fn cold() -> Arc<Cold> {
 
 async fn scan(
     cold: &Arc<Cold>,
-    manifest: &TopicManifest,
+    manifest: &Arc<TopicManifest>,
     partition: i32,
     columns: &[RecordColumn],
     wanted: Wanted,
     batch_rows: usize,
 ) -> Vec<RecordBatch> {
-    let reads = plan(&manifest.entries, partition, &wanted);
+    let reads = cold.entries_of(manifest, partition, wanted);
+    let reads = reads.try_filter_map(move |entry| future::ready(Ok(plan(&entry, partition, &wanted))));
     parquet::rows(Arc::clone(cold), reads, Arc::from(columns), wanted, batch_rows).try_collect().await.unwrap()
 }
 
@@ -162,10 +163,11 @@ async fn row_groups_never_cross_a_partition_and_stay_small() {
     let larges: Vec<_> = (0..4).map(|offset| Sent { offset, ..large.clone() }).collect();
     tier(&cold, "a.parquet", &[(0, &plains(0..rows + 5)), (2, &plains(0..3)), (3, &larges)]).await;
     let manifest = cold.manifests.get(TOPIC);
-    let groups = |partition| manifest.groups(partition, 0, i64::MAX).iter().map(|at| at.group.rows).collect::<Vec<_>>();
+    let groups =
+        |partition| groups_of(&manifest.tail[0], partition, 0, i64::MAX).map(|at| at.group.rows).collect::<Vec<_>>();
     assert_eq!(groups(0), [u32::try_from(rows).unwrap(), 5]);
     assert_eq!((groups(1), groups(2), groups(3)), (vec![], vec![3], vec![2, 2]));
-    let group = manifest.groups(0, 0, i64::MAX)[1].group;
+    let group = groups_of(&manifest.tail[0], 0, 0, i64::MAX).nth(1).unwrap().group;
     assert_eq!((group.first_offset, group.last_offset), (rows, rows + 4));
     assert_eq!((group.min_timestamp_ms, group.max_timestamp_ms), (1000 + rows / 10, 1000 + (rows + 4) / 10));
 }
@@ -223,7 +225,8 @@ async fn a_flipped_bit_in_an_object_is_named_and_never_served() {
         bytes[at] ^= 1 << (at % 8);
         damaged.bucket.put_new(&path, PutPayload::from(bytes)).await.unwrap();
         let wanted = Wanted::offsets(0, 40);
-        let reads = plan(&manifest.entries, 0, &wanted);
+        let reads = cold.entries_of(&manifest, 0, wanted);
+        let reads = reads.try_filter_map(move |entry| future::ready(Ok(plan(&entry, 0, &wanted))));
         let rows = parquet::rows(Arc::clone(&damaged), reads, Arc::from(RecordColumn::ALL), wanted, 64);
         let rows: Result<Vec<RecordBatch>, Error> = rows.try_collect().await;
         match rows {

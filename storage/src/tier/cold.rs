@@ -3,18 +3,24 @@
 use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
-use futures::stream::{self, BoxStream, StreamExt};
+use bytes::Bytes;
+use object_store::PutPayload;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 
-use crate::clock::Random;
+use crate::clock::{Clock, Random};
 use crate::error::Result;
 use crate::ids::{TopicId, WriterEpoch};
+use crate::manifest::chunks::Chunks;
+use crate::manifest::draft::Shape;
 use crate::manifest::edit::Edit;
-use crate::manifest::model::{Entry, TopicManifest, Wanted};
-use crate::manifest::publish;
+use crate::manifest::model::{Gone, TopicManifest, Wanted};
+use crate::manifest::publish::Publisher;
 use crate::manifest::snapshot::Manifests;
+use crate::manifest::uploads::Upload;
+use crate::manifest::walk::{self, EntryStream};
 use crate::object::bucket::Bucket;
 use crate::object::cache::Cache;
+use crate::object::paths;
 use crate::worker;
 
 /// Memory for footers of objects.
@@ -26,14 +32,26 @@ const GROUPS_BYTES_MAX: usize = 64 << 20;
 /// A row group by its object's name and its number in it.
 pub(crate) type GroupKey = (String, usize);
 
+/// Memory for chunks of manifests: this share of `memory.limit`.
+const CHUNKS_SHARE: u64 = 32;
+
+/// Who writes the cold part, and with what.
+#[derive(Clone, Debug)]
+pub(crate) struct Writer {
+    /// Whose publishes count.
+    pub(crate) epoch: WriterEpoch,
+    pub(crate) random: Arc<dyn Random>,
+    pub(crate) clock: Arc<dyn Clock>,
+    /// `memory.limit`.
+    pub(crate) memory_bytes: u64,
+}
+
 /// See the top of this file.
 #[derive(Debug)]
 pub(crate) struct Cold {
     /// Where the bytes are.
     pub(crate) bucket: Bucket,
-    /// Whose publishes count.
-    epoch: WriterEpoch,
-    random: Arc<dyn Random>,
+    publisher: Publisher,
     /// What the objects hold.
     pub(crate) manifests: Manifests,
     /// Footers by their object's name: without them each row group would cost two reads.
@@ -43,16 +61,35 @@ pub(crate) struct Cold {
 }
 
 impl Cold {
-    /// The cold part of an empty or unread bucket, to be written with this epoch.
-    pub(crate) fn new(bucket: Bucket, epoch: WriterEpoch, random: Arc<dyn Random>) -> Self {
+    /// The cold part of an empty or unread bucket.
+    pub(crate) fn new(bucket: Bucket, writer: Writer) -> Self {
+        let chunk_bytes_max = usize::try_from(writer.memory_bytes / CHUNKS_SHARE).unwrap_or(usize::MAX);
+        let publisher = Publisher {
+            bucket: bucket.clone(),
+            chunks: Arc::new(Chunks::new(bucket.clone(), chunk_bytes_max)),
+            uploads: Arc::default(),
+            epoch: writer.epoch,
+            random: writer.random,
+            clock: writer.clock,
+            shape: Shape::default(),
+        };
         Self {
             bucket,
-            epoch,
-            random,
+            publisher,
             manifests: Manifests::default(),
             footers: Cache::new(FOOTERS_BYTES_MAX),
             groups: Cache::new(GROUPS_BYTES_MAX),
         }
+    }
+
+    /// Whose publishes count.
+    pub(crate) fn epoch(&self) -> WriterEpoch {
+        self.publisher.epoch
+    }
+
+    /// The chunks of manifests.
+    pub(crate) fn chunks(&self) -> &Chunks {
+        &self.publisher.chunks
     }
 
     /// Applies an edit to the manifest that counts when its turn comes, durably, and shows what has come of it. Publishes
@@ -65,30 +102,37 @@ impl Cold {
     pub(crate) async fn publish(&self, topic: TopicId, edit: Edit) -> Result<Arc<TopicManifest>> {
         let _turn = self.manifests.turn(topic).await;
         let current = self.manifests.get(topic);
-        let next = publish::publish(&self.bucket, self.epoch, self.random.as_ref(), &current, edit).await?;
+        let next = self.publisher.publish(&current, edit, self.manifests.swept(topic)).await?;
         worker::crash_point("after a manifest is published");
         Ok(self.manifests.install(next))
     }
 
-    /// All entries of a manifest, in an order in which the offsets of each partition ascend.
-    pub(crate) fn entries(&self, manifest: &Arc<TopicManifest>) -> BoxStream<'static, Result<Arc<Entry>>> {
-        stream::iter(manifest.entries.clone()).map(Ok).boxed()
+    /// Begins an attempt of a topic: what it puts and does not publish is swept.
+    pub(crate) fn begin(&self, topic: TopicId) -> Upload {
+        self.publisher.uploads.begin(topic)
     }
 
-    /// The entries that may hold what is wanted of a partition, in the order of its offsets.
+    /// Puts an object of a topic under a name nobody has; gives the name.
     ///
     /// # Errors
-    /// [`crate::Error::ObjectStore`], [`crate::Error::Corrupt`].
-    pub(crate) async fn entries_of(
-        &self,
-        manifest: &TopicManifest,
-        partition: i32,
-        wanted: &Wanted,
-    ) -> Result<Vec<Arc<Entry>>> {
-        let covers = |entry: &&Arc<Entry>| {
-            entry.cover(partition).is_some_and(|cover| cover.start < wanted.end && cover.end > wanted.start)
-        };
-        Ok(manifest.entries.iter().filter(covers).map(Arc::clone).collect())
+    /// [`crate::Error::ObjectStore`].
+    pub(crate) async fn put(&self, topic: TopicId, upload: &Upload, payload: Bytes) -> Result<String> {
+        let path = paths::data(topic, self.publisher.epoch, self.publisher.random.uuid());
+        upload.note(Gone::Object(path.to_string()));
+        // The name is fresh, so a taken one is an earlier attempt of this very put.
+        self.bucket.put_new(&path, PutPayload::from_bytes(payload)).await?;
+        Ok(path.to_string())
+    }
+
+    /// All entries of a manifest, in an order in which the offsets of each partition ascend; read as they are asked for.
+    pub(crate) fn entries(&self, manifest: &Arc<TopicManifest>) -> EntryStream {
+        walk::all(Arc::clone(&self.publisher.chunks), Arc::clone(manifest))
+    }
+
+    /// The entries that cover wanted offsets of a partition and may have rows of the wanted times, in offset order; read
+    /// as they are asked for.
+    pub(crate) fn entries_of(&self, manifest: &Arc<TopicManifest>, partition: i32, wanted: Wanted) -> EntryStream {
+        walk::of_partition(Arc::clone(&self.publisher.chunks), Arc::clone(manifest), partition, wanted)
     }
 }
 
@@ -96,8 +140,9 @@ impl Cold {
 impl Cold {
     /// Over a bucket that epoch 1 has claimed.
     pub(crate) async fn for_test(bucket: Bucket) -> Self {
-        let epoch = WriterEpoch(1);
-        crate::object::claim::claim(&bucket, uuid::Uuid::nil(), epoch, uuid::Uuid::from_u128(1)).await.unwrap();
-        Self::new(bucket, epoch, Arc::new(crate::clock::SystemRandom))
+        let (random, clock) = (Arc::new(crate::clock::SystemRandom), Arc::new(crate::clock::SystemClock));
+        let writer = Writer { epoch: WriterEpoch(1), random, clock, memory_bytes: 1 << 30 };
+        crate::object::claim::claim(&bucket, uuid::Uuid::nil(), writer.epoch, writer.random.uuid()).await.unwrap();
+        Self::new(bucket, writer)
     }
 }

@@ -149,6 +149,13 @@ impl Work {
         };
         let mut report = VacuumReport::default();
         let mut first_error = None;
+        if topic.is_none() {
+            match self.sweep_deleted(&node).await {
+                Ok(files) => report.files_swept += files,
+                Err(error) if error.kind() == ErrorKind::StepDown => return Err(error),
+                Err(error) => first_error = Some(error),
+            }
+        }
         for topic in topics {
             match self.keep(&node, &topic, Effort::All).await {
                 Ok(done) => report.add(&done),
@@ -177,6 +184,10 @@ impl Work {
                 let _ = self.keep(&node, topic, Effort::Due).await;
             }
         }
+        if left.len() <= TOPICS_MAX {
+            // Told by the call; the next look tries again.
+            let _ = self.sweep_deleted(&node).await;
+        }
         self.after = left.get(TOPICS_MAX).and_then(|_| left.get(TOPICS_MAX - 1)).map(|topic| topic.id);
         if self.after.is_none() {
             self.troubles.retain(|topic, _| node.topic_by_id(*topic).is_some());
@@ -184,6 +195,25 @@ impl Work {
             #[expect(clippy::cast_precision_loss, reason = "a time in seconds")]
             metrics::gauge!("aquifer_housekeeping_last_run_seconds").set(now_us as f64 / 1e6);
         }
+    }
+
+    /// What is left of topics that are deleted.
+    async fn sweep_deleted(&mut self, node: &Arc<Node>) -> Result<u64> {
+        if let Some(error) = &self.fenced {
+            return Err(error.clone());
+        }
+        let done = self.upkeep.sweeper.sweep_deleted(node).await;
+        if let Err(error) = &done {
+            metrics::counter!("aquifer_housekeeping_failures_total").increment(1);
+            let reason = chain(error);
+            if error.kind() == ErrorKind::StepDown {
+                node.step_down(&reason);
+                self.fenced = Some(error.clone());
+            } else {
+                tracing::warn!(%reason, "sweeping deleted topics failed and is tried again");
+            }
+        }
+        done
     }
 
     /// One topic; what goes wrong is told, and remembered.

@@ -20,6 +20,7 @@ mod retain;
 mod rewrite;
 mod run;
 mod seal;
+mod sweep;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -41,10 +42,11 @@ use crate::object::bucket::Bucket;
 use crate::object::{claim, open};
 use crate::record::batch::BatchLimits;
 use crate::storage::OpenOptions;
-use crate::tier::cold::Cold;
+use crate::tier::cold::{Cold, Writer};
 use crate::tier::housekeeping::Housekeeping;
 use crate::tier::run::{DeclaredBy, Runner};
 use crate::tier::seal::SealPolicy;
+use crate::tier::sweep::Sweeper;
 use crate::tier::upkeep::{HeldBy, Upkeep};
 use crate::tier::worker::Worker;
 use crate::view::{CheckpointReport, ObjectInfo, Topic, VacuumReport};
@@ -88,7 +90,13 @@ impl Tier {
     /// As [`Tier::open`], over a bucket that is open.
     async fn over(node: Arc<Node>, bucket: Bucket) -> Result<Arc<Self>> {
         claim::claim(&bucket, node.cluster_id(), node.writer_epoch(), node.random().uuid()).await?;
-        let cold = Arc::new(Cold::new(bucket, node.writer_epoch(), Arc::clone(node.random())));
+        let writer = Writer {
+            epoch: node.writer_epoch(),
+            random: Arc::clone(node.random()),
+            clock: Arc::clone(node.clock()),
+            memory_bytes: node.settings().memory_limit,
+        };
+        let cold = Arc::new(Cold::new(bucket, writer));
         load(&node, &cold).await?;
         let settings = node.settings();
         let limits = BatchLimits::STORED;
@@ -107,6 +115,7 @@ impl Tier {
             held_by: HeldBy::clone(&held_by),
             object_bytes: settings.merge_object_bytes,
             memory_bytes: settings.compaction_memory_bytes,
+            sweeper: Sweeper::new(Arc::clone(&cold), &node),
             spoiled: HashSet::new(),
         };
         let housekeeping = Housekeeping::start(upkeep, settings.housekeeping_interval_ms);

@@ -17,8 +17,8 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use crate::error::{Error, Result};
 use crate::ids::TopicId;
-use crate::log::Node;
 use crate::manifest::model::{Cover, Entry, GroupAt, Lost, TopicManifest};
+use crate::manifest::uploads::Upload;
 use crate::record::columns::{RecordColumn, record_schema};
 use crate::record::format::RecordFormat;
 use crate::scan::read_group;
@@ -58,6 +58,8 @@ pub(crate) struct Rewritten {
     pub(crate) entry: Entry,
     /// Rows that went because they were marked.
     pub(crate) rows_removed: u64,
+    /// What was put is swept if this is dropped before it is published.
+    pub(crate) upload: Upload,
 }
 
 impl Runner {
@@ -67,7 +69,6 @@ impl Runner {
     /// [`Error::ObjectStore`], [`Error::Corrupt`] naming a damaged object, [`Error::Format`].
     pub(crate) async fn rewrite(
         &self,
-        node: &Node,
         manifest: &TopicManifest,
         entries: &[Arc<Entry>],
         goes: &dyn Goes,
@@ -75,7 +76,7 @@ impl Runner {
         let format =
             self.declared_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.format_of(manifest.topic));
         if let Some(format) = &format {
-            match self.rewrite_with(node, manifest, entries, goes, Some(format)).await {
+            match self.rewrite_with(manifest, entries, goes, Some(format)).await {
                 // The raw columns must never wait for what Parquet has no words for.
                 Err(error @ (Error::Format { .. } | Error::Config { .. })) => {
                     tracing::warn!(topic = %manifest.topic, %error, "an object is written without declared columns");
@@ -83,12 +84,11 @@ impl Runner {
                 rewritten => return rewritten,
             }
         }
-        self.rewrite_with(node, manifest, entries, goes, None).await
+        self.rewrite_with(manifest, entries, goes, None).await
     }
 
     async fn rewrite_with(
         &self,
-        node: &Node,
         manifest: &TopicManifest,
         entries: &[Arc<Entry>],
         goes: &dyn Goes,
@@ -110,8 +110,9 @@ impl Runner {
         }
         drop(reads);
         let finished = cutter.finish().await?;
+        let upload = self.cold.begin(topic);
         let object = match finished {
-            Some(finished) => Some(self.put(node, topic, finished).await?),
+            Some(finished) => Some(self.put(topic, &upload, finished).await?),
             None => None,
         };
         let (covers, lost) = (covers(entries), lost(entries));
@@ -124,7 +125,7 @@ impl Runner {
                 format!("of {expected} rows {rows_read} were read and {written} written, {rows_removed} were to go");
             return Err(Error::Corrupt { place: format!("rewriting topic {topic}"), reason });
         }
-        Ok(Rewritten { entry, rows_removed })
+        Ok(Rewritten { entry, rows_removed, upload })
     }
 }
 

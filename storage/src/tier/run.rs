@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
-use object_store::PutPayload;
 use parking_lot::RwLock;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -15,7 +14,7 @@ use crate::ids::{TopicId, TopicPartition};
 use crate::log::{AbortedRange, HotRange, HotRun, Node, has_rows, read_runs};
 use crate::manifest::edit::Edit;
 use crate::manifest::model::{Cover, Entry, Object};
-use crate::object::paths;
+use crate::manifest::uploads::Upload;
 use crate::record::batch::BatchLimits;
 use crate::record::format::RecordFormat;
 use crate::tier::cold::Cold;
@@ -113,7 +112,8 @@ impl Runner {
         if parts.is_empty() {
             return Ok(None);
         }
-        let (entry, report) = self.write_object(&node, topic, parts).await?;
+        let upload = self.cold.begin(topic);
+        let (entry, report) = self.write_object(topic, &upload, parts).await?;
         let covers = entry.covers.clone();
         worker::crash_point("after an object is put");
         let published = match self.cold.publish(topic, Edit::Add(entry)).await {
@@ -137,7 +137,12 @@ impl Runner {
     }
 
     /// Builds the object on a blocking thread and puts it.
-    async fn write_object(&self, node: &Node, topic: TopicId, parts: Vec<Part>) -> Result<(Entry, CheckpointReport)> {
+    async fn write_object(
+        &self,
+        topic: TopicId,
+        upload: &Upload,
+        parts: Vec<Part>,
+    ) -> Result<(Entry, CheckpointReport)> {
         let covers = parts.iter().map(|part| part.cover).collect();
         let limits = self.limits;
         let format = self.declared_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.format_of(topic));
@@ -146,21 +151,19 @@ impl Runner {
             return Ok((Entry { covers, object: None, lost: vec![] }, CheckpointReport::default()));
         };
         let rows = finished.row_groups.iter().map(|group| u64::from(group.rows)).sum();
-        let object = self.put(node, topic, finished).await?;
+        let object = self.put(topic, upload, finished).await?;
         Ok((Entry { covers, object: Some(object), lost: vec![] }, CheckpointReport { objects: 1, rows }))
     }
 
     /// Puts an object under a fresh name.
     ///
     /// # Errors
-    /// [`Error::ObjectStore`]: it may be there then, but nobody names it.
-    pub(crate) async fn put(&self, node: &Node, topic: TopicId, finished: Finished) -> Result<Object> {
-        let path = paths::data(topic, node.writer_epoch(), node.random().uuid());
+    /// [`Error::ObjectStore`]: it may be there then, but nobody names it, and the sweep removes it.
+    pub(crate) async fn put(&self, topic: TopicId, upload: &Upload, finished: Finished) -> Result<Object> {
         let Finished { bytes: payload, footer_bytes, footer_crc, chunk_crcs, row_groups } = finished;
         let bytes = payload.len() as u64;
-        // The name is fresh, so a taken one is an earlier attempt of this very put.
-        self.cold.bucket.put_new(&path, PutPayload::from_bytes(payload)).await?;
-        Ok(Object { path: path.to_string(), bytes, footer_bytes, footer_crc, chunk_crcs, row_groups })
+        let path = self.cold.put(topic, upload, payload).await?;
+        Ok(Object { path, bytes, footer_bytes, footer_crc, chunk_crcs, row_groups })
     }
 }
 

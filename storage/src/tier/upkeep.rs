@@ -21,6 +21,7 @@ use crate::tier::merge::{MergePolicy, pieces, reaches};
 use crate::tier::retain::{Retention, Stretch};
 use crate::tier::rewrite::{Goes, NoneGoes};
 use crate::tier::run::Runner;
+use crate::tier::sweep::Sweeper;
 use crate::topic_config::ResolvedTopicConfig;
 use crate::view::{Topic, VacuumReport};
 use crate::worker;
@@ -59,6 +60,7 @@ pub(crate) struct Upkeep {
     pub(crate) object_bytes: u64,
     /// `compaction.memory_bytes`.
     pub(crate) memory_bytes: u64,
+    pub(crate) sweeper: Sweeper,
     /// Objects that turned out to be damaged; they stay as they are.
     pub(crate) spoiled: HashSet<String>,
 }
@@ -86,7 +88,9 @@ impl Upkeep {
         if config.cleanup_policy.compacts() {
             self.compact(node, topic, &config, effort, report).await?;
         }
-        self.merge(node, topic, effort, report).await
+        self.merge(topic, effort, report).await?;
+        report.files_swept += self.sweeper.sweep_topic(topic.id, node.clock().now_us()).await?;
+        Ok(())
     }
 
     /// Moves log starts behind what is too old or too much.
@@ -251,7 +255,7 @@ impl Upkeep {
             let Some(plan) = compact::plan(&manifest, &entries, &cleaned, &policy, held, hot_start) else { continue };
             let seeds = (node.random().next_u64(), node.random().next_u64());
             let marked = plan.mark(&self.runner.cold, &cleaned, &partitions, self.memory_bytes / 2, seeds).await?;
-            self.remove(node, &manifest, &entries, &marked, report).await?;
+            self.remove(&manifest, &entries, &marked, report).await?;
             for partition in &partitions {
                 let Some((end, horizon)) = plan.ends.get(partition).zip(plan.horizons.get(partition)) else { continue };
                 let tombstones = marked.tombstones.get(partition).is_some_and(|count| *count > 0);
@@ -265,7 +269,6 @@ impl Upkeep {
     /// Rewrites what has marked rows, the oldest first.
     async fn remove(
         &self,
-        node: &Node,
         manifest: &TopicManifest,
         entries: &[Arc<Entry>],
         marked: &Marked,
@@ -274,7 +277,7 @@ impl Upkeep {
         // What goes without having been superseded leaves the past as it was.
         let history_start_us = Some(marked.history_start_us().unwrap_or(i64::MIN));
         for window in marked.windows(entries, &reaches(entries), &self.merge_policy(Effort::Due)) {
-            self.replace(node, manifest, &entries[window], marked, history_start_us, report).await?;
+            self.replace(manifest, &entries[window], marked, history_start_us, report).await?;
         }
         Ok(())
     }
@@ -286,13 +289,13 @@ impl Upkeep {
     }
 
     /// Makes large objects of small ones.
-    async fn merge(&self, node: &Node, topic: &Topic, effort: Effort, report: &mut VacuumReport) -> Result<()> {
+    async fn merge(&self, topic: &Topic, effort: Effort, report: &mut VacuumReport) -> Result<()> {
         let policy = self.merge_policy(effort);
         for _ in 0..if effort == Effort::All { u32::MAX } else { MERGES_MAX } {
             let (manifest, entries) = self.entries(topic).await?;
             let pieces = pieces(&manifest, &entries, |path| self.spoiled.contains(path));
             let Some(range) = policy.plan(&pieces) else { return Ok(()) };
-            self.replace(node, &manifest, &entries[range], &NoneGoes, None, report).await?;
+            self.replace(&manifest, &entries[range], &NoneGoes, None, report).await?;
         }
         Ok(())
     }
@@ -300,14 +303,13 @@ impl Upkeep {
     /// Rewrites neighbours and publishes what came of it.
     async fn replace(
         &self,
-        node: &Node,
         manifest: &TopicManifest,
         entries: &[Arc<Entry>],
         goes: &dyn Goes,
         history_start_us: Option<i64>,
         report: &mut VacuumReport,
     ) -> Result<()> {
-        let rewritten = self.runner.rewrite(node, manifest, entries, goes).await?;
+        let rewritten = self.runner.rewrite(manifest, entries, goes).await?;
         let objects = entries.iter().filter_map(|entry| entry.object.as_ref());
         let removed: Vec<String> = objects.map(|object| object.path.clone()).collect();
         let written = rewritten.entry.object.as_ref().map(|object| object.bytes);
@@ -317,8 +319,9 @@ impl Upkeep {
         worker::crash_point("after a rewritten object is put");
         let (topic, rows_removed) = (manifest.topic, rewritten.rows_removed);
         tracing::info!(%topic, objects = removed.len(), rows_removed, bytes = written.unwrap_or(0), "rewritten");
-        let added = vec![rewritten.entry];
+        let (added, upload) = (vec![rewritten.entry], rewritten.upload);
         self.runner.cold.publish(topic, Edit::Replace { removed, added, history_start_us }).await?;
+        drop(upload);
         report.rows_removed += rows_removed;
         Ok(())
     }

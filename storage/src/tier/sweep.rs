@@ -1,0 +1,315 @@
+//! The sweep: what no manifest needs any more goes from the bucket.
+//!
+//! What a publish leaves behind stands in the root as garbage, with the version and the time: so it survives a restart,
+//! and nobody has to compare a million names with a manifest to find it. It is removed when no reader holds an older
+//! version and `sweep.grace` has passed, for readers who are not in this process. What was put and never published is
+//! either known to the process that put it, which makes garbage of it with the next publish, or the process is dead, and
+//! then its epoch stands in the name: such names are compared with the manifest once per topic and process.
+//!
+//! Before anything of a topic is removed, a root of our own epoch stands: a root that a fenced process put long ago and
+//! that arrives only now sorts before it, and so can never bring back what is gone (see `manifest/publish`). And the claim
+//! is looked at first, so that a process that was replaced removes nothing.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use parking_lot::Mutex;
+use uuid::Uuid;
+
+use crate::error::{Error, Result};
+use crate::ids::{TopicId, WriterEpoch};
+use crate::log::Node;
+use crate::manifest::codec::Content;
+use crate::manifest::edit::Edit;
+use crate::manifest::model::{ChunkName, ChunkRef, Garbage, Gone, TopicManifest};
+use crate::manifest::publish::Swept;
+use crate::object::{claim, local, paths};
+use crate::tier::cold::Cold;
+use crate::worker;
+
+/// Files removed of one topic in one sweep; the next one goes on.
+const DELETES_MAX: usize = 10_000;
+
+/// Deletes on their way at once.
+const DELETES_AT_ONCE: usize = 16;
+
+/// Files removed after one look at the claim.
+const DELETES_PER_CLAIM: usize = 256;
+
+/// Roots kept behind the newest one, for who wants to know what happened.
+const ROOTS_KEPT: usize = 16;
+
+/// See the top of this file.
+#[derive(Debug)]
+pub(crate) struct Sweeper {
+    cold: Arc<Cold>,
+    /// `sweep.grace`, us.
+    grace_us: i64,
+    /// Since when this process is the one that writes.
+    began_us: i64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// When a topic in the bucket was first seen that the catalog does not have; `None` when all of it is removed.
+    deleted: HashMap<TopicId, Option<i64>>,
+    /// The version at which a topic's old roots were removed last.
+    roots_cleared: HashMap<TopicId, u64>,
+}
+
+/// What one sweep may still remove.
+struct Budget {
+    left: usize,
+    removed: u64,
+    since_claim: usize,
+}
+
+impl Budget {
+    fn new() -> Self {
+        Self { left: DELETES_MAX, removed: 0, since_claim: DELETES_PER_CLAIM }
+    }
+}
+
+impl Sweeper {
+    /// Begins now.
+    pub(crate) fn new(cold: Arc<Cold>, node: &Node) -> Self {
+        let grace_us = i64::try_from(node.settings().sweep_grace_ms.saturating_mul(1000)).unwrap_or(i64::MAX);
+        Self { cold, grace_us, began_us: node.clock().now_us(), state: Mutex::default() }
+    }
+
+    fn is_old(&self, since_us: i64, now_us: i64) -> bool {
+        now_us.saturating_sub(since_us) >= self.grace_us
+    }
+
+    /// Removes what is due of a topic that is there; gives how many files.
+    ///
+    /// # Errors
+    /// [`Error::Fenced`] if a newer writer has the bucket, [`Error::ObjectStore`], [`Error::Corrupt`] for a damaged
+    /// chunk.
+    pub(crate) async fn sweep_topic(&self, topic: TopicId, now_us: i64) -> Result<u64> {
+        let mut budget = Budget::new();
+        let done = self.sweep_topic_within(topic, now_us, &mut budget).await;
+        metrics::counter!("aquifer_sweep_files_total").increment(budget.removed);
+        done.map(|()| budget.removed)
+    }
+
+    async fn sweep_topic_within(&self, topic: TopicId, now_us: i64, budget: &mut Budget) -> Result<()> {
+        let mut manifest = self.cold.manifests.get(topic);
+        if manifest.version == 0 {
+            return Ok(());
+        }
+        let swept = self.cold.manifests.swept(topic);
+        let is_due = |garbage: &Garbage| {
+            garbage.version > swept.version
+                && garbage.version <= self.cold.manifests.oldest_held(topic)
+                && self.is_old(garbage.at_us, now_us)
+        };
+        let orphans_due = swept.orphans_checked.max(manifest.orphans_checked).0 + 1 < self.cold.epoch().0
+            && self.is_old(self.began_us, now_us);
+        let cleared = self.state.lock().roots_cleared.get(&topic).copied().unwrap_or(0);
+        let roots_due = manifest.version >= cleared + ROOTS_KEPT as u64;
+        if !orphans_due && !roots_due && !manifest.garbage.iter().any(|garbage| is_due(garbage)) {
+            return Ok(());
+        }
+        if manifest.epoch != self.cold.epoch() {
+            manifest = self.cold.publish(topic, Edit::Trim { starts: vec![] }).await?;
+        }
+        let due: Vec<_> = manifest
+            .garbage
+            .iter()
+            .take_while(|garbage| garbage.version <= swept.version || is_due(garbage))
+            .filter(|garbage| is_due(garbage))
+            .map(Arc::clone)
+            .collect();
+        for garbage in due {
+            if !self.remove_gone(topic, garbage.gone.clone(), budget).await? {
+                return Ok(());
+            }
+            let swept = Swept { version: garbage.version, ..self.cold.manifests.swept(topic) };
+            self.cold.manifests.note_swept(topic, swept);
+        }
+        if orphans_due {
+            self.remove_orphans(&manifest, budget).await?;
+        }
+        if roots_due {
+            self.remove_old_roots(&manifest, budget).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes what went, what it names before itself; whether all of it is removed.
+    async fn remove_gone(&self, topic: TopicId, gone: Vec<Gone>, budget: &mut Budget) -> Result<bool> {
+        let chunk = |name: ChunkName| paths::chunk(topic, name.epoch, name.id);
+        // The next one last; a name stands below what it names.
+        let mut waiting: Vec<Gone> = gone;
+        let mut paths = Vec::new();
+        while let Some(next) = waiting.pop() {
+            match next {
+                Gone::Object(path) => paths.push(Path::from(path)),
+                Gone::Chunk(name) => paths.push(chunk(name)),
+                Gone::Below(name) | Gone::List(name) => {
+                    let below = self.named_by(topic, name).await?;
+                    waiting.push(Gone::Chunk(name));
+                    waiting.extend(below);
+                }
+            }
+            if paths.len() >= DELETES_PER_CLAIM && !self.remove(std::mem::take(&mut paths), budget).await? {
+                return Ok(false);
+            }
+        }
+        self.remove(paths, budget).await
+    }
+
+    /// What a chunk names; nothing if it is removed already.
+    async fn named_by(&self, topic: TopicId, name: ChunkName) -> Result<Vec<Gone>> {
+        Ok(match self.cold.chunks().find(topic, name).await? {
+            None => vec![],
+            Some(Content::Gone(gone)) => gone,
+            Some(Content::Chunks(chunks)) => chunks.iter().map(|chunk| Gone::Below(chunk.name)).collect(),
+            Some(Content::Entries(entries)) => {
+                let objects = entries.iter().filter_map(|entry| entry.object.as_ref());
+                objects.map(|object| Gone::Object(object.path.clone())).collect()
+            }
+        })
+    }
+
+    /// Removes files as far as the budget goes, in their order; whether all of them.
+    async fn remove(&self, paths: Vec<Path>, budget: &mut Budget) -> Result<bool> {
+        for part in paths.chunks(DELETES_AT_ONCE) {
+            if budget.left < part.len() {
+                return Ok(false);
+            }
+            if budget.since_claim >= DELETES_PER_CLAIM {
+                claim::still_ours(&self.cold.bucket, self.cold.epoch()).await?;
+                budget.since_claim = 0;
+            }
+            let deletes: Vec<_> = part.iter().map(|path| self.cold.bucket.delete(path).boxed()).collect();
+            stream::iter(deletes).buffer_unordered(DELETES_AT_ONCE).try_collect::<Vec<()>>().await?;
+            budget.left -= part.len();
+            budget.since_claim += part.len();
+            budget.removed += part.len() as u64;
+            worker::crash_point("after files are swept");
+        }
+        Ok(true)
+    }
+
+    /// Removes what dead processes put and never published.
+    async fn remove_orphans(&self, manifest: &Arc<TopicManifest>, budget: &mut Budget) -> Result<()> {
+        let topic = manifest.topic;
+        let checked = manifest.orphans_checked.max(self.cold.manifests.swept(topic).orphans_checked);
+        let ours = self.cold.epoch();
+        let mut orphans: HashSet<Path> = HashSet::new();
+        for (folder, first) in [
+            (paths::objects(topic), paths::data(topic, WriterEpoch(checked.0 + 1), Uuid::nil())),
+            (paths::chunks(topic), paths::chunk(topic, WriterEpoch(checked.0 + 1), Uuid::nil())),
+        ] {
+            let names = self.cold.bucket.list(&folder, Some(&first)).await?;
+            let of_dead = |path: &Path| paths::epoch_of(path).is_some_and(|epoch| epoch > checked && epoch < ours);
+            orphans.extend(names.into_iter().filter(of_dead));
+        }
+        if !orphans.is_empty() {
+            self.leave_out_live(manifest, checked, &mut orphans).await?;
+            self.leave_out_garbage(manifest, &mut orphans).await?;
+        }
+        let count = orphans.len();
+        if count > 0 {
+            tracing::info!(%topic, count, "files that were put and never published are removed");
+        }
+        if self.remove(orphans.into_iter().collect(), budget).await? {
+            let swept = Swept { orphans_checked: WriterEpoch(ours.0 - 1), ..self.cold.manifests.swept(topic) };
+            self.cold.manifests.note_swept(topic, swept);
+        }
+        Ok(())
+    }
+
+    /// What the manifest names is no orphan. Only chunks that may name something newer than what was checked are read.
+    async fn leave_out_live(
+        &self,
+        manifest: &Arc<TopicManifest>,
+        checked: WriterEpoch,
+        orphans: &mut HashSet<Path>,
+    ) -> Result<()> {
+        let mut waiting: Vec<Arc<ChunkRef>> = manifest.chunks.clone();
+        let mut entries = manifest.tail.clone();
+        loop {
+            for object in entries.iter().filter_map(|entry| entry.object.as_ref()) {
+                orphans.remove(&Path::from(object.path.as_str()));
+            }
+            entries.clear();
+            let Some(chunk) = waiting.pop() else { return Ok(()) };
+            orphans.remove(&paths::chunk(manifest.topic, chunk.name.epoch, chunk.name.id));
+            if chunk.level == 0 && chunk.summary.newest_epoch <= checked {
+                continue;
+            }
+            match &*self.cold.chunks().read(manifest, &chunk).await? {
+                Content::Entries(of_chunk) => entries.clone_from(of_chunk),
+                Content::Chunks(below) => waiting.extend(below.iter().map(Arc::clone)),
+                Content::Gone(_) => {}
+            }
+        }
+    }
+
+    /// What waits to be removed may still be held by a reader.
+    async fn leave_out_garbage(&self, manifest: &TopicManifest, orphans: &mut HashSet<Path>) -> Result<()> {
+        let mut waiting: Vec<Gone> = manifest.garbage.iter().flat_map(|garbage| garbage.gone.clone()).collect();
+        while let Some(next) = waiting.pop() {
+            match next {
+                Gone::Object(path) => drop(orphans.remove(&Path::from(path))),
+                Gone::Chunk(name) => drop(orphans.remove(&paths::chunk(manifest.topic, name.epoch, name.id))),
+                Gone::Below(name) | Gone::List(name) => {
+                    waiting.extend(self.named_by(manifest.topic, name).await?);
+                    waiting.push(Gone::Chunk(name));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn remove_old_roots(&self, manifest: &TopicManifest, budget: &mut Budget) -> Result<()> {
+        let topic = manifest.topic;
+        let newest = paths::root(topic, manifest.epoch, manifest.version);
+        let roots = self.cold.bucket.list(&paths::roots(topic), None).await?;
+        let mut old: Vec<_> = roots.into_iter().filter(|path| *path < newest).collect();
+        old.truncate(old.len().saturating_sub(ROOTS_KEPT));
+        if self.remove(old, budget).await? {
+            self.state.lock().roots_cleared.insert(topic, manifest.version);
+        }
+        Ok(())
+    }
+
+    /// Removes topics that are deleted, and what puts into a folder left staged; gives how many files.
+    ///
+    /// # Errors
+    /// As [`Sweeper::sweep_topic`].
+    pub(crate) async fn sweep_deleted(&self, node: &Node) -> Result<u64> {
+        let now_us = node.clock().now_us();
+        let mut budget = Budget::new();
+        for folder in self.cold.bucket.folders(&paths::topics()).await? {
+            let Some(topic) = folder.filename().and_then(|name| name.parse().ok()).map(TopicId) else { continue };
+            if node.topic_by_id(topic).is_some() {
+                continue;
+            }
+            let seen = *self.state.lock().deleted.entry(topic).or_insert(Some(now_us));
+            let is_due = seen.is_some_and(|since_us| self.is_old(since_us, now_us));
+            if !is_due || self.cold.manifests.is_held(topic) {
+                continue;
+            }
+            let names = self.cold.bucket.list(&folder, None).await?;
+            if !self.remove(names, &mut budget).await? {
+                break;
+            }
+            self.cold.manifests.remove(topic);
+            self.state.lock().deleted.insert(topic, None);
+        }
+        if let Some(folder) = self.cold.bucket.folder() {
+            let (folder, before_us) = (folder.to_path_buf(), now_us.saturating_sub(self.grace_us));
+            let staged = worker::blocking(move || Ok(local::remove_staged(&folder, before_us))).await?;
+            budget.removed += staged.map_err(Error::io("remove staged files"))?;
+        }
+        metrics::counter!("aquifer_sweep_files_total").increment(budget.removed);
+        Ok(budget.removed)
+    }
+}
