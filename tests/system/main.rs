@@ -18,6 +18,7 @@ mod demo;
 mod exactly_once;
 mod guide;
 mod history;
+mod housekeeping;
 mod kills;
 mod process;
 mod readme;

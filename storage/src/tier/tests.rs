@@ -181,6 +181,64 @@ async fn a_manifest_that_was_published_before_the_process_died_counts_at_the_nex
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_merge_that_is_cut_off_between_its_put_and_its_publish_changes_nothing() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    for _ in 0..3 {
+        bench.produce(&node, 10).await;
+        tier.checkpoint().await.unwrap();
+    }
+    let all: Vec<i64> = (0..30).collect();
+    let pinned = Pinned::pin(&node, &tier, &[bench.topic], &HashMap::new()).unwrap();
+    bench.lay("/manifest/", &[Fault::Refuse; EVERY_ATTEMPT]);
+    let error = tier.vacuum(None).await.unwrap_err();
+    assert!(matches!(error, Error::ObjectStore { .. }), "{error}");
+    assert_eq!((bench.data_objects().await, tier.objects().await.unwrap().len()), (4, 3));
+    assert_eq!(bench.offsets(&node, &tier).await, all);
+    bench.heal().await;
+    // This time the manifest is published, but nobody learns it; and the process ends there.
+    bench.lay("/manifest/", &[Fault::LoseAnswer]);
+    bench.lay("/manifest/", &[Fault::Refuse; EVERY_ATTEMPT]);
+    tier.vacuum(None).await.unwrap_err();
+    bench.heal().await;
+    assert_eq!(bench.offsets(&node, &tier).await, all, "what is not known to count is not read");
+    drop(pinned);
+    stop(node, tier).await;
+
+    let (node, tier) = bench.open().await;
+    assert_eq!(tier.objects().await.unwrap().len(), 1);
+    assert_eq!(bench.offsets(&node, &tier).await, all);
+    bench.produce(&node, 10).await;
+    tier.checkpoint().await.unwrap();
+    assert_eq!(tier.vacuum(None).await.unwrap().objects_merged, 2);
+    assert_eq!(bench.offsets(&node, &tier).await, (0..40).collect::<Vec<_>>());
+    stop(node, tier).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_publish_of_unknown_outcome_the_next_merge_goes_on_from_what_counts() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    for _ in 0..3 {
+        bench.produce(&node, 10).await;
+        tier.checkpoint().await.unwrap();
+    }
+    bench.lay("/manifest/", &[Fault::LoseAnswer]);
+    bench.lay("/manifest/", &[Fault::Refuse; EVERY_ATTEMPT]);
+    tier.vacuum(None).await.unwrap_err();
+    bench.heal().await;
+    bench.produce(&node, 10).await;
+    tier.checkpoint().await.unwrap();
+    tier.vacuum(None).await.unwrap();
+    assert_eq!(bench.offsets(&node, &tier).await, (0..40).collect::<Vec<_>>());
+    stop(node, tier).await;
+    let (node, tier) = bench.open().await;
+    assert_eq!(tier.objects().await.unwrap().len(), 1);
+    assert_eq!(bench.offsets(&node, &tier).await, (0..40).collect::<Vec<_>>());
+    stop(node, tier).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_newer_writer_makes_the_older_read_only_for_good() {
     let bench = Bench::new();
     let (node, tier) = bench.open().await;
