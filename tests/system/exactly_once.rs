@@ -95,5 +95,5 @@ fn kafkas_own_client_and_its_admin_agree_with_us_about_transactions() {
     let Some(ended) = Foreign::Java.run(&["-cp", "java/lib/*", "java/Transactions.java", &node.bootstrap()]) else {
         return;
     };
-    assert!(ended.expect_success("java/Transactions.java").contains("6 passed"));
+    assert!(ended.expect_success("java/Transactions.java").contains("7 passed"));
 }

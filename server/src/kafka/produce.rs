@@ -27,6 +27,8 @@ use super::wire::{Malformed, Reader};
 
 /// Attribute bit of batches that belong to a client's transaction.
 const TRANSACTIONAL: i16 = 1 << 4;
+/// From this version on a transaction that must be aborted before the producer goes on is told by a code of its own.
+const ABORTABLE_SINCE: i16 = 11;
 /// What a batch takes in a commit besides its own bytes, at the most: its topic, partition and lengths.
 const APPEND_OVERHEAD_BYTES: usize = 128;
 
@@ -60,11 +62,12 @@ pub(crate) fn submit(
     let header = request.header.clone();
     let ProduceRequest { transactional_id, acks, topics } = parse(request)?;
     let plan = Plan::new(&broker, transactional_id.as_deref(), acks, topics);
+    let abortable = transactional_id.is_some() && header.version >= ABORTABLE_SINCE;
     Ok(async move {
         let (commits, parts) = (plan.commits, plan.partitions);
         let storage = &broker.storage;
         let receipts = join_all(commits.into_iter().map(|commit| storage.commit(commit))).await;
-        answer(&header, acks, parts, &receipts)
+        answer(&header, (acks, abortable), parts, &receipts)
     })
 }
 
@@ -203,14 +206,14 @@ type Receipts = [Result<Receipt, Error>];
 
 fn answer(
     header: &RequestHeader,
-    acks: i16,
+    (acks, abortable): (i16, bool),
     partitions: Vec<(StrBytes, Vec<PlannedPartition>)>,
     receipts: &Receipts,
 ) -> Produced {
     let mut failed = false;
     let responses = partitions.into_iter().map(|(name, partitions)| {
         let partitions = partitions.into_iter().map(|partition| {
-            let (answer, ok) = partition_answer(header.version, partition, receipts);
+            let (answer, ok) = partition_answer((header.version, abortable), partition, receipts);
             failed |= !ok;
             answer
         });
@@ -231,12 +234,18 @@ fn answer(
 }
 
 /// Kafka tells a producer that writes with an old epoch so in one way; what to do, InitProducerId tells it.
-fn refusal(error: &Error) -> Refusal {
-    Refusal::from(error).fenced_since(transactions::NEVER, 0)
+fn refusal(error: &Error, abortable: bool) -> Refusal {
+    let refusal = Refusal::from(error).fenced_since(transactions::NEVER, 0);
+    match refusal.error {
+        ResponseError::InvalidTxnState if abortable => {
+            Refusal { error: ResponseError::TransactionAbortable, ..refusal }
+        }
+        _ => refusal,
+    }
 }
 
 fn partition_answer(
-    version: i16,
+    (version, abortable): (i16, bool),
     partition: PlannedPartition,
     receipts: &Receipts,
 ) -> (PartitionProduceResponse, bool) {
@@ -248,7 +257,7 @@ fn partition_answer(
                 if let Error::KeylessRecords { indexes, .. } = error {
                     keyless = indexes;
                 }
-                refusal(error)
+                refusal(error, abortable)
             })
         });
         let receipts = receipts.collect::<Result<Vec<&Receipt>, Refusal>>()?;
@@ -278,4 +287,17 @@ fn partition_answer(
 fn record_without_key(index: i32) -> BatchIndexAndErrorMessage {
     let message = StrBytes::from_static_str("the topic is compacted and takes no record without a key");
     BatchIndexAndErrorMessage::default().with_batch_index(index).with_batch_index_error_message(Some(message))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_write_that_does_not_fit_its_transaction_is_told_in_the_words_of_the_version() {
+        let misfit = Error::InvalidTransactionState { reason: "the partition was not added".to_owned() };
+        assert_eq!((refusal(&misfit, false).code(), refusal(&misfit, true).code()), (48, 120));
+        let old = Error::InvalidProducerEpoch { producer_id: 1, epoch: 0, current: 1 };
+        assert_eq!((refusal(&old, false).code(), refusal(&old, true).code()), (47, 47));
+    }
 }

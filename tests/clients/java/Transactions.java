@@ -226,6 +226,33 @@ public class Transactions {
         equal(readAll("j-fenced", 1, "read_committed"), List.of("heir"), "what is committed");
     }
 
+    // Who is no member of the group, or of an old generation, takes nothing of it into a transaction.
+    static void aStrangersOffsetsAreRefused() throws Exception {
+        Map<TopicPartition, OffsetAndMetadata> offsets = Map.of(new TopicPartition("j-input", 0), new OffsetAndMetadata(7));
+        try (Consumer<String, String> member = consumer("j-members", "read_committed"); Producer<String, String> producer = producer("j-stranger")) {
+            member.subscribe(List.of("j-input"));
+            long deadline = System.nanoTime() + PATIENCE.toNanos();
+            while (member.assignment().isEmpty()) {
+                if (System.nanoTime() > deadline) throw new AssertionError("no assignment");
+                member.poll(Duration.ofMillis(100));
+            }
+            var now = member.groupMetadata();
+            producer.initTransactions();
+            for (var metadata : List.of(
+                    new ConsumerGroupMetadata("j-members", now.generationId() - 1, now.memberId(), Optional.empty()),
+                    new ConsumerGroupMetadata("j-members", now.generationId(), "a stranger", Optional.empty()),
+                    new ConsumerGroupMetadata("j-nobody", 3, "a stranger", Optional.empty()))) {
+                producer.beginTransaction();
+                is(CommitFailedException.class, fails("the stranger's offsets", () -> producer.sendOffsetsToTransaction(offsets, metadata)));
+                producer.abortTransaction();
+            }
+            producer.beginTransaction();
+            producer.sendOffsetsToTransaction(offsets, now);
+            producer.commitTransaction();
+            equal(member.committed(offsets.keySet()).get(new TopicPartition("j-input", 0)).offset(), 7L, "the member's offset");
+        }
+    }
+
     static void aTimeoutBeyondTheLimitIsRefused() {
         try (Producer<String, String> slow = producer("j-slow", "transaction.timeout.ms", 900_001, "max.block.ms", 20_000)) {
             Throwable refused = fails("initTransactions", slow::initTransactions);
@@ -241,6 +268,7 @@ public class Transactions {
         check("a zombie that writes is fenced", Transactions::zombieThatWritesIsFenced);
         check("admin sees an open transaction", Transactions::adminSeesAnOpenTransaction);
         check("admin fences a producer", Transactions::adminFencesAProducer);
+        check("a stranger's offsets are refused", Transactions::aStrangersOffsetsAreRefused);
         check("a timeout beyond the limit is refused", Transactions::aTimeoutBeyondTheLimitIsRefused);
         admin.close();
         System.out.println(passed + " passed");
