@@ -19,6 +19,7 @@ use crate::commit::{Commit, Receipt, TopicChange, Trim};
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition, WriterEpoch};
 use crate::log::{LargeCommit, Node, Reach};
+use crate::record::batch::CheckedBatch;
 use crate::scan::{self, Pinned};
 use crate::settings::StorageSettings;
 use crate::tier::{DeclaredColumns, HoldsBack, Tier};
@@ -339,7 +340,7 @@ impl Storage {
                     let seam = hot_start.min(watermarks.tiered_end_offset);
                     let at_seam = FetchRequest { offset: seam, ..request };
                     return match self.node.fetch_hot(at_seam).await? {
-                        Reach::Hot(fetched) => Ok(fetched),
+                        Reach::Hot(fetched) => Ok(over_gap(fetched, request)),
                         Reach::Below { watermarks, .. } => Ok(Fetched { batches, watermarks, aborted: Vec::new() }),
                     };
                 }
@@ -453,6 +454,19 @@ impl Storage {
     pub async fn objects(&self) -> Result<Vec<ObjectInfo>> {
         self.tier.objects().await
     }
+}
+
+/// Nothing is left from the offset up to the end: the last of it were markers, aborted or compacted away, and the log has
+/// forgotten them. A batch without records takes the consumer there, who would else ask for ever.
+fn over_gap(mut fetched: Fetched, request: FetchRequest) -> Fetched {
+    let end = match request.isolation {
+        Isolation::ReadUncommitted => fetched.watermarks.high_watermark,
+        Isolation::ReadCommitted => fetched.watermarks.last_stable_offset,
+    };
+    if fetched.batches.is_empty() && request.offset < end {
+        fetched.batches.push(CheckedBatch::of_nothing(request.offset, end).bytes().clone());
+    }
+    fetched
 }
 
 impl Snapshot {

@@ -1,12 +1,13 @@
 //! INSERT and DELETE: rows become records, records batches, as few as there are partitions; one commit, or part of the
-//! block's.
+//! block's. A statement of its own that writes more than a commit holds goes on in a large one, so its memory is bounded;
+//! a block's records wait in memory for its COMMIT, since ROLLBACK TO may take them back.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
 use aquifer_storage::record::format::{ColumnRole, Encoder, partition_of_key};
-use aquifer_storage::{Append, Topic, TopicId};
+use aquifer_storage::{Append, Commit, LargeCommit, Storage, Topic, TopicId};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int64Type, Schema, SchemaRef};
@@ -21,6 +22,8 @@ use crate::types::field_of;
 
 /// Bytes after which a batch is closed and the next begun, so that consumers' usual limits take it.
 const BATCH_BYTES_MAX: usize = 512 << 10;
+/// Records that wait for a commit may take this share of `memory.limit`.
+const PENDING_SHARE: u64 = 16;
 
 /// Records on their way to one commit.
 #[derive(Debug, Default)]
@@ -38,7 +41,7 @@ impl Pending {
     /// Adds one record.
     ///
     /// # Errors
-    /// 54000 beyond `bytes_max`.
+    /// 54000 beyond `bytes_max`, a share of `memory.limit`.
     fn push(
         &mut self,
         place: (TopicId, i32),
@@ -58,9 +61,7 @@ impl Pending {
             self.bytes += builder.bytes_len() - before;
         }
         if u64::try_from(self.bytes).unwrap_or(u64::MAX) > bytes_max {
-            let message = format!("commit of more than {bytes_max} bytes exceeds wal.commit_bytes_max");
-            return Err(Error::new(SqlState::ProgramLimitExceeded, message)
-                .with_hint("write it in smaller portions, or produce over Kafka's protocol"));
+            return Err(too_much(bytes_max));
         }
         Ok(())
     }
@@ -68,15 +69,14 @@ impl Pending {
     /// Takes over what another holds.
     ///
     /// # Errors
-    /// 54000 beyond `bytes_max`.
+    /// 54000 beyond `bytes_max`, a share of `memory.limit`.
     pub(crate) fn append(&mut self, other: Self, bytes_max: u64) -> Result<()> {
         self.bytes += other.bytes;
         for (place, builders) in other.batches {
             self.batches.entry(place).or_default().extend(builders);
         }
         if u64::try_from(self.bytes).unwrap_or(u64::MAX) > bytes_max {
-            let message = format!("block of more than {bytes_max} bytes exceeds wal.commit_bytes_max");
-            return Err(Error::new(SqlState::ProgramLimitExceeded, message).with_hint("COMMIT more often"));
+            return Err(too_much(bytes_max));
         }
         Ok(())
     }
@@ -104,6 +104,75 @@ impl Pending {
             appends.extend(batches.map(|batch| Append { topic, partition, batch }));
         }
         appends
+    }
+}
+
+fn too_much(bytes_max: u64) -> Error {
+    let message = format!(
+        "records of more than {bytes_max} bytes wait for their commit, which exceeds 1/{PENDING_SHARE} of memory.limit"
+    );
+    Error::new(SqlState::ProgramLimitExceeded, message)
+        .with_hint("COMMIT more often, insert outside of a block, or raise memory.limit")
+}
+
+/// Bytes that may wait in memory for a commit.
+pub(crate) fn pending_bytes_max(storage: &Storage) -> u64 {
+    storage.settings().memory_limit / PENDING_SHARE
+}
+
+/// A statement's records on their way to the log.
+#[derive(Debug, Default)]
+pub(crate) struct Writing {
+    /// What is in memory.
+    pub(crate) pending: Pending,
+    /// Who takes what is more than a commit holds; `None` in a block.
+    relief: Option<Storage>,
+    large: Option<LargeCommit>,
+}
+
+impl Writing {
+    /// Records that wait, or have waited, in memory for their block's end.
+    pub(crate) fn in_block(pending: Pending) -> Self {
+        Self { pending, ..Self::default() }
+    }
+
+    /// Records of a statement that is committed by itself.
+    pub(crate) fn alone(storage: Storage) -> Self {
+        Self { relief: Some(storage), ..Self::default() }
+    }
+
+    /// Writes what is in memory to a large commit, if it is half a commit by now.
+    async fn relieve(&mut self) -> Result<()> {
+        let Some(storage) = &self.relief else { return Ok(()) };
+        if (self.pending.bytes as u64) < storage.settings().wal_commit_bytes_max / 2 {
+            return Ok(());
+        }
+        let large = match &mut self.large {
+            Some(large) => large,
+            none => none.insert(storage.begin().await?),
+        };
+        for append in std::mem::take(&mut self.pending).into_appends() {
+            large.append(append).await?;
+        }
+        Ok(())
+    }
+
+    /// Whether there is nothing.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending.is_empty() && self.large.is_none()
+    }
+
+    /// Commits all of it.
+    ///
+    /// # Errors
+    /// What storage says; nothing of it is there then.
+    pub(crate) async fn commit(self, storage: &Storage) -> Result<()> {
+        let commit = Commit { appends: self.pending.into_appends(), ..Commit::default() };
+        let committed = match self.large {
+            Some(large) => large.commit(commit).await,
+            None => storage.commit(commit).await,
+        };
+        committed.map(drop).map_err(Error::from)
     }
 }
 
@@ -224,12 +293,13 @@ impl Writer {
         &self,
         targets: &[Target],
         mut rows: SendableRecordBatchStream,
-        pending: &mut Pending,
+        writing: &mut Writing,
     ) -> Result<usize> {
         let mut count = 0;
         while let Some(batch) = rows.try_next().await? {
             let (rows, times) = self.arrange(targets, &batch)?;
-            count += self.write(&rows, times.as_ref(), false, pending)?;
+            count += self.write(&rows, times.as_ref(), false, &mut writing.pending)?;
+            writing.relieve().await?;
         }
         Ok(count)
     }
@@ -238,7 +308,7 @@ impl Writer {
     ///
     /// # Errors
     /// 0A000 for a relation without a primary key; what the rows say.
-    pub(crate) async fn delete(&self, mut rows: SendableRecordBatchStream, pending: &mut Pending) -> Result<usize> {
+    pub(crate) async fn delete(&self, mut rows: SendableRecordBatchStream, writing: &mut Writing) -> Result<usize> {
         if !self.relation.is_keyed_table() {
             let what = format!("DELETE from {} \"{}\"", self.relation.kind.word(), self.relation.name);
             return Err(Error::unsupported(what).with_hint("only tables with a PRIMARY KEY forget rows"));
@@ -247,7 +317,8 @@ impl Writer {
         let mut count = 0;
         while let Some(batch) = rows.try_next().await? {
             let (rows, _) = self.arrange(&targets, &batch)?;
-            count += self.write(&rows, None, true, pending)?;
+            count += self.write(&rows, None, true, &mut writing.pending)?;
+            writing.relieve().await?;
         }
         Ok(count)
     }
@@ -397,7 +468,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_a_commit_holds_is_refused() {
+    fn more_than_may_wait_is_refused() {
         let mut pending = Pending::default();
         let place = (TopicId::from_bytes([1; 16]), 0);
         pending.push(place, 0, (None, Some(b"x")), 1024).unwrap();

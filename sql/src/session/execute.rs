@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use aquifer_storage::Commit;
 use datafusion::common::ScalarValue;
 use datafusion::physical_plan::execute_stream;
 use tokio::time::Instant;
@@ -13,7 +12,7 @@ use super::{Block, Outcome, Prepared, Rows, Session};
 use crate::error::{Error, Result, SqlState};
 use crate::plan::bind::Bound;
 use crate::run::define;
-use crate::run::insert::{Pending, Writer, targets};
+use crate::run::insert::{Pending, Writer, Writing, pending_bytes_max, targets};
 use crate::run::query::{self, deadline, with_parameters};
 use crate::run::show::{self, TextTable};
 use crate::run::transaction;
@@ -180,7 +179,7 @@ impl Session {
         let topic = self.engine.catalog.topic_of(&relation)?;
         let storage = &self.engine.storage;
         let turn = self.engine.keyless_turn.fetch_add(1, Ordering::Relaxed);
-        Writer::new(relation, topic, turn, storage.clock().now_ms(), storage.settings().wal_commit_bytes_max)
+        Writer::new(relation, topic, turn, storage.clock().now_ms(), pending_bytes_max(storage))
     }
 
     async fn insert(
@@ -199,11 +198,11 @@ impl Session {
             None => self.bind_insert(insert, &mut Default::default()).await?,
         };
         targets.truncate(bound.plan.schema().fields().len());
-        let mut pending = Pending::default();
+        let mut writing = self.writing();
         let places = &insert.source.places;
         let rows = self.rows_to_write(&bound, parameters, places);
-        let count = query::before(deadline, async { writer.insert(&targets, rows.await?, &mut pending).await }).await?;
-        self.write(pending).await?;
+        let count = query::before(deadline, async { writer.insert(&targets, rows.await?, &mut writing).await }).await?;
+        self.write(writing).await?;
         Ok(Outcome::Done(format!("INSERT 0 {count}")))
     }
 
@@ -216,10 +215,10 @@ impl Session {
     ) -> Result<Outcome> {
         let writer = self.writer(&delete.name)?;
         let bound = self.rebound(prepared.bound.as_ref(), &delete.rows).await?;
-        let mut pending = Pending::default();
+        let mut writing = self.writing();
         let rows = self.rows_to_write(&bound, parameters, &delete.rows.places);
-        let count = query::before(deadline, async { writer.delete(rows.await?, &mut pending).await }).await?;
-        self.write(pending).await?;
+        let count = query::before(deadline, async { writer.delete(rows.await?, &mut writing).await }).await?;
+        self.write(writing).await?;
         Ok(Outcome::Done(format!("DELETE {count}")))
     }
 
@@ -234,21 +233,29 @@ impl Session {
         Ok(execute_stream(ready.plan, ready.state.task_ctx())?)
     }
 
-    /// Commits records, or keeps them for the block's commit.
-    async fn write(&mut self, pending: Pending) -> Result<()> {
-        if let Some(block) = &mut self.block {
-            return block.pending.append(pending, self.engine.storage.settings().wal_commit_bytes_max);
+    /// Where a statement's records go.
+    fn writing(&self) -> Writing {
+        if self.block.is_some() {
+            Writing::in_block(Pending::default())
+        } else {
+            Writing::alone(self.engine.storage.clone())
         }
-        self.commit_pending(pending).await
     }
 
-    async fn commit_pending(&self, pending: Pending) -> Result<()> {
-        if pending.is_empty() {
+    /// Commits records, or keeps them for the block's commit.
+    async fn write(&mut self, writing: Writing) -> Result<()> {
+        if let Some(block) = &mut self.block {
+            return block.pending.append(writing.pending, pending_bytes_max(&self.engine.storage));
+        }
+        self.commit_writing(writing).await
+    }
+
+    async fn commit_writing(&self, writing: Writing) -> Result<()> {
+        if writing.is_empty() {
             return Ok(());
         }
-        let commit = Commit { appends: pending.into_appends(), ..Commit::default() };
         self.commitment.commit()?;
-        self.engine.catalog.commit(commit).await.map(|_| ())
+        writing.commit(&self.engine.storage).await
     }
 
     fn begin(&mut self) -> Outcome {
@@ -277,7 +284,7 @@ impl Session {
                 Ok(Outcome::Done("ROLLBACK".to_owned()))
             }
             Some(block) => {
-                if let Err(error) = self.commit_pending(block.pending).await {
+                if let Err(error) = self.commit_writing(Writing::in_block(block.pending)).await {
                     self.settings.restore(&block.settings);
                     self.forget_view();
                     return Err(error);

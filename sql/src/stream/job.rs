@@ -30,7 +30,7 @@ const COMMIT_OVERHEAD_BYTES: u64 = 64 << 10;
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 /// The longest pause between tries.
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Pause when a wait ended but nothing can be read yet: the records are behind an open transaction.
+/// Pause when a wait has ended and there is still nothing to read, so that no bug makes it a busy loop.
 const UNSTABLE_PAUSE: Duration = Duration::from_millis(10);
 /// Records that are read and computed faster than their thread could be given to others.
 const LIGHT_RECORDS_MAX: usize = 1024;

@@ -28,7 +28,7 @@ use crate::statement::WindowedQuery;
 use crate::table::reader::ScanReader;
 use crate::types::{result_column, wire_type};
 
-/// Pause when a wait ended but nothing can be read yet: the records are behind an open transaction.
+/// Pause when a wait has ended and there is still nothing to read, so that no bug makes it a busy loop.
 const UNSTABLE_PAUSE: Duration = Duration::from_millis(10);
 
 /// A running push query.

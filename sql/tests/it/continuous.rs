@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
 use aquifer_storage::settings::StorageSettings;
+use aquifer_storage::{Append, Commit};
 use futures::StreamExt;
 
 use super::node::{Cell, DEADLINE, Node, Record, cells, rows};
@@ -338,5 +340,39 @@ async fn a_window_stands_before_where_or_behind_it() {
         let expected = [("a", "1"), ("b", "2"), ("c", "2")].map(|(user, n)| [user, n, "0", "60000"].map(text).to_vec());
         assert_eq!(found, expected, "{sql}");
     }
+    node.close().await;
+}
+
+#[tokio::test]
+async fn a_continuous_query_reads_an_open_transaction_when_it_has_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = node_with_events(&dir).await;
+    node.run("CREATE TABLE counts AS SELECT user_id, count(*) AS n FROM events GROUP BY user_id EMIT CHANGES").await;
+    let (mut kept, mut undone) = (node.storage.begin().await.unwrap(), node.storage.begin().await.unwrap());
+    let topic = node.storage.topic("events").unwrap().id;
+    for (large, user) in [(&mut kept, "a"), (&mut undone, "b")] {
+        let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+        let value = format!("{{\"user_id\": \"{user}\", \"x\": 1}}");
+        builder.push(1, Some(b"k"), Some(value.as_bytes()), &[]);
+        let batch = builder.build(Compression::None).unwrap();
+        large.append(Append { topic, partition: 0, batch: batch.clone() }).await.unwrap();
+        // A batch waits until the next one would not fit its frame.
+        let fill = "f".repeat(3 << 20);
+        let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+        builder.push(1, Some(b"k"), Some(format!("{{\"user_id\": \"{user}\", \"fill\": \"{fill}\"}}").as_bytes()), &[]);
+        large.append(Append { topic, partition: 0, batch: builder.build(Compression::None).unwrap() }).await.unwrap();
+    }
+    node.append("events", 0, &[event(5, "behind", 1)]).await;
+    node.append("events", 1, &[event(5, "beside", 2)]).await;
+    node.caught_up().await;
+    let select = "SELECT user_id, n FROM counts ORDER BY user_id";
+    assert_eq!(node.run(select).await, vec![vec![text("beside"), text("1")]]);
+    undone.abort().await.unwrap();
+    kept.commit(Commit::default()).await.unwrap();
+    node.caught_up().await;
+    let expected: Vec<_> =
+        [("a", "2"), ("behind", "1"), ("beside", "1")].map(|(user, n)| vec![text(user), text(n)]).to_vec();
+    assert_eq!(node.run(select).await, expected);
+    assert_eq!(node.run("SELECT user_id, count(*) FROM events GROUP BY user_id ORDER BY user_id").await, expected);
     node.close().await;
 }

@@ -70,9 +70,10 @@ impl PartitionView {
         start
     }
 
-    /// End of what no open transaction can still undo.
+    /// End of what no open transaction can still undo. What of one is trimmed away holds nobody up.
     pub(crate) fn last_stable_offset(&self) -> i64 {
-        self.open.values().copied().min().unwrap_or(self.high_watermark)
+        let open = self.open.values().copied().min();
+        open.map_or(self.high_watermark, |first_offset| first_offset.max(self.log_start))
     }
 
     /// Takes in what a batch means for the last stable offset.

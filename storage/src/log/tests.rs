@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::clock::{ManualClock, SystemRandom};
-use crate::commit::{Append, Commit, TopicChange};
+use crate::commit::{Append, Commit, TopicChange, TransactionChange};
 use crate::error::Error;
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::{Node, Piece, Reach};
@@ -171,4 +171,34 @@ async fn small_commits_of_several_partitions_are_all_found_from_any_offset() {
             assert_eq!(first.base_offset, offset);
         }
     }
+}
+
+#[tokio::test]
+async fn local_retention_counts_from_the_end_of_the_transaction_that_held_records_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at_us(1_000_000));
+    let node = Node::open(&options(dir.path(), &clock)).await.unwrap();
+    let here = topic(&node, "events").await;
+    let id = || "t".to_owned();
+    let step = async |change| {
+        let commit = Commit { transactions: vec![change], ..Commit::default() };
+        node.commit(commit).await.unwrap().transactions[0]
+    };
+    let producer = step(TransactionChange::Init { transactional_id: id(), timeout_ms: 60_000, expected: None }).await;
+    step(TransactionChange::AddPartitions { transactional_id: id(), producer, partitions: vec![here] }).await;
+    let held = Append { topic: here.topic, partition: 0, batch: batch(10).in_transaction(producer, 0) };
+    node.commit(Commit { appends: vec![held], ..Commit::default() }).await.unwrap();
+    append(&node, here, 40).await;
+    let count = node.segments().len();
+    assert_eq!(node.tiering_backlog()[0].last_stable_offset, 0);
+    assert_eq!(node.tiering_backlog()[0].untiered_bytes, 0, "nothing may be tiered yet");
+    clock.advance_us(2 * HOUR_US);
+    node.end_overdue().await;
+    assert_eq!(node.watermarks(here).unwrap().last_stable_offset, 42);
+    node.set_tiered_end(&[(here, 42, 0)]);
+    node.forget().await.unwrap();
+    assert_eq!(node.segments().len(), count, "what could not be read until now is kept");
+    clock.advance_us(2 * HOUR_US);
+    node.forget().await.unwrap();
+    assert!(node.segments().len() < count);
 }

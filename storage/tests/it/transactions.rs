@@ -83,6 +83,7 @@ pub(crate) async fn consume_committed(storage: &Storage, partition: TopicPartiti
         let request = FetchRequest { partition, offset, bytes_max: 500, isolation: Isolation::ReadCommitted };
         let fetched = storage.fetch(request).await.unwrap();
         if fetched.batches.is_empty() {
+            assert_eq!(offset, fetched.watermarks.last_stable_offset, "a consumer gets to the end");
             return values;
         }
         let mut starts = fetched.aborted.iter().peekable();

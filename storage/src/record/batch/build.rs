@@ -1,6 +1,6 @@
 //! Makes batches: what SQL, continuous queries and cold fetches write, laid out as a Java producer would.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 
 use super::super::compression::compress;
 use super::{
@@ -167,6 +167,33 @@ impl BatchBuilder {
         header.crc = crc_fast::crc32_iscsi(&bytes[ATTRIBUTES_AT..]);
         bytes[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&header.crc.to_be_bytes());
         Some(CheckedBatch { bytes: Bytes::from(bytes), header })
+    }
+}
+
+impl CheckedBatch {
+    /// A batch without records, as Kafka's compaction leaves behind: it says that the offsets from `start` on hold nothing, up
+    /// to `end` or as far as one batch reaches.
+    #[must_use]
+    pub fn of_nothing(start: i64, end: i64) -> Self {
+        let last_offset_delta = i32::try_from(end.saturating_sub(start).saturating_sub(1)).unwrap_or(i32::MAX);
+        let header = BatchHeader {
+            base_offset: start,
+            // A header counts far less than an i32 holds.
+            batch_length: i32::try_from(HEADER_BYTES - LENGTH_PREFIX_BYTES).unwrap_or(0),
+            partition_leader_epoch: -1,
+            crc: 0,
+            attributes: 0,
+            last_offset_delta: last_offset_delta.max(0),
+            base_timestamp_ms: -1,
+            max_timestamp_ms: -1,
+            producer_id: -1,
+            producer_epoch: -1,
+            base_sequence: -1,
+            record_count: 0,
+        };
+        let mut bytes = Vec::with_capacity(HEADER_BYTES);
+        header.write(&mut bytes);
+        Self::sealed(BytesMut::from(&bytes[..]), header)
     }
 }
 

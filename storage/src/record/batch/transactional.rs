@@ -3,11 +3,11 @@
 //! A marker is a batch with the attributes transactional and control, and one record whose key says (version, type) and
 //! whose value (version, coordinator epoch), all big-endian, as Kafka's.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use super::{
-    ATTRIBUTES_AT, BatchBuilder, BatchHeader, BatchLimits, CONTROL_BIT, CRC_AT, CheckedBatch, Compression,
-    TRANSACTIONAL_BIT, TimestampType,
+    ATTRIBUTES_AT, BatchBuilder, BatchHeader, BatchLimits, CONTROL_BIT, CheckedBatch, Compression, TRANSACTIONAL_BIT,
+    TimestampType,
 };
 use crate::ids::ProducerIdentity;
 
@@ -84,9 +84,7 @@ impl CheckedBatch {
         bytes[PRODUCER_AT..EPOCH_AT].copy_from_slice(&header.producer_id.to_be_bytes());
         bytes[EPOCH_AT..SEQUENCE_AT].copy_from_slice(&header.producer_epoch.to_be_bytes());
         bytes[SEQUENCE_AT..SEQUENCE_AT + 4].copy_from_slice(&header.base_sequence.to_be_bytes());
-        header.crc = crc_fast::crc32_iscsi(&bytes[ATTRIBUTES_AT..]);
-        bytes[CRC_AT..ATTRIBUTES_AT].copy_from_slice(&header.crc.to_be_bytes());
-        Self { bytes: Bytes::from(bytes), header }
+        Self::sealed(bytes, header)
     }
 }
 
@@ -111,6 +109,15 @@ mod tests {
             assert_eq!(record.key, Some(&[0, 0, 0, u8::from(committed)][..]));
             assert_eq!(record.value, Some(&[0, 0, 0, 0, 0, 9][..]));
         }
+    }
+
+    #[test]
+    fn a_batch_of_nothing_says_where_the_next_one_begins() {
+        let nothing = CheckedBatch::of_nothing(40, 43);
+        let stored = CheckedBatch::parse_stored(nothing.bytes().clone()).unwrap();
+        assert_eq!((stored.header().base_offset, stored.header().last_offset()), (40, 42));
+        assert_eq!(stored.records(MARKER_LIMITS).unwrap().iter().count(), 0);
+        assert_eq!(CheckedBatch::of_nothing(0, i64::MAX).header().last_offset_delta, i32::MAX);
     }
 
     #[test]
