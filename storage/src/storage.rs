@@ -8,7 +8,7 @@
 //! - A snapshot pins all its partitions in one act and reads every committed offset below the last stable offset once,
 //!   wherever it lies, however long it takes, whatever tiering or deletion does meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -222,13 +222,22 @@ impl Storage {
         self.commit(Commit { topics: vec![change], ..Commit::default() }).await.map(drop)
     }
 
-    /// Moves partitions' first offsets on, in a commit of its own; see [`Trim`].
+    /// Moves partitions' first offsets on, in a commit of its own; see [`Trim`]. Who holds a topic is asked whether it still
+    /// needs what goes.
     ///
     /// # Errors
     /// [`Error::UnknownTopic`], [`Error::UnknownPartition`], [`Error::OffsetOutOfRange`], [`Error::TopicHeld`],
     /// [`Error::TopicInternal`]; none of them has moved then.
     pub async fn trim(&self, trims: Vec<Trim>) -> Result<()> {
-        self.commit(Commit { trims, ..Commit::default() }).await.map(drop)
+        // Before they are asked what they need: who comes later has not agreed, and the commit is refused.
+        let topics: BTreeSet<TopicId> = trims.iter().map(|trim| trim.partition.topic).collect();
+        let mut trim_agreed: Vec<String> = topics.into_iter().flat_map(|topic| self.node.holders_of(topic)).collect();
+        let needed =
+            |trim: &Trim| self.tier.needed_from(trim.partition).is_some_and(|from| from < trim.log_start_offset);
+        if trims.iter().any(needed) {
+            trim_agreed.clear();
+        }
+        self.commit(Commit { trims, trim_agreed, ..Commit::default() }).await.map(drop)
     }
 
     // --- writing ---

@@ -47,11 +47,12 @@ impl Pending {
         place: (TopicId, i32),
         timestamp_ms: i64,
         record: (Option<&[u8]>, Option<&[u8]>),
-        bytes_max: u64,
+        (batch_bytes_max, bytes_max): (usize, u64),
     ) -> Result<()> {
         let (key, value) = record;
         let builders = self.batches.entry(place).or_default();
-        let full = builders.last().is_none_or(|builder| builder.bytes_len() >= BATCH_BYTES_MAX);
+        let batch_bytes_max = batch_bytes_max.min(BATCH_BYTES_MAX);
+        let full = builders.last().is_none_or(|builder| !builder.has_room(batch_bytes_max, key, value, &[]));
         if full {
             builders.push(BatchBuilder::new(0, TimestampType::CreateTime));
         }
@@ -252,7 +253,8 @@ pub(crate) struct Writer {
     /// Partition of this statement's records without a key.
     keyless_partition: i32,
     now_ms: i64,
-    bytes_max: u64,
+    /// Of a batch, of a commit.
+    bytes_max: (usize, u64),
 }
 
 impl Writer {
@@ -265,7 +267,7 @@ impl Writer {
         topic: Arc<Topic>,
         keyless_turn: u64,
         now_ms: i64,
-        bytes_max: u64,
+        bytes_max: (usize, u64),
     ) -> Result<Self> {
         if let Some(query) = &relation.query {
             let message = format!("{} \"{}\" is written by query \"{query}\"", relation.kind.word(), relation.name);
@@ -471,10 +473,10 @@ mod tests {
     fn more_than_may_wait_is_refused() {
         let mut pending = Pending::default();
         let place = (TopicId::from_bytes([1; 16]), 0);
-        pending.push(place, 0, (None, Some(b"x")), 1024).unwrap();
+        pending.push(place, 0, (None, Some(b"x")), (100, 1024)).unwrap();
         let large = vec![0_u8; 2048];
-        let error = pending.push(place, 0, (None, Some(&large)), 1024).unwrap_err();
+        let error = pending.push(place, 0, (None, Some(&large)), (100, 1024)).unwrap_err();
         assert_eq!(error.state, SqlState::ProgramLimitExceeded);
-        assert_eq!(pending.into_appends().len(), 1);
+        assert_eq!(pending.into_appends().len(), 2, "a batch that is full is followed by another");
     }
 }

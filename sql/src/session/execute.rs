@@ -179,7 +179,10 @@ impl Session {
         let topic = self.engine.catalog.topic_of(&relation)?;
         let storage = &self.engine.storage;
         let turn = self.engine.keyless_turn.fetch_add(1, Ordering::Relaxed);
-        Writer::new(relation, topic, turn, storage.clock().now_ms(), pending_bytes_max(storage))
+        let batch_bytes_max = topic.config.resolve(storage.settings()).max_message_bytes;
+        let batch_bytes_max = usize::try_from(batch_bytes_max).unwrap_or(usize::MAX);
+        let bytes_max = (batch_bytes_max, pending_bytes_max(storage));
+        Writer::new(relation, topic, turn, storage.clock().now_ms(), bytes_max)
     }
 
     async fn insert(

@@ -27,6 +27,9 @@ pub(crate) struct QueryDefinition {
     pub(crate) source_topic: TopicId,
     /// The topic it writes.
     pub(crate) sink_topic: TopicId,
+    /// Partitions of that topic when it was made: a key stays where it is, whatever is added. 0: all there are.
+    #[serde(default)]
+    pub(crate) sink_partitions: i32,
     /// The statement, as written.
     pub(crate) statement: String,
     /// When it was made.

@@ -5,6 +5,8 @@
 //! 3. Output records and the new position are one commit, which expects the old position: a second writer is refused,
 //!    and a crash leaves both or none. A tick whose output does not fit one commit is halved and computed again.
 //! 4. Only after the commit is durable does the state take the tick in. State may lag behind the log, never lead.
+//!
+//! When the source gets more partitions, the state is made anew: what was forgotten as closed was closed over the old ones.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::position::Position;
 use super::reader::Reader;
 use super::sink::{Sink, appended_bytes};
-use super::source::{Source, TICK_BYTES_MAX, offset_of};
+use super::source::{Source, TICK_BYTES_MAX, offset_of, partitions_of};
 use super::tick::Tick;
 use crate::error::{Error, Result, SqlState};
 use crate::operator::chain::{Chain, ChainDelta, ChainState};
@@ -104,7 +106,16 @@ impl Job {
         let stored = stored.ok_or_else(|| internal("the query's position is gone"))?;
         let mut position = Position::from_bytes(&stored)?;
         self.progress.reach(&position);
-        let mut state = self.rebuild(&position, stop).await?;
+        while !stop.is_cancelled() {
+            self.reader.grow(partitions_of(&self.storage, self.reader.topic()));
+            self.follow(&mut position, stop).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs until stopped, or until the source has more partitions.
+    async fn follow(&mut self, position: &mut Position, stop: &CancellationToken) -> Result<()> {
+        let mut state = self.rebuild(position, stop).await?;
         let mut source = self.source(position.clone());
         if self.reader.keeps_origin() {
             // Records come out about as large as they went in: a tick that fits its commit need not be halved.
@@ -112,24 +123,29 @@ impl Job {
             source = source.with_tick_bytes_max(usize::try_from(half).unwrap_or(usize::MAX).min(TICK_BYTES_MAX));
         }
         let mut pending = VecDeque::new();
-        while !stop.is_cancelled() {
+        while !stop.is_cancelled() && !self.has_grown() {
             let Some(tick) = self.next(&mut source, &mut pending, stop).await? else { return Ok(()) };
-            let Some(computed) = self.compute(&state, &position, tick, &mut pending)? else { continue };
+            let Some(computed) = self.compute(&state, position, tick, &mut pending)? else { continue };
             if !self.commit(computed.commit, stop).await? {
                 return Ok(());
             }
             state.apply(&self.chain, computed.delta);
             state.forget_closed_windows(&self.chain, self.reader.partitions());
-            position = computed.after;
-            self.progress.reach(&position);
+            *position = computed.after;
+            self.progress.reach(position);
             self.check_memory(&state)?;
             tokio::task::yield_now().await;
         }
         Ok(())
     }
 
+    fn has_grown(&self) -> bool {
+        partitions_of(&self.storage, self.reader.topic()) > self.reader.partitions()
+    }
+
     fn source(&self, from: Position) -> Source {
-        Source::new(self.storage.clone(), self.reader.topic(), self.reader.raw_columns().to_vec(), from)
+        let topic = (self.reader.topic(), self.reader.partitions());
+        Source::new(self.storage.clone(), topic, self.reader.raw_columns().to_vec(), from)
     }
 
     /// The state at `position`: its input run again, its output suppressed.
@@ -164,7 +180,7 @@ impl Job {
         Ok(state)
     }
 
-    /// The next tick with something in it; `None` when stopped.
+    /// The next tick with something in it; `None` when stopped, or when there are more partitions.
     async fn next(
         &self,
         source: &mut Source,
@@ -173,7 +189,7 @@ impl Job {
     ) -> Result<Option<Tick>> {
         let mut pause = RETRY_PAUSE_MIN;
         let mut waited = false;
-        while !stop.is_cancelled() {
+        while !stop.is_cancelled() && !self.has_grown() {
             if let Some(tick) = pending.pop_front() {
                 return Ok(Some(tick));
             }
@@ -210,7 +226,7 @@ impl Job {
     ) -> Result<Option<Computed>> {
         let (appends, delta) = heavy(tick.rows(), || -> Result<_> {
             let (changes, delta) = self.step(state, &tick)?;
-            Ok((self.sink.encode(&changes)?, delta))
+            Ok((self.sink.encode(&changes, self.batch_bytes_max())?, delta))
         })?;
         let (bytes, limit) = (appended_bytes(&appends), self.storage.settings().wal_commit_bytes_max);
         if bytes.saturating_add(COMMIT_OVERHEAD_BYTES) > limit {
@@ -231,6 +247,13 @@ impl Job {
         };
         let commit = Commit { appends, positions: vec![change], ..Commit::default() };
         Ok(Some(Computed { commit, delta, after }))
+    }
+
+    /// Largest batch that the result's topic takes now.
+    fn batch_bytes_max(&self) -> usize {
+        let topic = self.storage.topic_by_id(self.sink.topic());
+        let bytes = topic.map_or(u64::MAX, |topic| topic.config.resolve(self.storage.settings()).max_message_bytes);
+        usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
     /// Commits, however often passing trouble makes it try; false when stopped before.

@@ -21,7 +21,7 @@ const VERSION: u8 = 1;
 pub(crate) struct Position {
     /// Ticks committed so far.
     pub(crate) ticks: u64,
-    /// Next offset to read, per source partition.
+    /// Next offset to read, per source partition; partitions added since may be missing, and stand at 0.
     pub(crate) offsets: Vec<i64>,
 }
 
@@ -29,6 +29,21 @@ impl Position {
     /// Before the earliest record.
     pub(crate) fn start(partitions: i32) -> Self {
         Self { ticks: 0, offsets: vec![0; usize::try_from(partitions).unwrap_or(0)] }
+    }
+
+    /// The next offset to read of a partition; one that came later has been read to nowhere.
+    pub(crate) fn at(&self, partition: i32) -> i64 {
+        let index = usize::try_from(partition).ok();
+        index.and_then(|index| self.offsets.get(index)).copied().unwrap_or(0)
+    }
+
+    /// Moves one partition's offset, whether or not it was there when the query was made.
+    pub(crate) fn set(&mut self, partition: i32, offset: i64) {
+        let Ok(index) = usize::try_from(partition) else { return };
+        if index >= self.offsets.len() {
+            self.offsets.resize(index + 1, 0);
+        }
+        self.offsets[index] = offset;
     }
 
     /// As stored.

@@ -73,7 +73,7 @@ fn start(catalog: &Arc<Catalog>, prepared: PreparedQuery, schema: SchemaRef, fro
     let reader = ScanReader::new(catalog, &prepared.source, &prepared.columns).map_err(Error::from)?;
     let position =
         if from_start { Position::start(prepared.source.topic.partitions) } else { now(storage, &prepared)? };
-    let topic = prepared.source.topic.id;
+    let topic = (prepared.source.topic.id, prepared.source.topic.partitions);
     let source = Source::new(storage.clone(), topic, reader.raw_columns().to_vec(), position);
     let plan = prepared.plan;
     let state = plan.chain.start();
@@ -111,6 +111,7 @@ impl Push {
                         tokio::time::sleep(UNSTABLE_PAUSE).await;
                     }
                     self.source.wait().await;
+                    self.source.grow();
                     waited = true;
                 }
             }

@@ -51,6 +51,11 @@ impl Reader {
         self.partitions
     }
 
+    /// The topic has so many partitions by now.
+    pub(crate) fn grow(&mut self, partitions: i32) {
+        self.partitions = self.partitions.max(partitions);
+    }
+
     /// Whether changes carry what the sink keeps of each record.
     pub(crate) fn keeps_origin(&self) -> bool {
         self.keeps_origin

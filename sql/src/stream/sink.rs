@@ -33,9 +33,10 @@ pub(crate) struct Sink {
     encoder: Encoder,
 }
 
-/// Batches being filled, one per partition of the output topic.
+/// Batches being filled, the last one of each partition of the output topic.
 struct Partitions {
-    builders: Vec<BatchBuilder>,
+    builders: Vec<Vec<BatchBuilder>>,
+    batch_bytes_max: usize,
 }
 
 impl Sink {
@@ -47,9 +48,14 @@ impl Sink {
         Ok(Self { topic, partitions, format, schema, encoder })
     }
 
-    /// The records of a tick's changes.
-    pub(crate) fn encode(&self, changes: &[Changes]) -> Result<Vec<Append>> {
-        let mut partitions = Partitions::new(self.partitions);
+    /// Where the records go.
+    pub(crate) fn topic(&self) -> TopicId {
+        self.topic
+    }
+
+    /// The records of a tick's changes, in batches of so many bytes at the most.
+    pub(crate) fn encode(&self, changes: &[Changes], batch_bytes_max: usize) -> Result<Vec<Append>> {
+        let mut partitions = Partitions::new(self.partitions, batch_bytes_max);
         if self.format.tombstones {
             if let Some(first) = changes.first() {
                 let all = Changes::concat(&first.rows.schema(), changes).map_err(Error::from)?;
@@ -144,8 +150,8 @@ impl Sink {
 }
 
 impl Partitions {
-    fn new(count: i32) -> Self {
-        Self { builders: (0..count).map(|_| BatchBuilder::new(0, TimestampType::CreateTime)).collect() }
+    fn new(count: i32, batch_bytes_max: usize) -> Self {
+        Self { builders: (0..count).map(|_| Vec::new()).collect(), batch_bytes_max }
     }
 
     fn push(
@@ -156,15 +162,24 @@ impl Partitions {
         value: Option<&[u8]>,
         headers: &[(&[u8], Option<&[u8]>)],
     ) {
-        if let Some(builder) = usize::try_from(partition).ok().and_then(|index| self.builders.get_mut(index)) {
+        let Some(builders) = usize::try_from(partition).ok().and_then(|index| self.builders.get_mut(index)) else {
+            return;
+        };
+        if builders.last().is_none_or(|builder| !builder.has_room(self.batch_bytes_max, key, value, headers)) {
+            builders.push(BatchBuilder::new(0, TimestampType::CreateTime));
+        }
+        if let Some(builder) = builders.last_mut() {
             builder.push(time_ms, key, value, headers);
         }
     }
 
     fn build(self, topic: TopicId) -> Vec<Append> {
-        let batches = self.builders.into_iter().map(|builder| builder.build(Compression::None));
-        let numbered = (0_i32..).zip(batches);
-        numbered.filter_map(|(partition, batch)| Some(Append { topic, partition, batch: batch? })).collect()
+        let numbered = (0_i32..).zip(self.builders);
+        let appends = numbered.flat_map(|(partition, builders)| {
+            let batches = builders.into_iter().filter_map(|builder| builder.build(Compression::None));
+            batches.map(move |batch| Append { topic, partition, batch })
+        });
+        appends.collect()
     }
 }
 

@@ -3,6 +3,8 @@
 //! History is read from one pinned snapshot whose scans stay open from tick to tick; when they are drained, the next
 //! snapshot pins the tail only. A tick holds at most [`TICK_RECORDS_MAX`] records, and bytes up to a limit that its last
 //! batch may exceed.
+//!
+//! A source reads the partitions it was told of; that there are more ends its wait, and whoever reads decides.
 
 use std::collections::HashMap;
 
@@ -28,6 +30,7 @@ pub(crate) struct Source {
     storage: Storage,
     topic: TopicId,
     columns: Vec<RecordColumn>,
+    partitions: i32,
     position: Position,
     until: Option<Position>,
     tick_bytes_max: usize,
@@ -43,10 +46,21 @@ struct Scan {
 }
 
 impl Source {
-    /// Reads from `position` on.
-    pub(crate) fn new(storage: Storage, topic: TopicId, columns: Vec<RecordColumn>, position: Position) -> Self {
-        let (scans, snapshot) = (Vec::new(), None);
-        Self { storage, topic, columns, position, until: None, tick_bytes_max: TICK_BYTES_MAX, scans, snapshot }
+    /// Reads so many partitions of a topic from `position` on.
+    pub(crate) fn new(
+        storage: Storage,
+        (topic, partitions): (TopicId, i32),
+        columns: Vec<RecordColumn>,
+        position: Position,
+    ) -> Self {
+        let (until, scans, snapshot) = (None, Vec::new(), None);
+        let tick_bytes_max = TICK_BYTES_MAX;
+        Self { storage, topic, columns, partitions, position, until, tick_bytes_max, scans, snapshot }
+    }
+
+    /// Reads the partitions that the topic has got since, too.
+    pub(crate) fn grow(&mut self) {
+        self.partitions = partitions_of(&self.storage, self.topic).max(self.partitions);
     }
 
     /// Never reads past `until`.
@@ -80,16 +94,17 @@ impl Source {
         Ok(Some(tick))
     }
 
-    /// Returns when there may be more to read: records behind an open transaction are not.
+    /// Returns when there may be more to read, which records behind an open transaction are not, or partitions have been
+    /// added.
     pub(crate) fn wait(&self) -> impl Future<Output = ()> + Send + use<> {
         let offsets: Vec<_> =
             self.partitions().map(|(partition, offset)| (self.partition(partition), offset)).collect();
-        let storage = self.storage.clone();
-        async move { storage.wait_past_stable(&offsets).await }
+        let (storage, topic, partitions) = (self.storage.clone(), self.topic, self.partitions);
+        async move { storage.wait_past_or_growth(&offsets, topic, partitions).await }
     }
 
     fn partitions(&self) -> impl Iterator<Item = (i32, i64)> {
-        (0_i32..).zip(self.position.offsets.iter().copied())
+        (0..self.partitions).map(|partition| (partition, self.position.at(partition)))
     }
 
     fn partition(&self, partition: i32) -> TopicPartition {
@@ -101,9 +116,9 @@ impl Source {
         let from: HashMap<_, _> = self.partitions().map(|(partition, at)| (self.partition(partition), at)).collect();
         let snapshot = self.storage.snapshot(&[self.topic], &from).map_err(Error::from)?;
         let mut scans = Vec::new();
-        for (index, (partition, offset)) in self.partitions().enumerate() {
+        for (partition, offset) in self.partitions() {
             let Some(range) = snapshot.range(self.partition(partition)) else { continue };
-            let limit = self.until.as_ref().and_then(|until| until.offsets.get(index)).copied().unwrap_or(i64::MAX);
+            let limit = self.until.as_ref().map_or(i64::MAX, |until| until.at(partition));
             let end = range.end.min(limit);
             if end <= offset {
                 continue;
@@ -133,8 +148,7 @@ impl Source {
             let run = match runs.iter().position(|run| run.partition == scan.partition) {
                 Some(run) => &mut runs[run],
                 None => {
-                    let start = usize::try_from(scan.partition).ok().and_then(|at| self.position.offsets.get(at));
-                    let end = start.copied().unwrap_or(0);
+                    let end = self.position.at(scan.partition);
                     runs.push(Run { partition: scan.partition, batches: Vec::new(), end });
                     let last = runs.len() - 1;
                     &mut runs[last]
@@ -157,6 +171,11 @@ impl Source {
         }
         Ok(Tick { runs })
     }
+}
+
+/// How many partitions a topic has now; none if it is gone.
+pub(crate) fn partitions_of(storage: &Storage, topic: TopicId) -> i32 {
+    storage.topic_by_id(topic).map_or(0, |topic| topic.partitions)
 }
 
 /// The offset of a raw batch's row.
@@ -207,7 +226,7 @@ mod tests {
         let ends = storage.watermarks(at).unwrap();
         assert!(ends.high_watermark > 0 && ends.last_stable_offset == 0, "{ends:?}");
 
-        let mut source = Source::new(storage.clone(), topic, vec![RecordColumn::Offset], Position::start(1));
+        let mut source = Source::new(storage.clone(), (topic, 1), vec![RecordColumn::Offset], Position::start(1));
         assert!(source.next().await.unwrap().is_none());
         let mut wait = pin!(source.wait());
         assert!(futures::poll!(&mut wait).is_pending(), "there is nothing to read yet");

@@ -24,6 +24,7 @@ use super::position::Position;
 use super::prepare::{PreparedQuery, prepare};
 use super::reader::Reader;
 use super::sink::Sink;
+use super::source::partitions_of;
 use crate::catalog::properties::Properties;
 use crate::catalog::{Catalog, QUERY_KIND, RELATION_KIND, Relation};
 use crate::error::{Error, Result, SqlState};
@@ -204,6 +205,7 @@ impl Supervisor {
             source: source.name.clone(),
             source_topic: source.topic,
             sink_topic: topic.id,
+            sink_partitions: written,
             statement: create.text.clone(),
             created_at_us: now_us,
         };
@@ -279,6 +281,10 @@ impl Supervisor {
     ) -> Result<Job> {
         let relation = self.catalog.relation(&nameless(&definition.name))?;
         let sink_topic = self.catalog.topic_of(&relation)?;
+        let sink_partitions = match definition.sink_partitions {
+            0 => sink_topic.partitions,
+            partitions => partitions,
+        };
         let keeps_origin = prepared.plan.group_keys.is_none();
         let (partitions, errors) = (prepared.source.topic.partitions, Arc::clone(&self.catalog.decode_errors));
         Ok(Job {
@@ -286,7 +292,7 @@ impl Supervisor {
             query_id: definition.id.clone(),
             reader: Reader::new(source, partitions, prepared.input_schema(), keeps_origin, errors)?,
             chain: prepared.plan.chain,
-            sink: Sink::new(sink_topic.id, sink_topic.partitions, relation.format.clone())?,
+            sink: Sink::new(sink_topic.id, sink_partitions, relation.format.clone())?,
             start_ms: definition.created_at_us.div_euclid(1000),
             progress,
         })
@@ -340,10 +346,11 @@ impl Running {
 
     /// Offsets between the position and what could be read now.
     fn lag(&self, storage: &Storage, position: &Position) -> i64 {
-        let behind = (0_i32..).zip(&position.offsets).map(|(partition, offset)| {
+        let partitions = partitions_of(storage, self.definition.source_topic);
+        let behind = (0..partitions).map(|partition| {
             let place = TopicPartition { topic: self.definition.source_topic, partition };
             storage.watermarks(place).map_or(0, |ends| {
-                let start = ends.log_start_offset.max(*offset);
+                let start = ends.log_start_offset.max(position.at(partition));
                 ends.last_stable_offset.saturating_sub(start).max(0)
             })
         });
@@ -393,7 +400,7 @@ fn first_rows(prepared: &PreparedQuery, relation: &Relation, partitions: i32, no
         return Ok(Vec::new());
     }
     let (changes, _) = chain.step(&chain.start(), Vec::new(), now_us.div_euclid(1000)).map_err(Error::from)?;
-    Sink::new(relation.topic, partitions, relation.format.clone())?.encode(&changes)
+    Sink::new(relation.topic, partitions, relation.format.clone())?.encode(&changes, usize::MAX)
 }
 
 fn nameless(name: &str) -> Name {

@@ -35,9 +35,7 @@ impl Tick {
     pub(crate) fn after(&self, position: &Position) -> Position {
         let mut after = Position { ticks: position.ticks + 1, offsets: position.offsets.clone() };
         for run in &self.runs {
-            if let Some(offset) = usize::try_from(run.partition).ok().and_then(|index| after.offsets.get_mut(index)) {
-                *offset = run.end;
-            }
+            after.set(run.partition, run.end);
         }
         after
     }
@@ -118,6 +116,12 @@ mod tests {
         assert_eq!(first.after(&start).offsets, vec![6, 0]);
         assert_eq!(second.after(&first.after(&start)).offsets, tick.after(&start).offsets);
         assert_eq!(second.after(&first.after(&start)).ticks, 2);
+    }
+
+    #[test]
+    fn a_partition_that_was_added_is_in_the_position_once_it_has_been_read() {
+        let tick = Tick { runs: vec![Run { partition: 2, batches: vec![batch(&[0])], end: 1 }] };
+        assert_eq!(tick.after(&Position::start(1)).offsets, vec![0, 0, 1]);
     }
 
     #[test]

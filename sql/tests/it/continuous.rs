@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
 use aquifer_storage::settings::StorageSettings;
-use aquifer_storage::{Append, Commit};
+use aquifer_storage::{Append, Commit, Error, TopicPartition, Trim};
 use futures::StreamExt;
 
 use super::node::{Cell, DEADLINE, Node, Record, cells, rows};
@@ -374,5 +374,89 @@ async fn a_continuous_query_reads_an_open_transaction_when_it_has_committed() {
         [("a", "2"), ("behind", "1"), ("beside", "1")].map(|(user, n)| vec![text(user), text(n)]).to_vec();
     assert_eq!(node.run(select).await, expected);
     assert_eq!(node.run("SELECT user_id, count(*) FROM events GROUP BY user_id ORDER BY user_id").await, expected);
+    node.close().await;
+}
+
+#[tokio::test]
+async fn partitions_added_to_the_source_are_read_and_count_as_in_a_batch() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = node_with_events(&dir).await;
+    let window = "WINDOW TUMBLING (SIZE 5 MINUTES, GRACE PERIOD 0 SECONDS)";
+    let select = format!("SELECT user_id, count(*) AS n FROM events {window} GROUP BY user_id");
+    node.run(&format!("CREATE TABLE per_user AS {select} EMIT CHANGES")).await;
+    node.run("CREATE STREAM large AS SELECT id, x FROM events WHERE x >= 10").await;
+    node.append("events", 0, &[event(1, "a", 0), event(900_000, "a", 11)]).await;
+    node.append("events", 1, &[event(2, "b", 12), event(900_001, "b", 2)]).await;
+    node.caught_up().await;
+    let topic = node.storage.topic("events").unwrap();
+    node.storage.add_partitions(topic.id, 4).await.unwrap();
+    // Of a window that is long closed in the other partitions, and not late in its own.
+    node.append("events", 3, &[event(3, "a", 13), event(900_002, "c", 3)]).await;
+    node.caught_up().await;
+    let order = "ORDER BY user_id, windowstart";
+    let batch = node.run(&format!("SELECT * FROM ({select}) {order}")).await;
+    assert_eq!(node.run(&format!("SELECT * FROM per_user {order}")).await, batch);
+    assert_eq!(node.run("SELECT count(*) FROM large").await, vec![vec![text("3")]]);
+    node.close().await;
+
+    let mut node = Node::open(dir.path()).await;
+    node.append("events", 2, &[event(4, "b", 14)]).await;
+    node.caught_up().await;
+    let batch = node.run(&format!("SELECT * FROM ({select}) {order}")).await;
+    assert_eq!(node.run(&format!("SELECT * FROM per_user {order}")).await, batch);
+    assert_eq!(node.run("SELECT count(*) FROM large").await, vec![vec![text("4")]]);
+    node.close().await;
+}
+
+#[tokio::test]
+async fn records_are_deleted_as_far_as_no_query_needs_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = node_with_events(&dir).await;
+    node.run("CREATE STREAM copied AS SELECT id, x FROM events").await;
+    node.append("events", 0, &events(10)).await;
+    node.caught_up().await;
+    let partition = |topic: &str| TopicPartition { topic: node.storage.topic(topic).unwrap().id, partition: 0 };
+    let trim = |topic: &str, log_start_offset| vec![Trim { partition: partition(topic), log_start_offset }];
+    node.storage.trim(trim("events", 4)).await.unwrap();
+    let (start, events) = (trim("copied", 1), trim("events", 5));
+    node.storage.trim(start).await.unwrap();
+    assert_eq!(node.run("SELECT count(*) FROM events").await, vec![vec![text("6")]]);
+    node.run("CREATE TABLE per_user AS SELECT user_id, count(*) AS n FROM events GROUP BY user_id").await;
+    node.caught_up().await;
+    let held = node.storage.trim(events).await;
+    assert!(matches!(held, Err(Error::TopicHeld { .. })), "its state is made of all of them: {held:?}");
+    node.close().await;
+}
+
+#[tokio::test]
+async fn a_result_stays_in_the_partitions_it_was_made_with() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = node_with_events(&dir).await;
+    node.run("CREATE TABLE per_user AS SELECT user_id, count(*) AS n FROM events GROUP BY user_id").await;
+    node.append("events", 0, &events(30)).await;
+    node.caught_up().await;
+    let topic = node.storage.topic("per_user").unwrap();
+    node.storage.add_partitions(topic.id, 7).await.unwrap();
+    node.close().await;
+    let mut node = Node::open(dir.path()).await;
+    node.append("events", 0, &events(30)).await;
+    node.caught_up().await;
+    let table = node.run("SELECT n FROM per_user").await;
+    assert_eq!(table, vec![vec![text("20")]; 3], "one row of each key");
+    node.close().await;
+}
+
+#[tokio::test]
+async fn a_result_is_written_in_batches_that_its_topic_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = node_with_events(&dir).await;
+    node.run("CREATE STREAM copied WITH (max_message_bytes = 300) AS SELECT id, user_id, x FROM events").await;
+    node.append("events", 0, &events(100)).await;
+    node.caught_up().await;
+    assert_eq!(node.run("SELECT count(*) FROM copied").await, vec![vec![text("100")]]);
+    node.run("CREATE STREAM small (id STRING KEY, v STRING) WITH (partitions = 1, max_message_bytes = 300)").await;
+    let rows: Vec<_> = (0..50).map(|n| format!("('k{n}', 'value {n}')")).collect();
+    node.run(&format!("INSERT INTO small VALUES {}", rows.join(", "))).await;
+    assert_eq!(node.run("SELECT count(*) FROM small").await, vec![vec![text("50")]]);
     node.close().await;
 }

@@ -161,8 +161,11 @@ impl Shared {
         for group in groups {
             for change in &group.changes {
                 published.apply(change);
-                if let Change::Topic { id, .. } = change {
-                    changed.push(*id);
+                match change {
+                    Change::Topic { id, .. } => changed.push(*id),
+                    // A last stable offset is never below it.
+                    Change::LogStart { partition, .. } => changed.push(partition.topic),
+                    _ => {}
                 }
             }
             // What was carried over has an older one.

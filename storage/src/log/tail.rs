@@ -2,7 +2,8 @@
 //!
 //! Waiters stand in a queue of their partition with the offset they want passed, by the high watermark or by the last
 //! stable offset; publishing wakes those whose offset is. Registering comes before the look at the ends, so no wake-up
-//! falls between the two. A last stable offset moves only when its partition grows, since a marker is a record too.
+//! falls between the two. A last stable offset moves when its partition grows, since a marker is a record too, or
+//! with a moved log start, which is a change of its topic.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -73,7 +74,7 @@ impl Tail {
         }
     }
 
-    /// A topic is gone, so that nothing more will come, or may have more partitions now.
+    /// A topic is gone, so that nothing more will come, or has other partitions or log starts now.
     pub(crate) fn changed(&self, topic: TopicId) {
         let waiters = self.waiters.lock();
         for (_, queue) in waiters.iter().filter(|(partition, _)| partition.topic == topic) {

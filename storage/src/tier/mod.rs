@@ -133,6 +133,11 @@ impl Tier {
         *self.held_by.write() = Some(by);
     }
 
+    /// The first offset of a partition that somebody above still needs.
+    pub(crate) fn needed_from(&self, partition: TopicPartition) -> Option<i64> {
+        upkeep::needed_from(&self.held_by, &self.node, partition)
+    }
+
     /// Does to a topic, or to all, what housekeeping finds to do now.
     pub(crate) async fn vacuum(&self, topic: Option<TopicId>) -> Result<VacuumReport> {
         self.housekeeping.vacuum(topic).await

@@ -42,6 +42,15 @@ pub trait HoldsBack: std::fmt::Debug + Send + Sync {
 /// Who holds records back, once somebody does; weak, because SQL stands above and holds the storage.
 pub(crate) type HeldBy = Arc<RwLock<Option<Weak<dyn HoldsBack>>>>;
 
+/// Who still needs which records of a partition.
+pub(crate) fn needed_from(held_by: &HeldBy, node: &Node, partition: TopicPartition) -> Option<i64> {
+    match held_by.read().as_ref().and_then(Weak::upgrade) {
+        Some(by) => by.needed_from(partition),
+        // Nobody has spoken yet, but somebody is known to read it.
+        None => node.holders_of(partition.topic).first().map(|_| 0),
+    }
+}
+
 /// How much is done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Effort {
@@ -194,11 +203,7 @@ impl Upkeep {
 
     /// Who still needs which records of a partition.
     pub(crate) fn needed_from(&self, node: &Node, partition: TopicPartition) -> Option<i64> {
-        match self.held_by.read().as_ref().and_then(Weak::upgrade) {
-            Some(by) => by.needed_from(partition),
-            // Nobody has spoken yet, but somebody is known to read it.
-            None => node.holders_of(partition.topic).first().map(|_| 0),
-        }
+        needed_from(&self.held_by, node, partition)
     }
 
     /// Lets the manifest follow the log starts, whoever moved them, and the log learn what it may forget.

@@ -12,7 +12,7 @@ use aquifer_storage::record::columns::RecordColumn;
 use aquifer_storage::testing::FaultDisk;
 use aquifer_storage::{
     Append, Commit, Error, FetchRequest, GroupOffset, Isolation, OpenOptions, ProducerIdentity, Result, ScanRequest,
-    Storage, Topic, TopicPartition, TransactionChange, TransactionState,
+    Storage, Topic, TopicPartition, TransactionChange, TransactionState, Trim,
 };
 use arrow::array::AsArray;
 use futures::TryStreamExt;
@@ -645,4 +645,22 @@ async fn markers_offsets_and_records_of_one_commit_are_one_act() {
     assert_eq!(receipt.transactions, [producer, producer]);
     assert_eq!(both(&storage, at(&topic, 0)).await, ["at once"]);
     stop(storage).await;
+}
+
+#[tokio::test]
+async fn a_log_start_moved_into_an_open_transaction_takes_the_last_stable_offset_along() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = open(dir.path()).await;
+    let events = topic(&storage, "events", 1).await;
+    let here = at(&events, 0);
+    let producer = init(&storage, "t").await;
+    add(&storage, "t", producer, &[here]).await.unwrap();
+    send(&storage, producer, 0, here, &["a"]).await.unwrap();
+    send(&storage, producer, 1, here, &["b"]).await.unwrap();
+    storage.trim(vec![Trim { partition: here, log_start_offset: 1 }]).await.unwrap();
+    let ends = storage.watermarks(here).unwrap();
+    assert_eq!((ends.log_start_offset, ends.last_stable_offset, ends.high_watermark), (1, 1, 2));
+    assert!(select(&storage, here).await.is_empty());
+    end(&storage, "t", producer, true).await.unwrap();
+    assert_eq!(both(&storage, here).await, ["b"]);
 }
