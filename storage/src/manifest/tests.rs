@@ -9,7 +9,7 @@ use object_store::memory::InMemory;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use crate::clock::{ManualClock, SystemRandom};
+use crate::clock::{ManualClock, Random, SystemRandom};
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, WriterEpoch};
 use crate::manifest::chunks::Chunks;
@@ -654,4 +654,99 @@ async fn what_an_older_epoch_published_after_the_claim_never_counts_again() {
     }
     new.current = Arc::new(load(&bucket, NEW, TOPIC).await.unwrap());
     assert_eq!(new.names().await, ["base", "new"]);
+}
+
+// --- many objects ---
+
+/// Objects of one chunk and chunks of one above, as they come about.
+const CHUNK_OBJECTS: i64 = 1_000;
+const LEVEL_CHUNKS: usize = 300;
+
+fn put(folder: &std::path::Path, path: &object_store::path::Path, bytes: &[u8]) {
+    let file = folder.join(path.as_ref());
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(file, bytes).unwrap();
+}
+
+fn put_chunk(folder: &std::path::Path, topic: TopicId, content: &Content) -> ChunkRef {
+    let name = ChunkName { epoch: OLD, id: SystemRandom.uuid() };
+    let bytes = codec::encode_chunk(topic, content).unwrap();
+    put(folder, &paths::chunk(topic, name.epoch, name.id), &bytes);
+    ChunkRef { name, level: content.level(), stored_bytes: bytes.len() as u64, summary: content.summary() }
+}
+
+/// Writes the manifest of a topic with so many objects, ten rows each; gives the size of its root.
+fn put_manifest(folder: &std::path::Path, topic: TopicId, objects: i64) -> usize {
+    let object = |number: i64| {
+        let path = paths::data(topic, OLD, SystemRandom.uuid());
+        entry(path.as_ref(), &[(0, number * 10, number * 10 + 10)])
+    };
+    let mut chunks: Vec<Arc<ChunkRef>> = Vec::new();
+    let in_chunks = objects / CHUNK_OBJECTS * CHUNK_OBJECTS;
+    for first in (0..in_chunks).step_by(usize::try_from(CHUNK_OBJECTS).unwrap()) {
+        let entries = (first..first + CHUNK_OBJECTS).map(|number| Arc::new(object(number))).collect();
+        chunks.push(Arc::new(put_chunk(folder, topic, &Content::Entries(entries))));
+    }
+    let higher = chunks.chunks(LEVEL_CHUNKS).filter(|part| part.len() == LEVEL_CHUNKS);
+    let higher: Vec<_> = higher.map(|part| put_chunk(folder, topic, &Content::Chunks(part.to_vec()))).collect();
+    let lower = chunks.split_off(higher.len() * LEVEL_CHUNKS);
+    let root = Root {
+        topic,
+        version: 1,
+        epoch: OLD,
+        attempt: Uuid::nil(),
+        history_start_us: i64::MIN,
+        partitions: vec![(0, Ends { start: 0, end: objects * 10 })],
+        chunks: higher.into_iter().chain(lower.iter().map(|chunk| ChunkRef::clone(chunk))).collect(),
+        tail: (in_chunks..objects).map(object).collect(),
+        garbage: vec![],
+        orphans_checked: WriterEpoch(0),
+    };
+    let bytes = codec::encode_root(&root).unwrap();
+    put(folder, &paths::root(topic, OLD, 1), &bytes);
+    bytes.len()
+}
+
+/// Loads the manifests of topics with so many objects each from a folder, as a node that starts does, and reads one of
+/// their last offsets; gives the bytes of all roots and how long it took to load them.
+async fn load_many(topics: u128, objects: i64) -> (usize, std::time::Duration) {
+    let home = tempfile::tempdir().unwrap();
+    let topics: Vec<_> = (0..topics).map(|number| TopicId(Uuid::from_u128(number))).collect();
+    let root_bytes = topics.iter().map(|topic| put_manifest(home.path(), *topic, objects)).sum();
+    let (store, _) = crate::object::local::open_folder(home.path()).unwrap();
+    let bucket = Bucket::for_test_over(store);
+    let before = std::time::Instant::now();
+    let mut manifests = Vec::new();
+    for topic in &topics {
+        manifests.push(Arc::new(load(&bucket, OLD, *topic).await.unwrap()));
+    }
+    let took = before.elapsed();
+    let chunks = Arc::new(Chunks::new(bucket, 0));
+    for manifest in manifests {
+        assert_eq!(manifest.tiered_end(0), objects * 10);
+        let last = Wanted::offsets(objects * 10 - 1, objects * 10);
+        let found: Vec<_> = walk::of_partition(Arc::clone(&chunks), manifest, 0, last).try_collect().await.unwrap();
+        assert_eq!(found.len(), 1);
+    }
+    (root_bytes, took)
+}
+
+#[tokio::test]
+async fn a_start_reads_little_however_many_objects_there_are() {
+    for (topics, objects) in [(1, 50_500), (25, 2_010)] {
+        let (root_bytes, took) = load_many(topics, objects).await;
+        println!("{topics} topics of {objects} objects: {root_bytes} bytes of roots, loaded in {took:?}");
+        // Summaries of chunks and the newest entries, not the entries of chunks.
+        assert!(root_bytes < 200 << 10, "{root_bytes} bytes of roots");
+    }
+}
+
+#[tokio::test]
+#[ignore = "writes a million entries: part of `make soak`"]
+async fn a_million_objects_are_loaded_within_two_seconds() {
+    for (topics, objects) in [(1, 1_000_000), (1_000, 1_000), (10_000, 100)] {
+        let (root_bytes, took) = load_many(topics, objects).await;
+        println!("{topics} topics of {objects} objects: {root_bytes} bytes of roots, loaded in {took:?}");
+        assert!(took < std::time::Duration::from_secs(2), "{took:?}");
+    }
 }

@@ -138,6 +138,12 @@ impl Cold {
 
 #[cfg(test)]
 impl Cold {
+    /// With a tree of another shape.
+    pub(crate) fn shaped(mut self, shape: Shape) -> Self {
+        self.publisher.shape = shape;
+        self
+    }
+
     /// Over a bucket that epoch 1 has claimed.
     pub(crate) async fn for_test(bucket: Bucket) -> Self {
         let (random, clock) = (Arc::new(crate::clock::SystemRandom), Arc::new(crate::clock::SystemClock));

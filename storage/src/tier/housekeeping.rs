@@ -202,7 +202,8 @@ impl Work {
         if let Some(error) = &self.fenced {
             return Err(error.clone());
         }
-        let done = self.upkeep.sweeper.sweep_deleted(node).await;
+        let now_us = node.clock().now_us();
+        let done = self.upkeep.sweeper.sweep_deleted(|topic| node.topic_by_id(topic).is_some(), now_us).await;
         if let Err(error) = &done {
             metrics::counter!("aquifer_housekeeping_failures_total").increment(1);
             let reason = chain(error);

@@ -110,12 +110,13 @@ impl Tier {
             declared_by: DeclaredBy::clone(&declared_by),
         };
         let held_by = HeldBy::default();
+        let grace_us = i64::try_from(settings.sweep_grace_ms.saturating_mul(1000)).unwrap_or(i64::MAX);
         let upkeep = Upkeep {
             runner: runner.clone(),
             held_by: HeldBy::clone(&held_by),
             object_bytes: settings.merge_object_bytes,
             memory_bytes: settings.compaction_memory_bytes,
-            sweeper: Sweeper::new(Arc::clone(&cold), &node),
+            sweeper: Sweeper::new(Arc::clone(&cold), grace_us, node.clock().now_us()),
             spoiled: HashSet::new(),
         };
         let housekeeping = Housekeeping::start(upkeep, settings.housekeeping_interval_ms);

@@ -20,7 +20,6 @@ use uuid::Uuid;
 
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, WriterEpoch};
-use crate::log::Node;
 use crate::manifest::codec::Content;
 use crate::manifest::edit::Edit;
 use crate::manifest::model::{ChunkName, ChunkRef, Garbage, Gone, TopicManifest};
@@ -75,9 +74,8 @@ impl Budget {
 
 impl Sweeper {
     /// Begins now.
-    pub(crate) fn new(cold: Arc<Cold>, node: &Node) -> Self {
-        let grace_us = i64::try_from(node.settings().sweep_grace_ms.saturating_mul(1000)).unwrap_or(i64::MAX);
-        Self { cold, grace_us, began_us: node.clock().now_us(), state: Mutex::default() }
+    pub(crate) fn new(cold: Arc<Cold>, grace_us: i64, now_us: i64) -> Self {
+        Self { cold, grace_us, began_us: now_us, state: Mutex::default() }
     }
 
     fn is_old(&self, since_us: i64, now_us: i64) -> bool {
@@ -280,16 +278,15 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Removes topics that are deleted, and what puts into a folder left staged; gives how many files.
+    /// Removes topics that are not there any more, and what puts into a folder left staged; gives how many files.
     ///
     /// # Errors
     /// As [`Sweeper::sweep_topic`].
-    pub(crate) async fn sweep_deleted(&self, node: &Node) -> Result<u64> {
-        let now_us = node.clock().now_us();
+    pub(crate) async fn sweep_deleted(&self, is_there: impl Fn(TopicId) -> bool, now_us: i64) -> Result<u64> {
         let mut budget = Budget::new();
         for folder in self.cold.bucket.folders(&paths::topics()).await? {
             let Some(topic) = folder.filename().and_then(|name| name.parse().ok()).map(TopicId) else { continue };
-            if node.topic_by_id(topic).is_some() {
+            if is_there(topic) {
                 continue;
             }
             let seen = *self.state.lock().deleted.entry(topic).or_insert(Some(now_us));
@@ -313,3 +310,6 @@ impl Sweeper {
         Ok(budget.removed)
     }
 }
+
+#[cfg(test)]
+mod tests;
