@@ -27,7 +27,7 @@ mod upkeep;
 mod worker;
 pub(crate) mod write;
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
@@ -118,6 +118,7 @@ impl Tier {
             memory_bytes: settings.compaction_memory_bytes,
             sweeper: Sweeper::new(Arc::clone(&cold), grace_us, node.clock().now_us()),
             spoiled: HashSet::new(),
+            settled: HashMap::new(),
         };
         let housekeeping = Housekeeping::start(upkeep, settings.housekeeping_interval_ms);
         let worker = Worker::start(runner, SealPolicy::of(settings));

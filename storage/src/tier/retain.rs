@@ -17,6 +17,28 @@ pub(crate) struct Stretch {
     pub(crate) max_committed_at_us: i64,
 }
 
+/// How far a partition's log start moves, while its stretches are looked at, the oldest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Advance {
+    /// The log start so far.
+    pub(crate) start: i64,
+    /// Bytes of the stretches not looked at, and of the one at which it ended.
+    pub(crate) bytes: u64,
+    /// A stretch stays, so all behind it do.
+    pub(crate) ended: bool,
+}
+
+impl Advance {
+    /// Looks at the next stretch.
+    pub(crate) fn look(&mut self, retention: Retention, stretch: &Stretch, now_ms: i64) {
+        self.ended |= !retention.takes(stretch, self.bytes, now_ms);
+        if !self.ended {
+            self.bytes = self.bytes.saturating_sub(stretch.bytes);
+            self.start = self.start.max(stretch.end);
+        }
+    }
+}
+
 /// What a topic keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Retention {
@@ -32,28 +54,12 @@ impl Retention {
         self.ms >= 0 || self.bytes >= 0
     }
 
-    /// The new log start: `start` or the end of the last stretch that goes. `bytes` are those of all stretches, also of
-    /// those that are not looked at.
-    pub(crate) fn start_after(
-        self,
-        start: i64,
-        mut bytes: u64,
-        now_ms: i64,
-        stretches: impl IntoIterator<Item = Stretch>,
-    ) -> i64 {
-        let mut new_start = start;
-        for stretch in stretches {
-            if !self.is_old(&stretch, now_ms) && !self.is_too_much(&stretch, bytes) {
-                break;
-            }
-            bytes = bytes.saturating_sub(stretch.bytes);
-            new_start = stretch.end.max(start);
-        }
-        new_start
+    /// Whether the oldest stretch of a partition goes, of which it and what follows it take `bytes`.
+    pub(crate) fn takes(self, stretch: &Stretch, bytes: u64, now_ms: i64) -> bool {
+        self.is_old(stretch, now_ms) || self.is_too_much(stretch, bytes)
     }
 
-    /// Whether a stretch is older than what is kept.
-    pub(crate) fn is_old(self, stretch: &Stretch, now_ms: i64) -> bool {
+    fn is_old(self, stretch: &Stretch, now_ms: i64) -> bool {
         let timestamp_ms = match stretch.max_timestamp_ms {
             none if none < 0 => stretch.max_committed_at_us.div_euclid(1000),
             largest => largest,
@@ -76,7 +82,9 @@ mod tests {
 
     fn start_after(retention: Retention, start: i64, now_ms: i64, stretches: &[Stretch]) -> i64 {
         let bytes = stretches.iter().map(|stretch| stretch.bytes).sum();
-        retention.start_after(start, bytes, now_ms, stretches.iter().copied())
+        let mut advance = Advance { start, bytes, ended: false };
+        stretches.iter().for_each(|stretch| advance.look(retention, stretch, now_ms));
+        advance.start
     }
 
     #[test]

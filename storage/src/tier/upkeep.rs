@@ -3,22 +3,22 @@
 //! Each step looks at what counts when it begins and publishes edits that are refused if that has changed too much, so it
 //! can be cut off anywhere: what was put and not published is swept, what was published stays right.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Weak};
 
 use futures::TryStreamExt;
 use parking_lot::RwLock;
 
 use crate::commit::{Commit, Expect, PositionChange, Trim};
-use crate::error::{Error, Result};
-use crate::ids::TopicPartition;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ids::{TopicId, TopicPartition};
 use crate::log::{HotRun, Node};
 use crate::manifest::edit::Edit;
-use crate::manifest::model::{Entry, TopicManifest};
+use crate::manifest::model::{Entry, GroupAt, RowGroup, TopicManifest};
 use crate::tier::cleaned::{Cleaned, stored_name};
 use crate::tier::compact::{self, CompactPolicy, Marked, bytes_of, groups_of};
-use crate::tier::merge::{MergePolicy, pieces, reaches};
-use crate::tier::retain::{Retention, Stretch};
+use crate::tier::merge::{MergePolicy, OBJECTS_MAX, pieces, reaches};
+use crate::tier::retain::{Advance, Retention, Stretch};
 use crate::tier::rewrite::{Goes, NoneGoes};
 use crate::tier::run::Runner;
 use crate::tier::sweep::Sweeper;
@@ -31,6 +31,9 @@ const TRIMS_MAX: usize = 1_000;
 
 /// Merges of one topic in one look; the next look goes on.
 const MERGES_MAX: u32 = 16;
+
+/// Small entries looked at together.
+const SMALL_MAX: usize = 4 * OBJECTS_MAX;
 
 /// What stands above storage and still needs records as they are.
 pub trait HoldsBack: std::fmt::Debug + Send + Sync {
@@ -72,6 +75,8 @@ pub(crate) struct Upkeep {
     pub(crate) sweeper: Sweeper,
     /// Objects that turned out to be damaged; they stay as they are.
     pub(crate) spoiled: HashSet<String>,
+    /// The version of each topic's manifest in which nothing was to be merged.
+    pub(crate) settled: HashMap<TopicId, u64>,
 }
 
 impl Upkeep {
@@ -90,16 +95,24 @@ impl Upkeep {
         done.map(|()| report)
     }
 
-    async fn keep_with(&self, node: &Node, topic: &Topic, effort: Effort, report: &mut VacuumReport) -> Result<()> {
+    async fn keep_with(&mut self, node: &Node, topic: &Topic, effort: Effort, report: &mut VacuumReport) -> Result<()> {
+        let done = self.tend(node, topic, effort, report).await;
+        if done.as_ref().is_err_and(|error| error.kind() == ErrorKind::StepDown) {
+            return done;
+        }
+        // What is damaged or fails above must not keep garbage in the bucket.
+        report.files_swept += self.sweeper.sweep_topic(topic.id, node.clock().now_us()).await?;
+        done
+    }
+
+    async fn tend(&mut self, node: &Node, topic: &Topic, effort: Effort, report: &mut VacuumReport) -> Result<()> {
         let config = topic.config.resolve(node.settings());
         self.retain(node, topic, &config, report).await?;
         self.follow(node, topic).await?;
         if config.cleanup_policy.compacts() {
             self.compact(node, topic, &config, effort, report).await?;
         }
-        self.merge(topic, effort, report).await?;
-        report.files_swept += self.sweeper.sweep_topic(topic.id, node.clock().now_us()).await?;
-        Ok(())
+        self.merge(topic, effort, report).await
     }
 
     /// Moves log starts behind what is too old or too much.
@@ -116,12 +129,10 @@ impl Upkeep {
         }
         // Before they are asked what they need: who comes later has not agreed, and the commit is refused.
         let agreed = node.holders_of(topic.id);
-        let mut cold = self.cold_stretches(topic, retention, node.clock().now_ms()).await?;
         let mut trims = Vec::new();
-        for partition in 0..topic.partitions {
+        for (partition, advance) in self.advances(node, topic, retention).await? {
             let at = TopicPartition { topic: topic.id, partition };
-            let cold = cold.remove(&partition).unwrap_or_default();
-            let (start, new_start) = self.new_start(node, at, retention, cold).await?;
+            let (start, new_start) = self.new_start(node, at, retention, advance).await?;
             if new_start > start {
                 report.offsets_trimmed += u64::try_from(new_start - start).unwrap_or(0);
                 trims.push(Trim { partition: at, log_start_offset: new_start });
@@ -134,46 +145,42 @@ impl Upkeep {
         Ok(())
     }
 
-    /// The row groups of each partition that retention has to look at.
-    async fn cold_stretches(
-        &self,
-        topic: &Topic,
-        retention: Retention,
-        now_ms: i64,
-    ) -> Result<BTreeMap<i32, Vec<Stretch>>> {
-        let manifest = self.runner.cold.manifests.get(topic.id);
-        let mut stretches: BTreeMap<i32, Vec<Stretch>> = BTreeMap::new();
-        let mut young = HashSet::new();
+    /// How far each partition's log start moves within the cold part. Entries are read as far as they must be and not
+    /// kept.
+    async fn advances(&self, node: &Node, topic: &Topic, retention: Retention) -> Result<BTreeMap<i32, Advance>> {
+        let (manifest, now_ms) = (self.runner.cold.manifests.get(topic.id), node.clock().now_ms());
+        let mut advances = BTreeMap::new();
+        for partition in 0..topic.partitions {
+            let at = TopicPartition { topic: topic.id, partition };
+            let (start, bytes) = (node.watermarks(at)?.log_start_offset, node.untiered_bytes(at)?);
+            advances.insert(partition, Advance { start, bytes, ended: false });
+        }
+        let is_live = |advance: &Advance, group: &RowGroup| group.last_offset >= advance.start;
+        if retention.bytes >= 0 {
+            let mut entries = self.runner.cold.entries(&manifest);
+            while let Some(entry) = entries.try_next().await? {
+                for at in groups_of(&entry) {
+                    if let Some(advance) = advances.get_mut(&at.group.partition).filter(|a| is_live(a, &at.group)) {
+                        advance.bytes += bytes_of(&at);
+                    }
+                }
+            }
+        }
+        let mut left = manifest.partitions.len();
         let mut entries = self.runner.cold.entries(&manifest);
         while let Some(entry) = entries.try_next().await? {
             for at in groups_of(&entry) {
-                let group = at.group;
-                if group.last_offset < manifest.start(group.partition) || young.contains(&group.partition) {
-                    continue;
+                let Some(advance) = advances.get_mut(&at.group.partition) else { continue };
+                if !advance.ended && is_live(advance, &at.group) {
+                    advance.look(retention, &stretch_of(&at), now_ms);
+                    left -= usize::from(advance.ended);
                 }
-                let stretch = Stretch {
-                    end: group.last_offset + 1,
-                    bytes: bytes_of(&at),
-                    max_timestamp_ms: group.max_timestamp_ms,
-                    max_committed_at_us: group.max_committed_at_us,
-                };
-                // By size all of them count, by age only those before the first that stays.
-                if retention.bytes < 0 && !retention.is_old(&stretch, now_ms) {
-                    young.insert(group.partition);
-                }
-                stretches.entry(group.partition).or_default().push(stretch);
             }
-            if young.len() == manifest.partitions.len() {
+            if left == 0 {
                 break;
             }
         }
-        // Behind the last row nothing is cold any more.
-        for (partition, stretches) in &mut stretches {
-            if let Some(last) = stretches.last_mut().filter(|_| !young.contains(partition)) {
-                last.end = manifest.tiered_end(*partition);
-            }
-        }
-        Ok(stretches)
+        Ok(advances)
     }
 
     /// A partition's log start as it is and as it should be.
@@ -182,7 +189,7 @@ impl Upkeep {
         node: &Node,
         partition: TopicPartition,
         retention: Retention,
-        cold: Vec<Stretch>,
+        mut advance: Advance,
     ) -> Result<(i64, i64)> {
         let watermarks = node.watermarks(partition)?;
         let start = watermarks.log_start_offset;
@@ -190,15 +197,17 @@ impl Upkeep {
         if needed <= start {
             return Ok((start, start));
         }
-        let now_ms = node.clock().now_ms();
-        let bytes = cold.iter().map(|stretch| stretch.bytes).sum::<u64>() + node.untiered_bytes(partition)?;
-        let cold_end = cold.last().map_or(watermarks.tiered_end_offset, |last| last.end);
-        let mut new_start = retention.start_after(start, bytes, now_ms, cold.iter().copied());
-        if new_start >= cold_end.min(watermarks.tiered_end_offset) || cold.is_empty() {
-            let hot = hot_stretches(node, partition, watermarks.tiered_end_offset.max(start)).await?;
-            new_start = retention.start_after(start, bytes, now_ms, cold.into_iter().chain(hot));
+        if !advance.ended {
+            if advance.start > start {
+                // Behind the last row nothing is cold any more.
+                advance.start = advance.start.max(watermarks.tiered_end_offset);
+            }
+            let now_ms = node.clock().now_ms();
+            for stretch in hot_stretches(node, partition, watermarks.tiered_end_offset.max(start)).await? {
+                advance.look(retention, &stretch, now_ms);
+            }
         }
-        Ok((start, new_start.min(needed).min(watermarks.last_stable_offset)))
+        Ok((start, advance.start.min(needed).min(watermarks.last_stable_offset)))
     }
 
     /// Who still needs which records of a partition.
@@ -294,15 +303,65 @@ impl Upkeep {
     }
 
     /// Makes large objects of small ones.
-    async fn merge(&self, topic: &Topic, effort: Effort, report: &mut VacuumReport) -> Result<()> {
-        let policy = self.merge_policy(effort);
-        for _ in 0..if effort == Effort::All { u32::MAX } else { MERGES_MAX } {
-            let (manifest, entries) = self.entries(topic).await?;
-            let pieces = pieces(&manifest, &entries, |path| self.spoiled.contains(path));
-            let Some(range) = policy.plan(&pieces) else { return Ok(()) };
-            self.replace(&manifest, &entries[range], &NoneGoes, None, report).await?;
+    async fn merge(&mut self, topic: &Topic, effort: Effort, report: &mut VacuumReport) -> Result<()> {
+        loop {
+            let manifest = self.runner.cold.manifests.get(topic.id);
+            if effort == Effort::Due && self.settled.get(&topic.id) == Some(&manifest.version) {
+                return Ok(());
+            }
+            let merges = self.merge_once(&manifest, effort, report).await?;
+            if merges == 0 {
+                self.settled.insert(topic.id, manifest.version);
+            }
+            if merges == 0 || effort == Effort::Due {
+                return Ok(());
+            }
         }
-        Ok(())
+    }
+
+    /// Goes through a manifest once and merges what it comes across; how often. Of the entries only those in front of the
+    /// last large one are kept. What was published meanwhile is for the next time.
+    async fn merge_once(
+        &self,
+        manifest: &Arc<TopicManifest>,
+        effort: Effort,
+        report: &mut VacuumReport,
+    ) -> Result<u32> {
+        let policy = self.merge_policy(effort);
+        let mut merges = 0;
+        let mut small: Vec<Arc<Entry>> = Vec::new();
+        let mut entries = self.runner.cold.entries(manifest);
+        loop {
+            let next = entries.try_next().await?;
+            let ends = next.is_none()
+                || small.len() >= SMALL_MAX
+                || next.as_ref().is_some_and(|next| self.ends_run(next, &policy));
+            small.extend(next.clone());
+            if !ends {
+                continue;
+            }
+            while let Some(range) = policy.plan(&pieces(manifest, &small, |path| self.spoiled.contains(path))) {
+                self.replace(manifest, &small[range.clone()], &NoneGoes, None, report).await?;
+                // What comes before it was not worth it, and the new object is for the next time.
+                small.drain(..range.end);
+                merges += 1;
+                if effort == Effort::Due && merges >= MERGES_MAX {
+                    return Ok(merges);
+                }
+            }
+            // Those at the end may yet be joined with what comes.
+            let kept = if next.as_ref().is_some_and(|next| self.ends_run(next, &policy)) { 0 } else { OBJECTS_MAX };
+            small.drain(..small.len().saturating_sub(kept));
+            if next.is_none() {
+                return Ok(merges);
+            }
+        }
+    }
+
+    /// Whether an entry cannot be joined with what comes behind it.
+    fn ends_run(&self, entry: &Entry, policy: &MergePolicy) -> bool {
+        let object = entry.object.as_ref();
+        object.is_some_and(|object| policy.is_large(object.bytes) || self.spoiled.contains(&object.path))
     }
 
     /// Rewrites neighbours and publishes what came of it.
@@ -339,6 +398,15 @@ impl Upkeep {
 
     fn merge_policy(&self, effort: Effort) -> MergePolicy {
         MergePolicy { object_bytes: self.object_bytes, eager: effort == Effort::All }
+    }
+}
+
+fn stretch_of(at: &GroupAt) -> Stretch {
+    Stretch {
+        end: at.group.last_offset + 1,
+        bytes: bytes_of(at),
+        max_timestamp_ms: at.group.max_timestamp_ms,
+        max_committed_at_us: at.group.max_committed_at_us,
     }
 }
 
