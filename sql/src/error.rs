@@ -214,9 +214,12 @@ impl From<aquifer_storage::Error> for Error {
             Storage::InvalidTransactionState { .. } => (SqlState::ObjectNotInPrerequisiteState, None),
             Storage::InvalidBatch { .. } => (SqlState::InvalidParameterValue, None),
             Storage::TooLarge { .. } => (SqlState::ProgramLimitExceeded, Some("write it in smaller portions")),
-            Storage::CorruptBatch { .. } | Storage::Corrupt { .. } | Storage::Format { .. } => {
-                (SqlState::DataCorrupted, Some("the damaged range is named; the rest is served"))
-            }
+            Storage::CorruptBatch { .. } | Storage::Corrupt { .. } | Storage::Format { .. } => (
+                SqlState::DataCorrupted,
+                Some(
+                    "leave the named range out by _partition and _offset, as in WHERE _offset >= its end; the rest is served",
+                ),
+            ),
             Storage::Full { .. } => (SqlState::DiskFull, Some("free space, or raise wal.bytes_max")),
             Storage::ReadOnly { .. } | Storage::Fenced { .. } => {
                 (SqlState::ReadOnly, Some("restart the node once the cause is mended"))

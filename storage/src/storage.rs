@@ -154,7 +154,11 @@ impl Storage {
     /// Whether writes are taken and all bytes are whole.
     #[must_use]
     pub fn health(&self) -> Health {
-        self.node.health()
+        match (self.node.health(), self.tier.lost()) {
+            (Health::Ready, lost) if !lost.is_empty() => Health::Damaged(lost),
+            (Health::Damaged(damaged), lost) => Health::Damaged(damaged.into_iter().chain(lost).collect()),
+            (health, _) => health,
+        }
     }
 
     // --- topics ---

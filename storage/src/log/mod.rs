@@ -171,7 +171,13 @@ impl Node {
             front: Mutex::default(),
             forgetting: tokio::sync::Mutex::new(()),
         });
-        let writer = Writer { shared: Arc::clone(&shared), ledger, appender, uncovered: false };
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            ledger,
+            appender,
+            uncovered: false,
+            producers_max: producer::PRODUCERS_MAX / 4 * 5,
+        };
         let threads = start_threads(&shared, writer)?;
         Ok(Arc::new(Self {
             shared,
@@ -242,7 +248,8 @@ impl Node {
         }
         let published = self.shared.published.read();
         let of_partitions = published.partitions.iter().flat_map(|(partition, view)| {
-            view.damaged.iter().map(|range| {
+            // What objects have is not missing; what they lack is lost, which the manifest says.
+            view.damaged.iter().filter(|range| range.end > view.tiered_end).map(|range| {
                 let TopicPartition { topic, partition } = partition;
                 format!("{}: offsets {}..{} of {topic}/{partition}", range.place, range.start, range.end)
             })

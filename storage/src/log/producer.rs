@@ -210,13 +210,9 @@ impl Producers {
         };
     }
 
-    /// Forgets who has been silent too long, or whose partition `lives` no more, and gives the rest for a snapshot. Whoever
-    /// has a transaction open is never forgotten.
-    pub(crate) fn expire(
-        &mut self,
-        now_us: i64,
-        lives: impl Fn(TopicPartition) -> bool,
-    ) -> Vec<(TopicPartition, i64, Sequences)> {
+    /// Forgets who has been silent too long, or whose partition `lives` no more, and of too many those silent longest.
+    /// Who has a transaction open stays.
+    pub(crate) fn trim(&mut self, now_us: i64, lives: impl Fn(TopicPartition) -> bool) {
         self.0.retain(|(partition, _), known| {
             let silent = now_us.saturating_sub(known.last_commit_us) > PRODUCER_IDLE_MAX_US;
             (known.open.is_some() || !silent) && lives(*partition)
@@ -228,6 +224,15 @@ impl Producers {
             let newest_gone = *newest_gone;
             self.0.retain(|_, known| known.open.is_some() || known.last_commit_us > newest_gone);
         }
+    }
+
+    /// How many (partition, producer) pairs are known.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// All that is known, for a snapshot.
+    pub(crate) fn parts(&self) -> Vec<(TopicPartition, i64, Sequences)> {
         self.0.iter().map(|((partition, id), known)| (*partition, *id, known.clone())).collect()
     }
 
@@ -324,7 +329,7 @@ mod tests {
         assert_eq!(producers.judge(partition(), &transactional(20)).unwrap(), Verdict::Append);
         producers.restore(undo);
         assert_eq!(producers.open_since(partition(), 5), Some(100));
-        producers.expire(i64::MAX, |_| true);
+        producers.trim(i64::MAX, |_| true);
         assert_eq!(producers.open().count(), 1, "what is open is not forgotten");
     }
 

@@ -106,6 +106,8 @@ impl PartitionView {
     pub(crate) fn forget_segment(&mut self, segment: u64) {
         self.runs.forget_segment(segment);
         let hot_start = self.hot_start();
+        // Whoever asks for what lies below asks the objects.
+        self.damaged.retain(|range| range.end > hot_start || range.end > self.tiered_end);
         self.aborted.retain(|range| range.last_offset >= hot_start);
         while self.late.front().is_some_and(|(stable, _)| *stable <= hot_start) {
             self.late.pop_front();

@@ -84,7 +84,11 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
         // Left by a process that ended while it replaced a file.
         disk.remove(&dir.join(name)).map_err(Error::io(format!("remove {name}")))?;
     }
-    let (snapshot, passed_over) = LogSnapshot::newest(disk.as_ref(), dir, &names)?;
+    let (mut snapshot, passed_over) = LogSnapshot::newest(disk.as_ref(), dir, &names)?;
+    if let Some(snapshot) = &mut snapshot {
+        // The damage of a segment went with it.
+        snapshot.damaged.retain(|place| names.iter().any(|name| place.contains(name.as_str())));
+    }
     let mut bases: Vec<u64> = names.iter().filter_map(|name| position_in_name(name, ".wal")).collect();
     bases.sort_unstable();
     let replay_from = snapshot.as_ref().map_or(0, |snapshot| snapshot.position);

@@ -13,6 +13,7 @@ use crate::log::{Node, Piece, Reach};
 use crate::record::batch::{BatchBuilder, CheckedBatch, Compression, TimestampType};
 use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
+use crate::testing::FaultDisk;
 use crate::topic_config::TopicConfig;
 use crate::view::{FetchRequest, Isolation};
 
@@ -201,4 +202,29 @@ async fn local_retention_counts_from_the_end_of_the_transaction_that_held_record
     clock.advance_us(2 * HOUR_US);
     node.forget().await.unwrap();
     assert!(node.segments().len() < count);
+}
+
+#[tokio::test]
+async fn what_is_read_at_the_start_does_not_grow_with_the_history() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at_us(1_000_000));
+    let mut read = Vec::new();
+    for rounds in 0..3 {
+        let disk = FaultDisk::new(1);
+        let node = Node::open_on(&options(dir.path(), &clock), Arc::new(disk.clone())).await.unwrap();
+        read.push(disk.bytes_read());
+        let here = match node.topic("events") {
+            Some(events) => TopicPartition { topic: events.id, partition: 0 },
+            None => topic(&node, "events").await,
+        };
+        append(&node, here, 1 + rounds * 200).await;
+        let segments = node.segments().len() as u64;
+        node.close().await.unwrap();
+        read.push(segments);
+    }
+    let [_, _, small, few, large, many] = read[..] else { panic!("{read:?}") };
+    assert!(many > few + 30, "{few} and {many} segments");
+    // A header, a trailer and a directory of one stretch each; besides, one segment is scanned and one snapshot read.
+    let segment_bytes = options(dir.path(), &clock).settings.wal_segment_bytes;
+    assert!(large <= small + 2 * segment_bytes + few * 1024, "{small} and {large} bytes read");
 }

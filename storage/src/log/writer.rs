@@ -21,6 +21,7 @@ use crate::log::frame::{EncodedFrame, FrameNumbers, PlacedBatch};
 use crate::log::ledger::{Judged, Ledger, Terms, Undo};
 use crate::log::own::{Change, OwnRecord, own_partition};
 use crate::log::pipe::{Done, Group, IDLE_BEFORE_COVER, Job, Next, Pending, ToSync};
+use crate::log::producer::PRODUCERS_MAX;
 use crate::log::shared::Shared;
 use crate::log::snapshot::{LogSnapshot, StoredOwn, StoredPartition};
 use crate::log::transaction::Mark;
@@ -35,6 +36,8 @@ pub(crate) struct Writer {
     pub(crate) appender: Appender,
     /// No frame says yet that the last commit is durable.
     pub(crate) uncovered: bool,
+    /// More producers than this are trimmed before the next group.
+    pub(crate) producers_max: usize,
 }
 
 /// What the jobs of one group have come to.
@@ -94,6 +97,7 @@ impl Writer {
             }
             return;
         }
+        self.bound_producers();
         let bytes = jobs.iter().map(|job| job.bytes).sum();
         if self.appender.is_full(bytes) {
             let own_only = jobs.iter().all(|job| job.request.commit.appends.is_empty());
@@ -120,6 +124,16 @@ impl Writer {
                     let _ = pending.answer.send(Err(error.clone()));
                 }
             }
+        }
+    }
+
+    /// Keeps the memory of producers bounded between snapshots too; a scan of all of them comes once in many new ones.
+    fn bound_producers(&mut self) {
+        let Ledger { producers, own, .. } = &mut self.ledger;
+        if producers.len() > self.producers_max {
+            let now_us = self.appender.last_commit_time_us;
+            producers.trim(now_us, |partition| own.topics.contains_key(&partition.topic));
+            self.producers_max = PRODUCERS_MAX.max(producers.len()) / 4 * 5;
         }
     }
 
@@ -272,7 +286,8 @@ impl Writer {
     fn snapshot(&mut self) -> Result<()> {
         let own = &self.ledger.own;
         let now_us = self.appender.last_commit_time_us;
-        let producers = self.ledger.producers.expire(now_us, |partition| own.topics.contains_key(&partition.topic));
+        self.ledger.producers.trim(now_us, |partition| own.topics.contains_key(&partition.topic));
+        let producers = self.ledger.producers.parts();
         let published = self.shared.published.read();
         let (ends, aborted) = (&self.ledger.ends, &mut self.ledger.aborted);
         // What was aborted matters as long as the log holds it.

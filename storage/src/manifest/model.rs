@@ -283,7 +283,21 @@ fn cover_of(covers: &[Cover], partition: i32) -> Option<&Cover> {
     covers.get(at)
 }
 
+impl Lost {
+    /// What a reader of them is told.
+    pub(crate) fn error(&self) -> crate::error::Error {
+        let Self { partition, start, end, place } = self;
+        let reason = format!("offsets {start}..{end} of partition {partition} were damaged and are lost for ever");
+        crate::error::Error::Corrupt { place: place.clone(), reason }
+    }
+}
+
 impl Entry {
+    /// The first lost offsets of a partition that touch `start..end`.
+    pub(crate) fn lost_within(&self, partition: i32, start: i64, end: i64) -> Option<&Lost> {
+        self.lost.iter().find(|lost| lost.partition == partition && lost.start < end && lost.end > start)
+    }
+
     /// Its cover of a partition.
     pub(crate) fn cover(&self, partition: i32) -> Option<&Cover> {
         cover_of(&self.covers, partition)

@@ -49,7 +49,11 @@ pub(crate) async fn fetch(
     let manifest = cold.manifests.get(partition.topic);
     let mut batches = Batches::new(bytes_max);
     let mut entries = cold.entries_of(&manifest, partition.partition, Wanted::offsets(offset, end));
+    let mut lost = None;
     while let Some(entry) = entries.try_next().await? {
+        // Up to what is lost: the next fetch begins there and is told.
+        let of_entry = entry.lost_within(partition.partition, offset, end);
+        let end = of_entry.map_or(end, |lost| lost.start);
         for at in groups_of(&entry, partition.partition, offset, end) {
             let rows = group(cold, &at).await?;
             batches.add(&Columns::of(&rows)?, offset, end)?;
@@ -57,8 +61,16 @@ pub(crate) async fn fetch(
                 return Ok(batches.finish());
             }
         }
+        lost = of_entry.cloned();
+        if lost.is_some() {
+            break;
+        }
     }
-    Ok(batches.finish())
+    let batches = batches.finish();
+    match lost.filter(|_| batches.is_empty()) {
+        Some(lost) => Err(lost.error()),
+        None => Ok(batches),
+    }
 }
 
 /// The first record in offset order at or after `timestamp_ms`, at an offset of `within`.

@@ -96,7 +96,10 @@ impl Pinned {
         let columns: Arc<[_]> = Arc::from(request.columns);
         let hot = hot::rows(&pinned.hot, &columns, above, request.batch_rows, self.limits);
         let entries = self.cold.entries_of(&pinned.manifest, partition.partition, below);
-        let reads = entries.try_filter_map(move |entry| future::ready(Ok(plan(&entry, partition.partition, &below))));
+        let reads = entries.try_filter_map(move |entry| {
+            let lost = entry.lost_within(partition.partition, below.start, below.end);
+            future::ready(lost.map_or(Ok(plan(&entry, partition.partition, &below)), |lost| Err(lost.error())))
+        });
         let cold = parquet::rows(Arc::clone(&self.cold), reads, columns, below, request.batch_rows);
         Ok(cold.chain(hot).boxed())
     }

@@ -36,7 +36,7 @@ use object_store::path::Path;
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::Node;
-use crate::manifest::model::{Entry, TopicManifest};
+use crate::manifest::model::{Entry, Lost, TopicManifest};
 use crate::manifest::publish;
 use crate::object::bucket::Bucket;
 use crate::object::{claim, open};
@@ -53,6 +53,9 @@ use crate::view::{CheckpointReport, ObjectInfo, Topic, VacuumReport};
 
 pub use declared::DeclaredColumns;
 pub use upkeep::HoldsBack;
+
+/// Lost ranges the health names at the most.
+const LOST_MAX: usize = 100;
 
 /// Manifests loaded at once when a storage is opened.
 const LOADS_MAX: usize = 16;
@@ -159,6 +162,22 @@ impl Tier {
     /// What readers of the cold part hold.
     pub(crate) fn cold(&self) -> &Arc<Cold> {
         &self.cold
+    }
+
+    /// What was damaged before it could be tiered, in words: of the newest entries, at most [`LOST_MAX`] of it.
+    pub(crate) fn lost(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        for manifest in self.cold.manifests.all() {
+            let Some(topic) = self.node.topic_by_id(manifest.topic) else { continue };
+            let lost = manifest.tail.iter().flat_map(|entry| &entry.lost);
+            let lost = lost.filter(|lost| lost.end > manifest.start(lost.partition));
+            let word = |lost: &Lost| {
+                let Lost { partition, start, end, place } = lost;
+                format!("lost for ever: offsets {start}..{end} of {}/{partition}, once in {place}", topic.name)
+            };
+            words.extend(lost.take(LOST_MAX - words.len()).map(word));
+        }
+        words
     }
 
     /// Limits for whoever decompresses stored batches.

@@ -11,9 +11,9 @@ use parking_lot::RwLock;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{TopicId, TopicPartition};
-use crate::log::{AbortedRange, HotRange, HotRun, Node, has_rows, read_runs};
+use crate::log::{AbortedRange, DamagedOffsets, HotRange, HotRun, Node, Piece, has_rows, read_runs};
 use crate::manifest::edit::Edit;
-use crate::manifest::model::{Cover, Entry, Object};
+use crate::manifest::model::{Cover, Entry, Lost, Object};
 use crate::manifest::uploads::Upload;
 use crate::record::batch::BatchLimits;
 use crate::record::format::RecordFormat;
@@ -45,6 +45,8 @@ struct Part {
     cover: Cover,
     runs: Vec<HotRun>,
     aborted: Vec<AbortedRange>,
+    /// What is known to be unreadable.
+    damaged: Vec<DamagedOffsets>,
 }
 
 impl Runner {
@@ -57,7 +59,7 @@ impl Runner {
     }
 
     /// Tiers these topics up to their targets, in as many runs as the limit asks for. A topic that is gone is skipped,
-    /// and one that fails (a damaged range of the log) does not keep the others waiting.
+    /// and one that fails does not keep the others waiting.
     ///
     /// # Errors
     /// Of the first topic that fails; what was published stays.
@@ -147,12 +149,16 @@ impl Runner {
         let limits = self.limits;
         let format = self.declared_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.format_of(topic));
         let built = worker::blocking(move || build(topic, &parts, limits, format.as_ref()));
-        let Some(finished) = built.await? else {
-            return Ok((Entry { covers, object: None, lost: vec![] }, CheckpointReport::default()));
+        let (finished, lost) = built.await?;
+        for Lost { partition, start, end, place } in &lost {
+            tracing::error!(%topic, partition, start, end, place, "records are lost for ever, tiering goes on behind them");
+        }
+        let Some(finished) = finished else {
+            return Ok((Entry { covers, object: None, lost }, CheckpointReport::default()));
         };
         let rows = finished.row_groups.iter().map(|group| u64::from(group.rows)).sum();
         let object = self.put(topic, upload, finished).await?;
-        Ok((Entry { covers, object: Some(object), lost: vec![] }, CheckpointReport { objects: 1, rows }))
+        Ok((Entry { covers, object: Some(object), lost }, CheckpointReport { objects: 1, rows }))
     }
 
     /// Puts an object under a fresh name.
@@ -174,17 +180,14 @@ fn take(ranges: Vec<HotRange>, left: &[(TopicPartition, i64, i64)], bytes_max: u
     let mut bytes = 0;
     for range in ranges {
         let Some((_, start, end)) = left.iter().find(|(partition, ..)| *partition == range.partition) else { continue };
-        if range.start > *start {
+        // What is damaged is in neither and never will be.
+        if range.start > *start && !is_damaged(&range.damaged, *start, range.start.min(*end)) {
             return Err(Error::Corrupt {
                 place: format!("log of topic {} partition {}", range.partition.topic, range.partition.partition),
                 reason: format!("it begins at {} but only {start} is tiered", range.start),
             });
         }
         let end = (*end).min(range.end);
-        if let Some(damaged) = range.damaged.iter().find(|damaged| damaged.end > *start && damaged.start < end) {
-            let reason = format!("offsets {}..{} are damaged", damaged.start, damaged.end);
-            return Err(Error::Corrupt { place: damaged.place.clone(), reason });
-        }
         let touched = range.runs()?.into_iter().filter(|run| run.last_offset >= *start && run.base_offset < end);
         let mut cover = Cover { partition: range.partition.partition, start: *start, end };
         let mut runs = Vec::new();
@@ -197,11 +200,20 @@ fn take(ranges: Vec<HotRange>, left: &[(TopicPartition, i64, i64)], bytes_max: u
             runs.push(run);
         }
         if cover.start < cover.end {
-            parts.push(Part { cover, runs, aborted: range.aborted });
+            parts.push(Part { cover, runs, aborted: range.aborted, damaged: range.damaged });
         }
     }
     parts.sort_by_key(|part| part.cover.partition);
     Ok(parts)
+}
+
+/// Whether all offsets of `start..end` are damaged.
+fn is_damaged(damaged: &[DamagedOffsets], start: i64, end: i64) -> bool {
+    let mut next = start;
+    while let Some(range) = damaged.iter().find(|range| (range.start..range.end).contains(&next)) {
+        next = range.end;
+    }
+    next >= end
 }
 
 /// The object with the declared columns; without them if Parquet cannot hold them: the raw ones must never wait for
@@ -211,7 +223,7 @@ fn build(
     parts: &[Part],
     limits: BatchLimits,
     format: Option<&RecordFormat>,
-) -> Result<Option<Finished>> {
+) -> Result<(Option<Finished>, Vec<Lost>)> {
     if let Some(format) = format {
         match Declared::new(format).and_then(|declared| build_with(topic, parts, limits, Some(declared))) {
             Err(error @ (Error::Format { .. } | Error::Config { .. })) => {
@@ -228,16 +240,41 @@ fn build_with(
     parts: &[Part],
     limits: BatchLimits,
     declared: Option<Declared>,
-) -> Result<Option<Finished>> {
+) -> Result<(Option<Finished>, Vec<Lost>)> {
     let mut writer = ObjectWriter::new(topic.to_string(), limits, declared)?;
-    for Part { cover, runs, aborted } in parts {
+    let mut lost = Vec::new();
+    for Part { cover, runs, aborted, damaged } in parts {
+        let mut damaged = damaged.clone();
         for pieces in read_runs(runs) {
             for piece in pieces? {
-                for found in piece.whole()?.iter().filter(|found| has_rows(found.batch.header(), aborted)) {
+                let batches = match piece {
+                    Piece::Batches(batches) => batches,
+                    Piece::Damaged { offsets, .. } => {
+                        damaged.push(offsets);
+                        continue;
+                    }
+                };
+                for found in batches.iter().filter(|found| has_rows(found.batch.header(), aborted)) {
                     writer.push(cover.partition, found.commit_time_us, &found.batch, cover.start, cover.end)?;
                 }
             }
         }
+        lost.extend(lost_of(*cover, damaged));
     }
-    writer.finish()
+    Ok((writer.finish()?, lost))
+}
+
+/// What of a cover is damaged, in offset order.
+fn lost_of(cover: Cover, mut damaged: Vec<DamagedOffsets>) -> Vec<Lost> {
+    damaged.sort_by_key(|range| range.start);
+    let Cover { partition, start: mut next, end: cover_end } = cover;
+    let mut lost = Vec::new();
+    for DamagedOffsets { start, end, place } in damaged {
+        let (start, end) = (start.max(next), end.min(cover_end));
+        if start < end {
+            lost.push(Lost { partition, start, end, place });
+            next = end;
+        }
+    }
+    lost
 }

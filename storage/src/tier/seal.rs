@@ -1,6 +1,6 @@
 //! When a partition is tiered: by how much waits and how long, not by how the log cuts its files; pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::Backlog;
@@ -27,14 +27,11 @@ impl SealPolicy {
     /// Targets of the topics of which a partition is due, by topic. Partitions of such a topic that are at least half
     /// due come along: one object instead of two soon after each other.
     pub(crate) fn due(&self, backlog: &[Backlog], now_us: i64) -> BTreeMap<TopicId, Vec<Target>> {
-        let mut targets = everything(backlog);
-        targets.retain(|topic, _| backlog.iter().any(|b| b.partition.topic == *topic && self.reaches(b, now_us, 1)));
-        for of_topic in targets.values_mut() {
-            of_topic.retain(|(partition, _)| {
-                backlog.iter().any(|b| b.partition == *partition && self.reaches(b, now_us, 2))
-            });
-        }
-        targets
+        let whole = backlog.iter().filter(|backlog| self.reaches(backlog, now_us, 1));
+        let topics: HashSet<TopicId> = whole.map(|backlog| backlog.partition.topic).collect();
+        let half = |backlog: &&Backlog| topics.contains(&backlog.partition.topic) && self.reaches(backlog, now_us, 2);
+        let half: Vec<Backlog> = backlog.iter().filter(half).copied().collect();
+        everything(&half)
     }
 
     /// Whether a partition has reached one `part`th of what makes it due.

@@ -388,3 +388,73 @@ async fn what_was_shown_after_a_failed_sync_and_a_restart_is_there_after_a_power
         stop(storage).await;
     }
 }
+
+/// Rows of some offsets, or why there are none.
+async fn scanned(storage: &Storage, topic: &Topic, offsets: std::ops::Range<i64>) -> Result<usize, Error> {
+    let snapshot = storage.snapshot(&[topic.id], &HashMap::new())?;
+    let request = ScanRequest { offset_start: offsets.start, offset_end: offsets.end, ..ScanRequest::all(Vec::new()) };
+    let mut batches = snapshot.scan(at(topic, 0), request)?;
+    let mut rows = 0;
+    while let Some(batch) = batches.next().await {
+        rows += batch?.num_rows();
+    }
+    Ok(rows)
+}
+
+#[tokio::test]
+async fn tiering_goes_on_behind_what_is_damaged_and_only_those_offsets_are_refused_from_then_on() {
+    for whole_directory in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = OpenOptions { object_store_url: None, ..options(dir.path()) };
+        options.settings.wal_segment_bytes = 1 << 16;
+        options.settings.topic_local_retention_ms = 0;
+        let topic = three_records(dir.path(), true).await;
+        let file = segment_files(dir.path()).pop().unwrap();
+        if whole_directory {
+            let mut bytes = std::fs::read(&file).unwrap();
+            let at_bit = position_of(&bytes, "second record");
+            bytes[at_bit] ^= 1;
+            std::fs::write(&file, bytes).unwrap();
+        } else {
+            damage_directory_of(&file, "second record");
+        }
+        let mut storage = Storage::open(options.clone()).await.unwrap();
+        assert_eq!(storage.checkpoint().await.unwrap().rows, 2, "the others are tiered");
+        assert_eq!(storage.watermarks(at(&topic, 0)).unwrap().tiered_end_offset, 3);
+        for round in 0..3 {
+            let Health::Damaged(words) = storage.health() else { panic!("something is lost") };
+            assert!(
+                words.iter().any(|words| words.starts_with("lost for ever: offsets 1..2 of events/0")),
+                "{words:?}"
+            );
+            for lost in [
+                storage.fetch(fetch_of(at(&topic, 0), 1, 1 << 20)).await.map(drop),
+                scanned(&storage, &topic, 0..3).await.map(drop),
+            ] {
+                let Err(Error::Corrupt { place, .. }) = lost else { panic!("{lost:?}") };
+                assert!(place.contains(".wal bytes"), "{place}");
+            }
+            assert_eq!(
+                storage.fetch(fetch_of(at(&topic, 0), 0, 1 << 20)).await.unwrap().batches.len(),
+                1,
+                "round {round}"
+            );
+            assert_eq!(read(&storage, at(&topic, 0), 2).await.unwrap()[0], (2, "third record".to_owned()));
+            assert_eq!(scanned(&storage, &topic, 0..1).await.unwrap(), 1);
+            assert_eq!(scanned(&storage, &topic, 2..i64::MAX).await.unwrap(), 1 + round * 60);
+            // More comes, and the segment is forgotten.
+            for _ in 0..60 {
+                produce(&storage, at(&topic, 0), &[&"x".repeat(5000)]).await.unwrap();
+            }
+            storage.checkpoint().await.unwrap();
+            if round == 0 {
+                stop(storage).await;
+                storage = Storage::open(options.clone()).await.unwrap();
+            }
+        }
+        assert!(!file.exists(), "the log forgets what is lost too");
+        let Health::Damaged(words) = storage.health() else { panic!("something is lost") };
+        assert_eq!(words.len(), 1, "{words:?}");
+        stop(storage).await;
+    }
+}
