@@ -40,7 +40,8 @@ pub(crate) struct Shape {
 impl Default for Shape {
     fn default() -> Self {
         Self {
-            tail_bytes: 32 << 10,
+            // Every topic has one in memory, all the time.
+            tail_bytes: 8 << 10,
             chunk_bytes: 1 << 20,
             small_bytes: 256 << 10,
             small_max: 16,

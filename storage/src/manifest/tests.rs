@@ -744,7 +744,7 @@ async fn a_start_reads_little_however_many_objects_there_are() {
 #[tokio::test]
 #[ignore = "writes a million entries: part of `make soak`"]
 async fn a_million_objects_are_loaded_within_two_seconds() {
-    for (topics, objects) in [(1, 1_000_000), (1_000, 1_000), (10_000, 100)] {
+    for (topics, objects) in [(1, 1_000_000), (1_000, 1_000)] {
         let (root_bytes, took) = load_many(topics, objects).await;
         println!("{topics} topics of {objects} objects: {root_bytes} bytes of roots, loaded in {took:?}");
         assert!(took < std::time::Duration::from_secs(2), "{took:?}");
