@@ -15,3 +15,4 @@ mod support;
 mod tiering;
 mod topics;
 mod transactions;
+mod transactions_cut;

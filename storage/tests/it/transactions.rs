@@ -21,31 +21,41 @@ use futures::TryStreamExt;
 
 use crate::support::*;
 
-const MINUTE_MS: i32 = 60_000;
+pub(crate) const MINUTE_MS: i32 = 60_000;
 
 pub(crate) async fn step(storage: &Storage, change: TransactionChange) -> Result<ProducerIdentity> {
     let receipt = storage.commit(Commit { transactions: vec![change], ..Commit::default() }).await?;
     Ok(receipt.transactions[0])
 }
 
-async fn init(storage: &Storage, id: &str) -> ProducerIdentity {
+pub(crate) async fn init(storage: &Storage, id: &str) -> ProducerIdentity {
     renew(storage, id, None).await.unwrap()
 }
 
-async fn renew(storage: &Storage, id: &str, expected: Option<ProducerIdentity>) -> Result<ProducerIdentity> {
+pub(crate) async fn renew(storage: &Storage, id: &str, expected: Option<ProducerIdentity>) -> Result<ProducerIdentity> {
     step(storage, TransactionChange::Init { transactional_id: id.to_owned(), timeout_ms: MINUTE_MS, expected }).await
 }
 
-async fn add(storage: &Storage, id: &str, producer: ProducerIdentity, partitions: &[TopicPartition]) -> Result<()> {
+pub(crate) async fn add(
+    storage: &Storage,
+    id: &str,
+    producer: ProducerIdentity,
+    partitions: &[TopicPartition],
+) -> Result<()> {
     let (transactional_id, partitions) = (id.to_owned(), partitions.to_vec());
     step(storage, TransactionChange::AddPartitions { transactional_id, producer, partitions }).await.map(drop)
 }
 
-async fn end(storage: &Storage, id: &str, producer: ProducerIdentity, committed: bool) -> Result<ProducerIdentity> {
+pub(crate) async fn end(
+    storage: &Storage,
+    id: &str,
+    producer: ProducerIdentity,
+    committed: bool,
+) -> Result<ProducerIdentity> {
     step(storage, TransactionChange::End { transactional_id: id.to_owned(), producer, committed }).await
 }
 
-async fn send(
+pub(crate) async fn send(
     storage: &Storage,
     producer: ProducerIdentity,
     sequence: i32,
@@ -56,11 +66,11 @@ async fn send(
     Ok(storage.commit(appends(partition, batch)).await?.appended[0].base_offset)
 }
 
-fn offset(offset: i64) -> GroupOffset {
+pub(crate) fn offset(offset: i64) -> GroupOffset {
     GroupOffset { offset, leader_epoch: -1, metadata: "m".to_owned(), committed_at_us: 0 }
 }
 
-async fn send_offset(
+pub(crate) async fn send_offset(
     storage: &Storage,
     id: &str,
     producer: ProducerIdentity,
@@ -138,11 +148,11 @@ pub(crate) async fn both(storage: &Storage, partition: TopicPartition) -> Vec<St
     consumed
 }
 
-fn state(storage: &Storage, id: &str) -> TransactionState {
+pub(crate) fn state(storage: &Storage, id: &str) -> TransactionState {
     storage.transactions().into_iter().find(|info| info.transactional_id == id).unwrap().state
 }
 
-fn stable(storage: &Storage, partition: TopicPartition) -> (i64, i64) {
+pub(crate) fn stable(storage: &Storage, partition: TopicPartition) -> (i64, i64) {
     let ends = storage.watermarks(partition).unwrap();
     (ends.last_stable_offset, ends.high_watermark)
 }
