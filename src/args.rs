@@ -33,7 +33,7 @@ pub struct ServeFlags {
     /// Directory for the log and, unless told otherwise, the objects [default: ./aquifer-data]
     #[arg(long, value_name = "DIR")]
     pub data_dir: Option<String>,
-    /// Where history goes: `file:///…`, or `memory:` to keep all of it in the log [default: objects below the data directory]
+    /// Where history goes: `s3://bucket/prefix`, `gs://…`, `az://…`, `file:///…`, or `memory:` to keep all of it in the log [default: objects below the data directory]
     #[arg(long, value_name = "URL")]
     pub object_store: Option<String>,
     /// Where Kafka clients connect; port 0 takes a free one [default: 127.0.0.1:9092]

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use aquifer_server::settings::ServerSettings;
-use aquifer_storage::settings::{SettingInfo, StorageSettings};
+use aquifer_storage::settings::{OBJECT_STORE_OPTIONS, ObjectStoreOptions, SettingInfo, StorageSettings};
 
 use crate::args::ServeFlags;
 use crate::failure::Failure;
@@ -23,7 +23,11 @@ const FILE_BYTES_MAX: u64 = 1 << 20;
 /// What the process itself is told, beside the tables of storage and server: name, unit, reason.
 const PROCESS_SETTINGS: [(&str, &str, &str); 6] = [
     ("data_dir", "path", "directory for the log and, unless told otherwise, the objects"),
-    ("object_store", "URL", "where history goes; file:/// or memory:, empty for a folder below the data directory"),
+    (
+        "object_store",
+        "URL",
+        "where history goes: s3://, gs://, az://, file:/// or memory:; empty for a folder below the data directory",
+    ),
     ("kafka_addr", "HOST:PORT", "where Kafka clients connect"),
     ("kafka_advertised", "HOST:PORT", "what Kafka clients are told to connect to; empty for the address listened on"),
     ("postgres_addr", "HOST:PORT", "where psql and Postgres drivers connect"),
@@ -37,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     /// `None`: a folder below the data directory.
     pub(crate) object_store: Option<String>,
+    /// What the URL does not say of it.
+    pub(crate) object_store_options: ObjectStoreOptions,
     /// `HOST:PORT`.
     pub(crate) kafka_addr: String,
     /// `HOST:PORT`; `None`: the bound address.
@@ -58,6 +64,7 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::from("./aquifer-data"),
             object_store: None,
+            object_store_options: ObjectStoreOptions::default(),
             kafka_addr: "127.0.0.1:9092".to_owned(),
             kafka_advertised: None,
             postgres_addr: "127.0.0.1:5433".to_owned(),
@@ -120,6 +127,7 @@ impl Config {
         ];
         let process = PROCESS_SETTINGS.into_iter().zip(values);
         let process = process.map(|((name, unit, reason), value)| SettingInfo { name, value, unit, reason });
+        let process = process.chain(self.object_store_options.describe());
         process.chain(self.storage.describe()).chain(self.server.describe()).collect()
     }
 
@@ -136,6 +144,7 @@ impl Config {
             _ => {
                 let text = text_for_unit(text, self.unit_of(name))?;
                 let known = self.storage.set(name, &text).or_else(|| self.server.set(name, &text));
+                let known = known.or_else(|| self.object_store_options.set(name, &text));
                 return known.unwrap_or_else(|| Err("is not a setting".to_owned()));
             }
         }
@@ -196,9 +205,14 @@ fn read_file(path: &std::path::Path) -> std::io::Result<String> {
     std::fs::read_to_string(path)
 }
 
+/// The file's name for the object store's URL when a section of that name says more about it: TOML has no word and
+/// section of one name.
+const URL_IN_SECTION: &str = "object_store.url";
+
 /// Every name there is, in the order of `SHOW ALL`.
 fn names() -> impl Iterator<Item = &'static str> {
     let process = PROCESS_SETTINGS.into_iter().map(|(name, _, _)| name);
+    let process = process.chain(OBJECT_STORE_OPTIONS.iter().map(|option| option.name));
     process.chain(StorageSettings::NAMES.iter().copied()).chain(ServerSettings::NAMES.iter().copied())
 }
 
@@ -262,13 +276,14 @@ fn file_layer(
             value => vec![(key.clone(), value)],
         };
         for (written, value) in entries {
-            let Some(name) = names().find(|name| *name == written) else {
+            let known_as = if written == URL_IN_SECTION { "object_store" } else { written.as_str() };
+            let Some(name) = names().find(|name| *name == known_as) else {
                 problems.push(format!("{path} has an unknown key {written}; {}", known_beside(&written)));
                 continue;
             };
             match value_text(value) {
                 Some(text) => drop(told.insert(name, (text, path.to_owned()))),
-                None => problems.push(format!("{name} ({path}): must be a string or a whole number")),
+                None => problems.push(format!("{name} ({path}): must be a string, a whole number, true or false")),
             }
         }
     }
@@ -281,7 +296,8 @@ fn known_beside(written: &str) -> String {
     match (section, beside.as_slice()) {
         (Some(section), []) => {
             let mut sections: Vec<_> = names().filter_map(|name| Some(name.split_once('.')?.0)).collect();
-            sections.dedup();
+            let mut seen = std::collections::BTreeSet::new();
+            sections.retain(|section| seen.insert(*section));
             format!("there is no section [{section}], only {}", sections.join(", "))
         }
         (_, known) => format!("known are {}", known.join(", ")),
@@ -292,6 +308,7 @@ fn value_text(value: &toml::Value) -> Option<String> {
     match value {
         toml::Value::String(text) => Some(text.clone()),
         toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Boolean(word) => Some(word.to_string()),
         _ => None,
     }
 }
@@ -402,6 +419,29 @@ mod tests {
     }
 
     #[test]
+    fn an_object_store_has_a_section_and_its_secrets_are_shown_to_nobody() {
+        let file = "[object_store]\nurl = 's3://b/p'\nallow_http = true\nsecret_access_key = 'hush'\nput_price = 1";
+        let sources = Sources {
+            environment: environment(&[("AQUIFER_OBJECT_STORE_ENDPOINT", "http://127.0.0.1:9000")]),
+            file: Some(("a.toml".to_owned(), file.to_owned())),
+            ..Sources::default()
+        };
+        let config = resolve(&sources, Vec::new()).expect("a good configuration");
+        assert_eq!(config.object_store.as_deref(), Some("s3://b/p"));
+        let options = &config.object_store_options;
+        assert_eq!(options.get("object_store.endpoint"), Some("http://127.0.0.1:9000"));
+        assert_eq!(options.get("object_store.secret_access_key"), Some("hush"));
+        assert_eq!(config.storage.object_store_put_price, 1);
+        let shown = format!("{:?} {config:?}", config.describe());
+        assert!(shown.contains("s3://b/p") && !shown.contains("hush"), "{shown}");
+        let file = "[object_store]\nallow_http = 'hush'\nsecret_access_key = ['hush']";
+        let sources = Sources { file: Some(("a.toml".to_owned(), file.to_owned())), ..Sources::default() };
+        let message = message(resolve(&sources, Vec::new()));
+        assert!(message.contains("'hush' is neither true nor false"), "{message}");
+        assert_eq!(message.matches("hush").count(), 1, "{message}");
+    }
+
+    #[test]
     fn all_problems_come_in_one_message() {
         let file = "colour = 'blue'\n[tier]\nage_max = 'soon'\nage_min = 1\n[teir]\nx = 1\n[topic]\npartitions = 0";
         let sources = Sources {
@@ -414,7 +454,7 @@ mod tests {
             "6 problems",
             "a.toml has an unknown key colour; known are data_dir, object_store,",
             "a.toml has an unknown key tier.age_min; known are tier.bytes_min, tier.age_max,",
-            "a.toml has an unknown key teir.x; there is no section [teir], only topic, tier,",
+            "a.toml has an unknown key teir.x; there is no section [teir], only object_store, topic, tier,",
             "tier.age_max (a.toml): 'soon' is not a time, write for example 500 ms",
             "http_addr (--http-addr): '8081' is not an address, write HOST:PORT",
             "topic.partitions = 0 must be at least 1",

@@ -64,6 +64,7 @@ async fn open_storage(config: &Config) -> Result<Storage, Failure> {
     let options = OpenOptions {
         data_dir: config.data_dir.clone(),
         object_store_url: config.object_store.clone(),
+        object_store: config.object_store_options.clone(),
         settings: config.storage.clone(),
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),

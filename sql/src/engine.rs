@@ -70,7 +70,7 @@ impl Engine {
     /// # Errors
     /// What storage says.
     pub async fn open(storage: Storage, options: EngineOptions) -> Result<Self> {
-        let memory_bytes = usize::try_from(storage.settings().memory_limit).unwrap_or(usize::MAX);
+        let memory_bytes = usize::try_from(storage.settings().query_memory_bytes()).unwrap_or(usize::MAX);
         // Fair: one large sort spills before it starves the others.
         let runtime =
             RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes))).build_arc()?;

@@ -4,6 +4,10 @@
 //! Settings are numbers and words; components (clock, object store) are objects and are handed over separately.
 //! The macro serves the crates above too: each keeps its own table, the root merges them.
 
+mod object_store;
+
+pub use object_store::{OBJECT_STORE_OPTIONS, ObjectStoreOption, ObjectStoreOptions};
+
 /// What `SHOW ALL` says about one setting.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SettingInfo {
@@ -131,13 +135,60 @@ settings! {
         batch_decompressed_bytes_max: u64 = 64 << 20, "batch.decompressed_bytes_max", "bytes", "largest batch after decompression; guards against zip bombs";
         transaction_timeout_max_ms: i32 = 900_000, "transaction.timeout_max", "ms", "longest timeout a transactional producer may ask for; the node aborts at the timeout";
         transaction_id_expiration_ms: i64 = 604_800_000, "transaction.id_expiration", "ms", "idle time after which a transactional id without an open transaction is forgotten";
+        object_store_attempts_max: u32 = 5, "object_store.attempts_max", "attempts", "how often one request to the object store is tried, in all";
+        object_store_attempt_time_max_ms: u64 = 10_000, "object_store.attempt_time_max", "ms", "longest one attempt may take; 1 s more per MiB moved";
+        object_store_retry_time_max_ms: u64 = 25_000, "object_store.retry_time_max", "ms", "longest all attempts of one request may take together; 1 s more per MiB moved";
+        object_store_get_price: u64 = 400, "object_store.get_price", "micro-dollars", "price of 1000 GET or HEAD requests, for the cost estimate";
+        object_store_put_price: u64 = 5_000, "object_store.put_price", "micro-dollars", "price of 1000 PUT requests, for the cost estimate";
+        object_store_list_price: u64 = 5_000, "object_store.list_price", "micro-dollars", "price of 1000 LIST requests, for the cost estimate";
+        object_store_delete_price: u64 = 0, "object_store.delete_price", "micro-dollars", "price of 1000 DELETE requests, for the cost estimate";
+        cache_bytes_max: u64 = 1 << 30, "cache.bytes_max", "bytes", "disk for ranges of objects read lately; 0 turns it off, a folder as object store needs none";
         memory_limit: u64 = 4 << 30, "memory.limit", "bytes", "memory queries and caches may take together";
+    }
+}
+
+/// Memory for footers of objects, at the most.
+const FOOTERS_BYTES_MAX: u64 = 64 << 20;
+
+/// Memory for decoded row groups that consumers read piece by piece, at the most.
+const ROW_GROUPS_BYTES_MAX: u64 = 256 << 20;
+
+/// Memory for footers of objects: a share of `memory.limit`.
+pub(crate) fn footers_bytes_max(memory_limit: u64) -> u64 {
+    (memory_limit / 128).min(FOOTERS_BYTES_MAX)
+}
+
+/// Memory for decoded row groups: a share of `memory.limit`.
+pub(crate) fn row_groups_bytes_max(memory_limit: u64) -> u64 {
+    (memory_limit / 16).min(ROW_GROUPS_BYTES_MAX)
+}
+
+/// Memory for chunks of manifests: a share of `memory.limit`.
+pub(crate) fn chunks_bytes_max(memory_limit: u64) -> u64 {
+    memory_limit / 32
+}
+
+impl StorageSettings {
+    /// What `memory.limit` leaves for queries beside the caches of storage.
+    #[must_use]
+    pub fn query_memory_bytes(&self) -> u64 {
+        let limit = self.memory_limit;
+        limit - footers_bytes_max(limit) - row_groups_bytes_max(limit) - chunks_bytes_max(limit)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn queries_and_caches_share_the_memory_limit() {
+        for memory_limit in [1, 1 << 20, 4 << 30, u64::MAX] {
+            let settings = StorageSettings { memory_limit, ..StorageSettings::default() };
+            let caches = memory_limit - settings.query_memory_bytes();
+            assert!(caches <= memory_limit / 8, "{caches} of {memory_limit}");
+        }
+    }
 
     #[test]
     fn a_setting_takes_a_unit_and_refuses_what_is_no_number() {

@@ -20,13 +20,14 @@ use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition, WriterEpoch};
 use crate::log::{LargeCommit, Node, Reach};
 use crate::record::batch::CheckedBatch;
-use crate::scan::{self, Pinned};
-use crate::settings::StorageSettings;
+use crate::scan::{self, Pinned, Sought};
+use crate::settings::{ObjectStoreOptions, StorageSettings};
 use crate::tier::{DeclaredColumns, HoldsBack, Tier};
 use crate::topic_config::TopicConfig;
 use crate::view::{
-    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, Isolation, ObjectInfo, PinnedRange,
-    ProducerInfo, RowStream, ScanRequest, SegmentInfo, TimedOffset, Topic, TransactionInfo, VacuumReport, Watermarks,
+    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, Isolation, ObjectInfo, ObjectRequests,
+    PinnedRange, ProducerInfo, RowStream, ScanRequest, SegmentInfo, TimedOffset, Topic, TransactionInfo, VacuumReport,
+    Watermarks,
 };
 use crate::worker;
 
@@ -35,8 +36,10 @@ use crate::worker;
 pub struct OpenOptions {
     /// The data directory; made if absent.
     pub data_dir: std::path::PathBuf,
-    /// `file:///…`, `memory:`, or `None` for the folder `objects` below the data directory.
+    /// `s3://…`, `gs://…`, `az://…`, `file:///…`, `memory:`, or `None` for the folder `objects` below the data directory.
     pub object_store_url: Option<String>,
+    /// What the URL does not say of it.
+    pub object_store: ObjectStoreOptions,
     /// Numbers.
     pub settings: StorageSettings,
     /// Time.
@@ -386,12 +389,23 @@ impl Storage {
         partition: TopicPartition,
         timestamp_ms: i64,
     ) -> Result<Option<TimedOffset>> {
-        let within = self.node.watermarks(partition)?.log_start_offset..self.node.hot_start(partition)?;
-        let cold = scan::cold_offset_for_timestamp(&self.tier, partition, timestamp_ms, within).await?;
-        if cold.is_some() {
-            return Ok(cold);
-        }
-        self.node.hot_offset_for_timestamp(partition, timestamp_ms).await
+        scan::find_by_time(&self.node, &self.tier, partition, Sought::From(timestamp_ms)).await
+    }
+
+    /// The first of those records that have the largest timestamp; `None` if there is no record.
+    ///
+    /// # Errors
+    /// As [`Storage::fetch`].
+    pub async fn offset_of_max_timestamp(&self, partition: TopicPartition) -> Result<Option<TimedOffset>> {
+        scan::find_by_time(&self.node, &self.tier, partition, Sought::Largest).await
+    }
+
+    /// The first offset that the local log holds; the high watermark if it holds none.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`].
+    pub fn local_start(&self, partition: TopicPartition) -> Result<i64> {
+        self.node.hot_start(partition)
     }
 
     // --- reading rows ---
@@ -439,6 +453,12 @@ impl Storage {
     }
 
     // --- what an operator asks ---
+
+    /// What was asked of the object store since the storage was opened, a row per kind.
+    #[must_use]
+    pub fn object_requests(&self) -> Vec<ObjectRequests> {
+        self.tier.cold().bucket.meter().requests()
+    }
 
     /// Bytes that the log holds of a partition; what is cold too is counted as long as the log has it.
     ///

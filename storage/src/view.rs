@@ -267,6 +267,63 @@ pub struct ObjectInfo {
     pub bytes: u64,
 }
 
+/// What is asked of an object store. The order is that of [`ObjectRequestKind::ALL`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ObjectRequestKind {
+    /// Bytes of an object.
+    Get,
+    /// A new object.
+    Put,
+    /// Names.
+    List,
+    /// An object's end.
+    Delete,
+    /// What is known of an object without its bytes.
+    Head,
+}
+
+impl ObjectRequestKind {
+    /// Every kind there is.
+    pub const ALL: [Self; 5] = [Self::Get, Self::Put, Self::List, Self::Delete, Self::Head];
+
+    /// As metrics and `aquifer.object_store` call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Get => "get",
+            Self::Put => "put",
+            Self::List => "list",
+            Self::Delete => "delete",
+            Self::Head => "head",
+        }
+    }
+}
+
+/// Requests of one kind since the storage was opened, for `aquifer.object_store`. Every attempt counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ObjectRequests {
+    /// Which.
+    pub kind: ObjectRequestKind,
+    /// How many were sent.
+    pub requests: u64,
+    /// Bytes of objects moved.
+    pub bytes: u64,
+    /// How many failed; "there is none" and "the name is taken" are answers.
+    pub failures: u64,
+    /// How many of those because the store asked for patience.
+    pub throttled: u64,
+    /// How many were sent because an earlier one failed.
+    pub retries: u64,
+    /// Time of all of them together, us.
+    pub latency_total_us: u64,
+    /// Half of them took no longer, us, by the bounds of a histogram.
+    pub latency_p50_us: Option<u64>,
+    /// All but one in a hundred took no longer, us, by the bounds of a histogram.
+    pub latency_p99_us: Option<u64>,
+    /// What they would cost by the prices in the settings, millionths of a dollar; nothing for a folder or memory.
+    pub cost_micros: u64,
+}
+
 /// What a checkpoint did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CheckpointReport {

@@ -8,7 +8,8 @@
 
 use std::future::Future;
 use std::io;
-use std::time::Duration;
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
 
 use futures::future::{AbortHandle, Abortable};
 use tokio::sync::oneshot;
@@ -129,6 +130,18 @@ pub(crate) async fn timeout<F: Future>(limit: Duration, work: F) -> Option<F::Ou
     }
     tokio::time::timeout(limit, work).await.ok()
 }
+
+/// Time since some moment in the past, never going back: for deadlines and for how long something took.
+pub(crate) fn steady() -> Duration {
+    #[cfg(any(test, feature = "testing"))]
+    if schedule::is_on() {
+        return Duration::from_micros(schedule::steady_us());
+    }
+    ORIGIN.elapsed()
+}
+
+/// The moment in the past. It differs from process to process and means nothing outside of this one.
+static ORIGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// A thread made of steps, so that a simulation can take them one by one.
 #[derive(Debug)]

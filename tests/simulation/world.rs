@@ -124,6 +124,7 @@ impl World {
         let options = OpenOptions {
             data_dir: "/data".into(),
             object_store_url: None,
+            object_store: Default::default(),
             settings: self.settings.clone(),
             clock,
             random: Arc::new(self.chance.fork(&format!("random of life {life}"))),

@@ -19,7 +19,14 @@ pub(crate) enum Foreign {
     /// A single file, compiled and run with Kafka's own client in reach.
     Java,
     Shell,
+    /// A server that speaks S3.
+    Moto,
+    /// Node, with a server that speaks Azure's blobs.
+    Azurite,
 }
+
+/// Azurite's program, in `tests/clients`.
+pub(crate) const AZURITE: &str = "node_modules/azurite/dist/src/blob/main.js";
 
 /// How a foreign program ended.
 #[derive(Debug)]
@@ -44,6 +51,8 @@ impl Foreign {
             Self::Kcat => answers("kcat", "-V"),
             Self::Psql => answers("psql", "--version"),
             Self::Shell => Some(PathBuf::from("sh")),
+            Self::Moto => answers(&clients().join("../.venv/bin/moto_server").display().to_string(), "--help"),
+            Self::Azurite => answers("node", "--version").filter(|_| clients().join(AZURITE).exists()),
             Self::Python => answers(&clients().join("../.venv/bin/python").display().to_string(), "--version"),
             Self::Node => answers("node", "--version").filter(|_| clients().join("node_modules/kafkajs").exists()),
             Self::Java => answers("java", "-version").filter(|_| clients().join("java/lib/installed.xml").exists()),
@@ -127,7 +136,7 @@ fn read_all(mut source: impl Read + Send + 'static) -> std::thread::JoinHandle<S
     })
 }
 
-fn clients() -> PathBuf {
+pub(crate) fn clients() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/clients")
 }
 

@@ -3,5 +3,7 @@
 pub(crate) mod foreign;
 pub(crate) mod kafka;
 pub(crate) mod node;
+pub(crate) mod proxy;
 pub(crate) mod sql;
+pub(crate) mod store;
 pub(crate) mod wait;

@@ -101,6 +101,25 @@ impl Node {
         node
     }
 
+    /// A second node on a copy of this one's data, as it lies there now; on other ports.
+    pub(crate) fn start_copy(&self) -> Self {
+        let directory = Arc::new(TempDir::with_prefix("aquifer-test-").expect("a temporary directory"));
+        let copied = Command::new("cp").arg("-r").arg(self.data_dir()).arg(directory.path()).status();
+        assert!(copied.expect("cp runs").success(), "the data directory is copied");
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let mut copy = Self {
+            directory,
+            subcommand: self.subcommand.clone(),
+            environment: self.environment.clone(),
+            process: None,
+            ports: Ports { kafka: nowhere, postgres: nowhere, http: nowhere },
+            log: Arc::default(),
+            announced: Vec::new(),
+        };
+        copy.spawn_until_ready();
+        copy
+    }
+
     /// Where the node keeps its data.
     pub(crate) fn data_dir(&self) -> PathBuf {
         self.directory.path().join("data")

@@ -20,6 +20,7 @@ mod guide;
 mod history;
 mod housekeeping;
 mod kills;
+mod object_store;
 mod process;
 mod readme;
 mod relations;

@@ -34,7 +34,7 @@ const fn api(key: ApiKey, min: i16, max: i16, flexible_since: i16, schema: &'sta
 pub(crate) static APIS: &[Api] = &[
     Api { key: ApiKey::Produce, advertised_min: 0, min: 3, max: 12, flexible_since: 9, schema: None },
     Api { key: ApiKey::Fetch, advertised_min: 4, min: 4, max: 12, flexible_since: 12, schema: None },
-    api(ApiKey::ListOffsets, 1, 7, 6, schema::LIST_OFFSETS),
+    api(ApiKey::ListOffsets, 1, 9, 6, schema::LIST_OFFSETS),
     api(ApiKey::Metadata, 0, 12, 9, schema::METADATA),
     api(ApiKey::OffsetCommit, 2, 8, 8, schema::OFFSET_COMMIT),
     api(ApiKey::OffsetFetch, 1, 8, 6, schema::OFFSET_FETCH),

@@ -1,6 +1,6 @@
 //! ListOffsets: where a partition begins, ends, and stood at a time.
 
-use aquifer_storage::{Isolation, Storage, TimedOffset, TopicPartition};
+use aquifer_storage::{Isolation, TimedOffset};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
 use kafka_protocol::messages::list_offsets_response::{ListOffsetsPartitionResponse, ListOffsetsTopicResponse};
@@ -16,6 +16,11 @@ const LATEST: i64 = -1;
 const EARLIEST: i64 = -2;
 /// The timestamp that asks for the record with the largest timestamp.
 const MAX_TIMESTAMP: i64 = -3;
+
+/// The timestamp that asks for the first offset in the local log.
+const EARLIEST_LOCAL: i64 = -4;
+/// The timestamp that asks for the last offset in an object.
+const LATEST_TIERED: i64 = -5;
 
 /// Answers ListOffsets.
 pub(crate) async fn list(broker: &Broker, request: ListOffsetsRequest, version: i16) -> ListOffsetsResponse {
@@ -56,36 +61,23 @@ async fn find(
     let asked_epoch = if version >= 4 { wanted.current_leader_epoch } else { -1 };
     check_epoch(asked_epoch, ends.leader_epoch)?;
     let untimed = |offset| TimedOffset { offset, timestamp_ms: -1 };
+    // What came since the look at the ends may be found too, but nothing that is not stable.
+    let end = if isolation == Isolation::ReadCommitted { ends.last_stable_offset } else { i64::MAX };
+    let visible = |found: Option<TimedOffset>| found.filter(|found| found.offset < end).unwrap_or(NOT_FOUND);
     let found = match wanted.timestamp {
         LATEST => untimed(end_of(&ends, isolation)),
         EARLIEST => untimed(ends.log_start_offset),
-        MAX_TIMESTAMP if version >= 7 => latest_by_time(&broker.storage, at).await?,
-        timestamp_ms if timestamp_ms >= 0 => {
-            let found = broker.storage.offset_for_timestamp(at, timestamp_ms).await?;
-            found.filter(|found| found.offset < end_of(&ends, isolation)).unwrap_or(NOT_FOUND)
+        MAX_TIMESTAMP if version >= 7 => visible(broker.storage.offset_of_max_timestamp(at).await?),
+        EARLIEST_LOCAL if version >= 8 => untimed(broker.storage.local_start(at)?.max(ends.log_start_offset)),
+        LATEST_TIERED if version >= 9 && ends.tiered_end_offset > ends.log_start_offset => {
+            untimed(ends.tiered_end_offset - 1)
         }
+        LATEST_TIERED if version >= 9 => NOT_FOUND,
+        timestamp_ms if timestamp_ms >= 0 => visible(broker.storage.offset_for_timestamp(at, timestamp_ms).await?),
         other => {
             let message = format!("timestamp {other} has no meaning in version {version}");
             return Err(Refusal::new(ResponseError::InvalidRequest, message));
         }
     };
     Ok((found, ends.leader_epoch))
-}
-
-/// The record with the largest timestamp, by bisection of time: the index answers "the first at or after", and at the
-/// largest timestamp that still has an answer, that answer is it. At most 64 look-ups.
-async fn latest_by_time(storage: &Storage, at: TopicPartition) -> Result<TimedOffset, Refusal> {
-    let Some(mut best) = storage.offset_for_timestamp(at, 0).await? else { return Ok(NOT_FOUND) };
-    let (mut low, mut high) = (best.timestamp_ms.max(0), i64::MAX);
-    while low < high {
-        let middle = low + (high - low) / 2 + 1;
-        match storage.offset_for_timestamp(at, middle).await? {
-            Some(found) => {
-                best = found;
-                low = middle.max(found.timestamp_ms);
-            }
-            None => high = middle - 1,
-        }
-    }
-    Ok(best)
 }

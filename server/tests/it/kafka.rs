@@ -38,6 +38,7 @@ impl Node {
         let options = OpenOptions {
             data_dir: dir.path().to_owned(),
             object_store_url: None,
+            object_store: Default::default(),
             settings: storage_settings,
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),

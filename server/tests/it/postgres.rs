@@ -35,6 +35,7 @@ impl Node {
         let options = OpenOptions {
             data_dir: dir.path().to_owned(),
             object_store_url: None,
+            object_store: Default::default(),
             settings: StorageSettings::default(),
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),

@@ -129,6 +129,22 @@ const TABLES: &[Table] = &[
         fill: Fill::Asked(objects),
     },
     Table {
+        name: "object_store",
+        columns: &[
+            ("kind", Kind::Text),
+            ("requests", Kind::BigInt),
+            ("bytes", Kind::BigInt),
+            ("failures", Kind::BigInt),
+            ("throttled", Kind::BigInt),
+            ("retries", Kind::BigInt),
+            ("latency_p50_us", Kind::BigInt),
+            ("latency_p99_us", Kind::BigInt),
+            ("latency_total_us", Kind::BigInt),
+            ("cost_micro_dollars", Kind::BigInt),
+        ],
+        fill: Fill::Now(object_store),
+    },
+    Table {
         name: "consumer_groups",
         columns: &[("group_id", Kind::Text), ("topics", Kind::Int), ("last_commit_at", Kind::Time)],
         fill: Fill::Now(consumer_groups),
@@ -408,6 +424,23 @@ fn objects(catalog: &Catalog) -> BoxFuture<'_, DataFusionResult<Vec<ArrayRef>>> 
             bigint(objects.iter().map(|object| as_i64(object.bytes))),
         ])
     })
+}
+
+fn object_store(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {
+    let rows = catalog.storage().object_requests();
+    let latency = |latency_us: Option<u64>| latency_us.map(as_i64);
+    vec![
+        some_text(rows.iter().map(|row| row.kind.name())),
+        bigint(rows.iter().map(|row| as_i64(row.requests))),
+        bigint(rows.iter().map(|row| as_i64(row.bytes))),
+        bigint(rows.iter().map(|row| as_i64(row.failures))),
+        bigint(rows.iter().map(|row| as_i64(row.throttled))),
+        bigint(rows.iter().map(|row| as_i64(row.retries))),
+        Arc::new(Int64Array::from_iter(rows.iter().map(|row| latency(row.latency_p50_us)))),
+        Arc::new(Int64Array::from_iter(rows.iter().map(|row| latency(row.latency_p99_us)))),
+        bigint(rows.iter().map(|row| as_i64(row.latency_total_us))),
+        bigint(rows.iter().map(|row| as_i64(row.cost_micros))),
+    ]
 }
 
 fn consumer_groups(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {

@@ -211,6 +211,7 @@ mod tests {
         let options = OpenOptions {
             data_dir: dir.path().to_owned(),
             object_store_url: None,
+            object_store: Default::default(),
             settings: StorageSettings { wal_commit_bytes_max: 64 << 10, ..StorageSettings::default() },
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),

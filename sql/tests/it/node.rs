@@ -151,6 +151,7 @@ pub(crate) async fn open(dir: &Path, change: impl FnOnce(&mut StorageSettings)) 
     let options = OpenOptions {
         data_dir: dir.to_owned(),
         object_store_url: None,
+        object_store: Default::default(),
         settings,
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),

@@ -199,6 +199,7 @@ async fn lists_and_the_system_schema_answer() {
         "topics",
         "segments",
         "objects",
+        "object_store",
         "consumer_groups",
         "consumer_lag",
         "queries",

@@ -80,7 +80,7 @@ use crate::record::batch::BatchLimits;
 use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
 use crate::view::{
-    Definition, FetchRequest, Fetched, GroupOffset, Health, Isolation, ProducerInfo, SegmentInfo, TimedOffset, Topic,
+    Definition, FetchRequest, Fetched, GroupOffset, Health, Isolation, ProducerInfo, SegmentInfo, Topic,
     TransactionInfo, Watermarks,
 };
 use crate::worker::{self, Step, Thread};
@@ -412,14 +412,6 @@ impl Node {
         Ok(self.shared.published.read().partition(partition)?.known_start())
     }
 
-    pub(crate) async fn hot_offset_for_timestamp(
-        &self,
-        partition: TopicPartition,
-        timestamp_ms: i64,
-    ) -> Result<Option<TimedOffset>> {
-        read::offset_for_timestamp(&self.shared, partition, timestamp_ms).await
-    }
-
     pub(crate) fn segments(&self) -> Vec<SegmentInfo> {
         self.shared.published.read().segments.values().map(|segment| segment.info()).collect()
     }
@@ -431,6 +423,14 @@ impl Node {
     pub(crate) fn pin_hot(&self, wanted: &[(TopicPartition, i64)]) -> Result<Vec<HotRange>> {
         let published = self.shared.published.read();
         wanted.iter().map(|(partition, offset)| published.pin(*partition, *offset)).collect()
+    }
+
+    /// Pins, under one read lock, what of a partition is in no object yet, up to the high watermark.
+    ///
+    /// # Errors
+    /// As [`Node::pin_hot`].
+    pub(crate) fn pin_untiered(&self, partition: TopicPartition) -> Result<HotRange> {
+        self.shared.published.read().pin_untiered(partition)
     }
 
     /// The manifest is durable up to `tiered_end`, and nothing is left below `log_start`: (partition, tiered_end,

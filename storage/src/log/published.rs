@@ -248,10 +248,23 @@ impl Published {
     /// [`Error::UnknownTopic`], [`Error::UnknownPartition`].
     pub(crate) fn pin(&self, partition: TopicPartition, offset: i64) -> Result<HotRange> {
         let view = self.partition(partition)?;
+        self.pin_until(partition, offset, view.watermarks().last_stable_offset)
+    }
+
+    /// Pins what is in no object yet, up to the high watermark.
+    ///
+    /// # Errors
+    /// As [`Published::pin`].
+    pub(crate) fn pin_untiered(&self, partition: TopicPartition) -> Result<HotRange> {
+        let view = self.partition(partition)?;
+        self.pin_until(partition, view.tiered_end, view.high_watermark)
+    }
+
+    fn pin_until(&self, partition: TopicPartition, offset: i64, end: i64) -> Result<HotRange> {
+        let view = self.partition(partition)?;
         let needed = offset.max(view.tiered_end);
         let damaged = view.damaged.iter().filter(|range| range.end > needed).cloned().collect();
         let watermarks = view.watermarks();
-        let end = watermarks.last_stable_offset;
         let touched = view.runs.starting_at(offset).take_while(|stretch| stretch.base_offset < end);
         let stretches = touched.filter_map(|stretch| self.hot_stretch(partition, stretch, offset, u64::MAX)).collect();
         let aborted = view.aborted.iter().filter(|range| range.last_offset >= offset).copied().collect();

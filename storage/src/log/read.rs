@@ -1,4 +1,4 @@
-//! Reading the hot part: batches for a fetch, an offset for a time.
+//! Reading the hot part: batches for a fetch.
 //!
 //! The plan is made under the read lock and holds the files; reading and checking happens outside of it. Reads up to
 //! [`INLINE_BYTES_MAX`] are done where they are asked for: what was written lately is in the page cache, and handing
@@ -10,13 +10,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::error::{Error, Result};
-use crate::ids::TopicPartition;
 use crate::log::Reach;
 use crate::log::hot::{AbortedRange, HotRun, HotStretch, Piece, read_runs};
 use crate::log::published::Published;
 use crate::log::shared::Shared;
-use crate::record::batch::{BatchLimits, CheckedBatch};
-use crate::view::{AbortedTransaction, FetchRequest, Fetched, Isolation, TimedOffset, Watermarks};
+use crate::view::{AbortedTransaction, FetchRequest, Fetched, Isolation, Watermarks};
 use crate::worker;
 
 const INLINE_BYTES_MAX: u64 = 64 << 10;
@@ -163,62 +161,6 @@ fn read_batches(runs: &[HotRun], range: Range<i64>, bytes_max: usize) -> Result<
         }
     }
     Ok((batches, end))
-}
-
-/// The first record of the hot part at or after a time.
-///
-/// # Errors
-/// As [`crate::Storage::fetch`].
-pub(crate) async fn offset_for_timestamp(
-    shared: &Arc<Shared>,
-    partition: TopicPartition,
-    timestamp_ms: i64,
-) -> Result<Option<TimedOffset>> {
-    let log_start;
-    let stretches: Vec<HotStretch> = {
-        let published = shared.published.read();
-        let view = published.partition(partition)?;
-        log_start = view.log_start;
-        // The first one that reaches so far holds such a record, unless it is a marker that does, or one trimmed away.
-        let late = view.runs.starting_at(log_start).filter(|stretch| stretch.max_timestamp_ms >= timestamp_ms);
-        late.filter_map(|stretch| published.hot_stretch(partition, stretch, log_start, u64::MAX)).collect()
-    };
-    for stretch in stretches {
-        let cost = bytes_of(std::slice::from_ref(&stretch));
-        let found = blocking(cost, move || first_in(&stretch, timestamp_ms, log_start));
-        if let Some(found) = found.await? {
-            return Ok(Some(found));
-        }
-    }
-    Ok(None)
-}
-
-/// The first record of a stretch at or after a time. Blocks on the file.
-fn first_in(stretch: &HotStretch, timestamp_ms: i64, log_start: i64) -> Result<Option<TimedOffset>> {
-    for run in stretch.runs()?.iter().filter(|run| run.max_timestamp_ms >= timestamp_ms) {
-        for piece in run.read()? {
-            for found in piece.whole()? {
-                if let Some(found) = first_record_from(&found.batch, timestamp_ms, log_start)? {
-                    return Ok(Some(found));
-                }
-            }
-        }
-    }
-    Ok(None)
-}
-
-fn first_record_from(batch: &CheckedBatch, timestamp_ms: i64, log_start: i64) -> Result<Option<TimedOffset>> {
-    if batch.header().max_timestamp_ms < timestamp_ms || batch.header().is_control() {
-        return Ok(None);
-    }
-    let records = batch.records(BatchLimits::STORED)?;
-    for record in records.iter() {
-        let record = record?;
-        if record.timestamp_ms >= timestamp_ms && record.offset >= log_start {
-            return Ok(Some(TimedOffset { offset: record.offset, timestamp_ms: record.timestamp_ms }));
-        }
-    }
-    Ok(None)
 }
 
 /// What reading them costs; `None` if not even their runs are at hand.

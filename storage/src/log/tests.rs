@@ -23,6 +23,7 @@ fn options(dir: &Path, clock: &Arc<ManualClock>) -> OpenOptions {
     OpenOptions {
         data_dir: dir.to_owned(),
         object_store_url: None,
+        object_store: Default::default(),
         settings: StorageSettings { wal_segment_bytes: 1 << 15, wal_reserve_bytes: 0, ..Default::default() },
         clock: Arc::clone(clock) as Arc<dyn crate::clock::Clock>,
         random: Arc::new(SystemRandom),

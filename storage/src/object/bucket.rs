@@ -7,12 +7,27 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::TryStreamExt;
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::error::{Error, Result};
-use crate::object::retry::RetryBudget;
+use crate::object::meter::Meter;
+use crate::object::ranges::RangeCache;
+use crate::object::retry::{Retry, lost_a_race};
+use crate::view::ObjectRequestKind;
+
+/// Ranges with no more than this between them are one request: a request costs more than the bytes.
+const GAP_BYTES_MAX: u64 = 1 << 20;
+
+/// The same where a request is opening a file.
+const LOCAL_GAP_BYTES_MAX: u64 = 64 << 10;
+
+/// Requests for ranges of one object that run at once.
+const RANGE_READS_MAX: usize = 8;
+
+/// Names in one page of a list, of every store there is.
+const PAGE_NAMES: u64 = 1_000;
 
 /// Where the bytes are, as far as others may care.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +36,8 @@ pub(crate) enum Place {
     Folder(PathBuf),
     /// This process's memory: gone with it.
     Memory,
+    /// Over HTTP, below this URL.
+    Url(String),
 }
 
 /// What became of a put under a name that had to be new.
@@ -37,13 +54,30 @@ pub(crate) enum Put {
 pub(crate) struct Bucket {
     store: Arc<dyn ObjectStore>,
     place: Place,
-    budget: RetryBudget,
+    retry: Retry,
+    /// Where ranges of objects are kept on this machine; `None` where the store is as near.
+    ranges: Option<RangeCache>,
 }
 
 impl Bucket {
     /// A bucket over `store`.
-    pub(crate) fn new(store: Arc<dyn ObjectStore>, place: Place, budget: RetryBudget) -> Self {
-        Self { store, place, budget }
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, place: Place, retry: Retry) -> Self {
+        Self { store, place, retry, ranges: None }
+    }
+
+    /// The same, with ranges of objects kept on this machine.
+    pub(crate) fn caching(self, ranges: RangeCache) -> Self {
+        Self { ranges: Some(ranges), ..self }
+    }
+
+    /// What was asked of it.
+    pub(crate) fn meter(&self) -> &Meter {
+        self.retry.meter()
+    }
+
+    /// Whether its bytes come over a network.
+    pub(crate) fn is_remote(&self) -> bool {
+        matches!(self.place, Place::Url(_))
     }
 
     /// What other programs open the object by: an absolute path for a folder.
@@ -51,6 +85,7 @@ impl Bucket {
         match &self.place {
             Place::Folder(root) => root.join(path.as_ref()).display().to_string(),
             Place::Memory => format!("memory:///{path}"),
+            Place::Url(base) => format!("{base}/{path}"),
         }
     }
 
@@ -59,12 +94,17 @@ impl Bucket {
     /// # Errors
     /// [`Error::ObjectStore`]: whether the bytes are there is then unknown.
     pub(crate) async fn put_new(&self, path: &Path, payload: PutPayload) -> Result<Put> {
-        let put = self.budget.run(payload.content_length(), || {
+        let bytes = payload.content_length();
+        let put = self.retry.run(ObjectRequestKind::Put, bytes, || {
             let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
             self.store.put_opts(path, payload.clone(), options)
         });
         match put.await {
-            Ok(_) => Ok(Put::Created),
+            Ok(_) => {
+                self.meter().moved(ObjectRequestKind::Put, bytes as u64);
+                Ok(Put::Created)
+            }
+            Err(error) if lost_a_race(&error) => Err(Error::object(format!("put {path}"))(error)),
             Err(object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. }) => Ok(Put::Taken),
             Err(error) => Err(Error::object(format!("put {path}"))(error)),
         }
@@ -75,12 +115,15 @@ impl Bucket {
     /// # Errors
     /// [`Error::ObjectStore`]; [`Error::Corrupt`] for an object larger than anything we would have written.
     pub(crate) async fn get(&self, path: &Path, bytes_max: u64) -> Result<Option<Bytes>> {
-        let got = self.budget.run(0, || async {
+        let got = self.retry.run(ObjectRequestKind::Get, 0, || async {
             let result = self.store.get(path).await?;
             if result.meta.size > bytes_max { Ok(Err(result.meta.size)) } else { result.bytes().await.map(Ok) }
         });
         match got.await {
-            Ok(Ok(bytes)) => Ok(Some(bytes)),
+            Ok(Ok(bytes)) => {
+                self.meter().moved(ObjectRequestKind::Get, bytes.len() as u64);
+                Ok(Some(bytes))
+            }
             Ok(Err(size)) => Err(Error::Corrupt {
                 place: path.to_string(),
                 reason: format!("{size} bytes where at most {bytes_max} are allowed"),
@@ -90,14 +133,52 @@ impl Bucket {
         }
     }
 
-    /// Ranges of an object. The error is the store's own: the Parquet reader wraps it.
+    /// Ranges of an object of `object_bytes`, from this machine where they are kept here.
+    pub(crate) async fn read_ranges(
+        &self,
+        path: &Path,
+        object_bytes: u64,
+        ranges: &[Range<u64>],
+    ) -> Result<Vec<Bytes>, object_store::Error> {
+        match &self.ranges {
+            Some(kept) => kept.get_ranges(self, path, object_bytes, ranges).await,
+            None => self.get_ranges(path, ranges).await,
+        }
+    }
+
+    /// Ranges of an object, in the order asked for; those that lie close together in one request. The error is the
+    /// store's own: the Parquet reader wraps it.
     pub(crate) async fn get_ranges(
         &self,
         path: &Path,
         ranges: &[Range<u64>],
     ) -> Result<Vec<Bytes>, object_store::Error> {
-        let bytes: u64 = ranges.iter().map(|range| range.end.saturating_sub(range.start)).sum();
-        self.budget.run(usize::try_from(bytes).unwrap_or(usize::MAX), || self.store.get_ranges(path, ranges)).await
+        let spans = join(ranges, if self.is_remote() { GAP_BYTES_MAX } else { LOCAL_GAP_BYTES_MAX });
+        let reads: Vec<_> = spans.iter().map(|span| self.get_range(path, span.clone()).boxed()).collect();
+        let parts: Vec<Bytes> = stream::iter(reads).buffered(RANGE_READS_MAX).try_collect().await?;
+        let cut = |range: &Range<u64>| {
+            if range.start >= range.end {
+                return Some(Bytes::new());
+            }
+            let at = spans.partition_point(|span| span.end < range.end);
+            let start = usize::try_from(range.start.checked_sub(spans.get(at)?.start)?).ok()?;
+            let length = usize::try_from(range.end.saturating_sub(range.start)).ok()?;
+            let part = parts.get(at)?;
+            (start + length <= part.len()).then(|| part.slice(start..start + length))
+        };
+        let cut: Option<Vec<Bytes>> = ranges.iter().map(cut).collect();
+        cut.ok_or_else(|| object_store::Error::Generic {
+            store: "object store",
+            source: format!("{path} is shorter than the ranges asked for").into(),
+        })
+    }
+
+    async fn get_range(&self, path: &Path, range: Range<u64>) -> Result<Bytes, object_store::Error> {
+        let length = usize::try_from(range.end.saturating_sub(range.start)).unwrap_or(usize::MAX);
+        let read = || self.store.get_range(path, range.clone());
+        let bytes = self.retry.run(ObjectRequestKind::Get, length, read).await?;
+        self.meter().moved(ObjectRequestKind::Get, bytes.len() as u64);
+        Ok(bytes)
     }
 
     /// Names under `prefix` in order, those after `after` if it is given.
@@ -105,7 +186,7 @@ impl Bucket {
     /// # Errors
     /// [`Error::ObjectStore`].
     pub(crate) async fn list(&self, prefix: &Path, after: Option<&Path>) -> Result<Vec<Path>> {
-        let listed = self.budget.run(0, || {
+        let listed = self.retry.run(ObjectRequestKind::List, 0, || {
             let names = match after {
                 Some(after) => self.store.list_with_offset(Some(prefix), after),
                 None => self.store.list(Some(prefix)),
@@ -113,6 +194,7 @@ impl Bucket {
             names.map_ok(|meta| meta.location).try_collect::<Vec<_>>()
         });
         let mut names = listed.await.map_err(Error::object(format!("list {prefix}")))?;
+        self.meter().more_pages((names.len() as u64).div_ceil(PAGE_NAMES).saturating_sub(1));
         names.sort_unstable();
         Ok(names)
     }
@@ -122,7 +204,7 @@ impl Bucket {
     /// # Errors
     /// [`Error::ObjectStore`].
     pub(crate) async fn folders(&self, prefix: &Path) -> Result<Vec<Path>> {
-        let listed = self.budget.run(0, || self.store.list_with_delimiter(Some(prefix)));
+        let listed = self.retry.run(ObjectRequestKind::List, 0, || self.store.list_with_delimiter(Some(prefix)));
         Ok(listed.await.map_err(Error::object(format!("list folders of {prefix}")))?.common_prefixes)
     }
 
@@ -130,7 +212,7 @@ impl Bucket {
     pub(crate) fn folder(&self) -> Option<&std::path::Path> {
         match &self.place {
             Place::Folder(root) => Some(root),
-            Place::Memory => None,
+            Place::Memory | Place::Url(_) => None,
         }
     }
 
@@ -139,11 +221,25 @@ impl Bucket {
     /// # Errors
     /// [`Error::ObjectStore`].
     pub(crate) async fn delete(&self, path: &Path) -> Result<()> {
-        match self.budget.run(0, || self.store.delete(path)).await {
+        match self.retry.run(ObjectRequestKind::Delete, 0, || self.store.delete(path)).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(Error::object(format!("delete {path}"))(error)),
         }
     }
+}
+
+/// The ranges to ask for instead of these: ascending, those with at most `gap` between them joined.
+fn join(ranges: &[Range<u64>], gap: u64) -> Vec<Range<u64>> {
+    let mut sorted: Vec<_> = ranges.iter().filter(|range| range.start < range.end).cloned().collect();
+    sorted.sort_unstable_by_key(|range| range.start);
+    let mut spans: Vec<Range<u64>> = Vec::new();
+    for range in sorted {
+        match spans.last_mut() {
+            Some(span) if range.start <= span.end.saturating_add(gap) => span.end = span.end.max(range.end),
+            _ => spans.push(range),
+        }
+    }
+    spans
 }
 
 #[cfg(test)]
@@ -155,7 +251,32 @@ impl Bucket {
 
     /// A bucket over `store`, which keeps what it is given.
     pub(crate) fn for_test_over(store: Arc<dyn ObjectStore>) -> Self {
-        let budget = RetryBudget { attempts_max: 3, attempt_ms_max: 200, backoff_ms: 1 };
-        Self::new(store, Place::Folder(PathBuf::from("/nowhere")), budget)
+        use crate::object::retry::RetryBudget;
+
+        let budget = RetryBudget { attempts_max: 3, attempt_ms_max: 200, time_ms_max: 2_000, backoff_ms: 1 };
+        let retry = Retry::new(budget, Arc::new(crate::clock::SystemRandom), Arc::default());
+        Self::new(store, Place::Folder(PathBuf::from("/nowhere")), retry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn ranges_that_lie_close_together_are_one_request() {
+        let bucket = Bucket::for_test();
+        let path = Path::from("x");
+        let bytes: Vec<u8> = (0..5 << 20).map(|at: u32| at.to_le_bytes()[1]).collect();
+        bucket.put_new(&path, PutPayload::from(bytes.clone())).await.unwrap();
+        let ranges = [4_000_000..4_000_100, 10..20, 15..18, 100..100, 1_000_000..1_000_001];
+        let parts = bucket.get_ranges(&path, &ranges).await.unwrap();
+        for (range, part) in ranges.iter().zip(parts) {
+            assert_eq!(part, bytes[range.start as usize..range.end as usize], "{range:?}");
+        }
+        let gets = bucket.meter().requests()[0];
+        assert_eq!((gets.requests, gets.bytes), (3, 10 + 1 + 100));
+        assert_eq!(join(&ranges, GAP_BYTES_MAX), [10..1_000_001, 4_000_000..4_000_100]);
+        bucket.get_ranges(&path, &[0..6 << 20, 0..0]).await.unwrap_err();
     }
 }

@@ -45,10 +45,26 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
         Some(value)
     }
 
-    /// Keeps the value; what is larger than the whole cache is not kept.
-    pub(crate) fn insert(&self, key: K, value: V, bytes: usize) {
+    /// Takes a value out.
+    pub(crate) fn remove(&self, key: &K) {
+        let mut state = self.state.lock();
+        if let Some((_, freed, used)) = state.values.remove(key) {
+            state.bytes -= freed;
+            state.uses.remove(&used);
+        }
+    }
+
+    /// How much is in it.
+    pub(crate) fn bytes(&self) -> usize {
+        self.state.lock().bytes
+    }
+
+    /// Keeps the value and gives what had to go for it; what is larger than the whole cache goes at once.
+    pub(crate) fn insert(&self, key: K, value: V, bytes: usize) -> Vec<(K, V)> {
+        let mut gone = Vec::new();
         if bytes > self.bytes_max {
-            return;
+            gone.push((key, value));
+            return gone;
         }
         let mut state = self.state.lock();
         state.now += 1;
@@ -61,10 +77,12 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
         state.bytes += bytes;
         while state.bytes > self.bytes_max {
             let Some((_, oldest)) = state.uses.pop_first() else { break };
-            if let Some((_, freed, _)) = state.values.remove(&oldest) {
+            if let Some((value, freed, _)) = state.values.remove(&oldest) {
                 state.bytes -= freed;
+                gone.push((oldest, value));
             }
         }
+        gone
     }
 }
 
@@ -78,11 +96,14 @@ mod tests {
         cache.insert("a", 1, 4);
         cache.insert("b", 2, 4);
         assert_eq!(cache.get(&"a"), Some(1));
-        cache.insert("c", 3, 4);
+        assert_eq!(cache.insert("c", 3, 4), [("b", 2)]);
         assert_eq!((cache.get(&"a"), cache.get(&"b"), cache.get(&"c")), (Some(1), None, Some(3)));
         cache.insert("a", 5, 6);
         assert_eq!((cache.get(&"a"), cache.get(&"c")), (Some(5), Some(3)));
-        cache.insert("d", 4, 11);
+        assert_eq!(cache.insert("d", 4, 11), [("d", 4)]);
         assert_eq!(cache.get(&"d"), None);
+        assert_eq!(cache.bytes(), 10);
+        cache.remove(&"a");
+        assert_eq!((cache.bytes(), cache.get(&"a")), (4, None));
     }
 }

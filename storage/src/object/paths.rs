@@ -3,6 +3,7 @@
 //! | name | what | written |
 //! |---|---|---|
 //! | `meta/writer/<epoch>` | the claim of one process: cluster id and writer epoch | once per start |
+//! | `meta/probe/<uuid>` | a name that is tried twice, to see whether the store keeps put-if-absent; then removed | once per start |
 //! | `topics/<topic id>/manifest/<epoch>-<version>` | a root: the whole truth of a topic as of that version | per publish |
 //! | `topics/<topic id>/chunk/<epoch>-<uuid>` | entries of a manifest that roots refer to | when a root's tail is full |
 //! | `topics/<topic id>/data/<epoch>-<uuid>.parquet` | records | per tiering run, merge and compaction |
@@ -33,6 +34,11 @@ pub(crate) fn topics() -> Path {
 /// The folder of a topic's objects of records.
 pub(crate) fn objects(topic: TopicId) -> Path {
     Path::from(format!("topics/{topic}/data"))
+}
+
+/// A name by which a store is tried.
+pub(crate) fn probe(id: Uuid) -> Path {
+    Path::from(format!("meta/probe/{id}"))
 }
 
 /// The folder of a topic's roots.

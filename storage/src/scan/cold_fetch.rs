@@ -4,33 +4,22 @@
 //! inside a batch may have gaps. The timestamp type stands in the batch, so a batch ends where it changes; with log
 //! append time all records of a batch have one timestamp, so it ends where that changes too.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BinaryArray, ListArray, PrimitiveArray, StructArray};
 use arrow::datatypes::{ArrowPrimitiveType, Int8Type, Int64Type, TimestampMillisecondType};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use futures::{TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::{Error, Result};
 use crate::ids::TopicPartition;
-use crate::manifest::model::{GroupAt, Wanted, groups_of};
+use crate::manifest::model::{Entry, GroupAt, Lost, Wanted, groups_of};
 use crate::record::batch::{BatchBuilder, Compression, TimestampType};
 use crate::record::columns::RecordColumn;
-use crate::scan::parquet;
+use crate::scan::ahead;
 use crate::tier::cold::Cold;
-use crate::view::TimedOffset;
-
-/// What a record is made of.
-const COLUMNS: [RecordColumn; 6] = [
-    RecordColumn::Offset,
-    RecordColumn::Timestamp,
-    RecordColumn::TimestampType,
-    RecordColumn::Key,
-    RecordColumn::Value,
-    RecordColumn::Headers,
-];
+use crate::worker;
 
 /// Bytes after which a batch ends, as producers' batches do.
 const BATCH_BYTES_MAX: usize = 1 << 20;
@@ -47,81 +36,60 @@ pub(crate) async fn fetch(
     bytes_max: usize,
 ) -> Result<Vec<Bytes>> {
     let manifest = cold.manifests.get(partition.topic);
+    let entries = cold.entries_of(&manifest, partition.partition, Wanted::offsets(offset, end));
+    let steps = entries.map_ok(move |entry| {
+        let steps: Vec<_> = steps_of(&entry, partition.partition, offset, end);
+        stream::iter(steps.into_iter().map(Ok))
+    });
+    let mut steps = steps.try_flatten().boxed();
+    let mut current = steps.try_next().await?;
+    let begins_group = matches!(&current, Some(Step::Group(at, _)) if at.group.first_offset == offset);
+    let mut in_order = begins_group || cold.groups.expects(partition, offset);
     let mut batches = Batches::new(bytes_max);
-    let mut entries = cold.entries_of(&manifest, partition.partition, Wanted::offsets(offset, end));
-    let mut lost = None;
-    while let Some(entry) = entries.try_next().await? {
-        // Up to what is lost: the next fetch begins there and is told.
-        let of_entry = entry.lost_within(partition.partition, offset, end);
-        let end = of_entry.map_or(end, |lost| lost.start);
-        for at in groups_of(&entry, partition.partition, offset, end) {
-            let rows = group(cold, &at).await?;
-            batches.add(&Columns::of(&rows)?, offset, end)?;
-            if batches.is_full() {
-                return Ok(batches.finish());
-            }
+    while let Some(step) = current {
+        let (at, end) = match step {
+            Step::Group(at, end) => (at, end),
+            Step::Lost(lost) if batches.next_offset.is_none() => return Err(lost.error()),
+            // The next fetch begins there and is told.
+            Step::Lost(_) => break,
+        };
+        let rows = ahead::get(cold, &at).await?;
+        let mut next = if in_order { steps.try_next().await? } else { None };
+        if let Some(Step::Group(next, _)) = &next {
+            ahead::read_ahead(cold, next);
         }
-        lost = of_entry.cloned();
-        if lost.is_some() {
+        // As long as decoding takes: not on a thread that serves connections.
+        batches = worker::blocking(move || batches.with(&rows, offset, end)).await?;
+        if batches.is_full() {
             break;
         }
-    }
-    let batches = batches.finish();
-    match lost.filter(|_| batches.is_empty()) {
-        Some(lost) => Err(lost.error()),
-        None => Ok(batches),
-    }
-}
-
-/// The first record in offset order at or after `timestamp_ms`, at an offset of `within`.
-///
-/// # Errors
-/// As [`fetch`].
-pub(crate) async fn offset_for_timestamp(
-    cold: &Arc<Cold>,
-    partition: TopicPartition,
-    timestamp_ms: i64,
-    within: Range<i64>,
-) -> Result<Option<TimedOffset>> {
-    let manifest = cold.manifests.get(partition.topic);
-    let start = within.start.max(manifest.start(partition.partition));
-    let within = start..within.end;
-    let wanted = Wanted { timestamp_min_ms: Some(timestamp_ms), ..Wanted::offsets(within.start, within.end) };
-    let entries = cold.entries_of(&manifest, partition.partition, wanted);
-    let groups = entries.map_ok(|entry| {
-        let groups: Vec<_> = groups_of(&entry, partition.partition, within.start, within.end).collect();
-        stream::iter(groups.into_iter().map(Ok))
-    });
-    let mut groups = groups.try_flatten();
-    while let Some(at) = groups.try_next().await? {
-        if at.group.max_timestamp_ms < timestamp_ms {
-            continue;
+        if !in_order {
+            next = steps.try_next().await?;
+            in_order = true;
         }
-        let rows = parquet::read_group(cold, &at, &[RecordColumn::Offset, RecordColumn::Timestamp]).await?;
-        let offsets = numbers::<Int64Type>(&rows, RecordColumn::Offset)?;
-        let timestamps = numbers::<TimestampMillisecondType>(&rows, RecordColumn::Timestamp)?;
-        let mut rows = offsets.values().iter().zip(timestamps.values());
-        let found = rows.find(|(offset, found)| **found >= timestamp_ms && within.contains(*offset));
-        if let Some((offset, found)) = found {
-            return Ok(Some(TimedOffset { offset: *offset, timestamp_ms: *found }));
-        }
+        current = next;
     }
-    Ok(None)
+    cold.groups.expect(partition, batches.next_offset.unwrap_or(offset));
+    Ok(batches.finish())
 }
 
-/// A row group with all that a record is made of; consumers come back for the rest of it.
-async fn group(cold: &Arc<Cold>, at: &GroupAt) -> Result<Arc<RecordBatch>> {
-    let key = (at.object().map(|object| object.path.clone()).unwrap_or_default(), at.ordinal);
-    if let Some(known) = cold.groups.get(&key) {
-        return Ok(known);
-    }
-    let rows = Arc::new(parquet::read_group(cold, at, &COLUMNS).await?);
-    let bytes = rows.get_array_memory_size();
-    cold.groups.insert(key, Arc::clone(&rows), bytes);
-    Ok(rows)
+/// What a fetch comes upon.
+enum Step {
+    /// A row group, of which the offsets below this are wanted.
+    Group(GroupAt, i64),
+    /// Offsets that are lost for ever.
+    Lost(Lost),
 }
 
-/// The columns of [`COLUMNS`], with their types.
+/// The row groups of an entry up to what is lost, and that.
+fn steps_of(entry: &Arc<Entry>, partition: i32, offset: i64, end: i64) -> Vec<Step> {
+    let lost = entry.lost_within(partition, offset, end);
+    let end = lost.map_or(end, |lost| lost.start);
+    let groups = groups_of(entry, partition, offset, end).map(|at| Step::Group(at, end));
+    groups.chain(lost.cloned().map(Step::Lost)).collect()
+}
+
+/// The columns of [`ahead::COLUMNS`], with their types.
 struct Columns<'a> {
     offsets: &'a PrimitiveArray<Int64Type>,
     timestamps: &'a PrimitiveArray<TimestampMillisecondType>,
@@ -202,6 +170,8 @@ struct Batches {
     bytes_max: usize,
     open: Option<OpenBatch>,
     full: bool,
+    /// Behind the last record added.
+    next_offset: Option<i64>,
 }
 
 struct OpenBatch {
@@ -223,11 +193,17 @@ impl OpenBatch {
 
 impl Batches {
     fn new(bytes_max: usize) -> Self {
-        Self { done: Vec::new(), done_bytes: 0, bytes_max, open: None, full: false }
+        Self { done: Vec::new(), done_bytes: 0, bytes_max, open: None, full: false, next_offset: None }
     }
 
     fn is_full(&self) -> bool {
         self.full
+    }
+
+    /// These and the rows in `start..end`, until there are enough bytes.
+    fn with(mut self, rows: &RecordBatch, start: i64, end: i64) -> Result<Self> {
+        self.add(&Columns::of(rows)?, start, end)?;
+        Ok(self)
     }
 
     /// Adds the rows in `start..end` until there are enough bytes.
@@ -259,6 +235,7 @@ impl Batches {
         });
         let (key, value) = (optional(rows.keys, row), optional(rows.values, row));
         open.builder.push_at(offset, timestamp_ms, key, value, &rows.headers(row));
+        self.next_offset = Some(offset + 1);
         Ok(())
     }
 

@@ -3,8 +3,10 @@
 //! 1. [`Pinned::pin`] holds log and manifests of some partitions in one act ([`seam`]).
 //! 2. [`plan`] says which row groups a request touches, from the manifest alone.
 //! 3. [`parquet`] reads those, [`hot`] the log's batches; the seam puts one behind the other.
-//! 4. [`cold_fetch`] makes Kafka's bytes of cold rows, for consumers that are behind.
+//! 4. [`cold_fetch`] makes Kafka's bytes of cold rows, for consumers that are behind; [`ahead`] has the rows ready.
+//! 5. [`time`] finds an offset by its time on both sides.
 
+pub(crate) mod ahead;
 mod cold_fetch;
 mod hot;
 mod parquet;
@@ -12,8 +14,8 @@ mod plan;
 mod seam;
 #[cfg(test)]
 mod tests;
+mod time;
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -21,10 +23,10 @@ use bytes::Bytes;
 use crate::error::Result;
 use crate::ids::TopicPartition;
 use crate::tier::Tier;
-use crate::view::TimedOffset;
 
 pub(crate) use parquet::read_group;
 pub(crate) use seam::Pinned;
+pub(crate) use time::{Sought, find as find_by_time};
 
 /// Batches for a Kafka fetch below the hot part: from `offset` on, below `hot_start`, at the most `bytes_max` but at
 /// least one; empty if no record is left there.
@@ -36,14 +38,4 @@ pub(crate) async fn cold_fetch(
     bytes_max: usize,
 ) -> Result<Vec<Bytes>> {
     cold_fetch::fetch(tier.cold(), partition, offset, hot_start, bytes_max).await
-}
-
-/// The first record at or after `timestamp_ms` at an offset of `within`, in the cold part.
-pub(crate) async fn cold_offset_for_timestamp(
-    tier: &Arc<Tier>,
-    partition: TopicPartition,
-    timestamp_ms: i64,
-    within: Range<i64>,
-) -> Result<Option<TimedOffset>> {
-    cold_fetch::offset_for_timestamp(tier.cold(), partition, timestamp_ms, within).await
 }

@@ -1,21 +1,22 @@
 //! Row groups of cold objects as rows: only the columns asked for, only the offsets wanted, in offset order.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use futures::future::BoxFuture;
-use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future, stream};
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future};
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
+use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::reader::{ChunkReader, Length};
 
 use crate::error::{Error, Result};
 use crate::manifest::model::{GroupAt, Object, Wanted};
@@ -24,6 +25,7 @@ use crate::record::columns::RecordColumn;
 use crate::record::rows::schema_of;
 use crate::scan::plan::ObjectRead;
 use crate::tier::cold::Cold;
+use crate::worker;
 
 /// Objects opened at once: the next footer is there when the rows before it have been read.
 const OPENS_MAX: usize = 2;
@@ -92,7 +94,7 @@ impl AsyncFileReader for ObjectReader {
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
         async move {
-            let parts = self.bucket.get_ranges(&self.path, &ranges).await?;
+            let parts = self.bucket.read_ranges(&self.path, self.bytes, &ranges).await?;
             for (range, bytes) in ranges.iter().zip(&parts) {
                 self.check(range, bytes)?;
             }
@@ -214,13 +216,89 @@ fn arrange(batch: &RecordBatch, columns: &[RecordColumn], path: &str) -> Result<
         .map_err(Error::format(format!("read rows of {path}")))
 }
 
-/// One whole row group with these columns.
-pub(crate) async fn read_group(cold: &Arc<Cold>, at: &GroupAt, columns: &[RecordColumn]) -> Result<RecordBatch> {
-    let read = ObjectRead { groups: vec![at.clone()], clipped: false };
-    let wanted = Wanted::offsets(at.group.first_offset, at.group.last_offset + 1);
-    let rows = rows(Arc::clone(cold), stream::iter([Ok(read)]), Arc::from(columns), wanted, at.group.rows as usize);
-    let batches: Vec<RecordBatch> = rows.try_collect().await?;
+/// One whole row group with these columns. What is read is decoded on a thread that may block, so that other
+/// connections of this one are not kept waiting: a row group is at most
+/// [`GROUP_BYTES_MAX`](crate::tier::write::GROUP_BYTES_MAX) and one record.
+pub(crate) async fn read_group(cold: &Cold, at: &GroupAt, columns: &[RecordColumn]) -> Result<RecordBatch> {
+    let object = at.object().ok_or_else(no_object)?;
+    let path = object.path.clone();
+    let mut reader = ObjectReader::new(&cold.bucket, object);
+    let footer = footer(cold, object, &mut reader).await?;
+    check_groups(&footer, object, std::slice::from_ref(at))?;
+    reader.expect_chunks(&footer, object, std::slice::from_ref(at))?;
+    let roots = columns.iter().map(|column| root_of(&footer, &path, *column)).collect::<Result<Vec<_>>>()?;
+    let mask = ProjectionMask::roots(footer.parquet_schema(), roots);
+    let chunks = footer.metadata().row_group(at.ordinal).columns().iter().enumerate();
+    let ranges: Vec<_> =
+        chunks.filter(|(leaf, _)| mask.leaf_included(*leaf)).map(|(_, chunk)| chunk.byte_range()).collect();
+    let ranges: Vec<_> = ranges.into_iter().map(|(start, length)| start..start + length).collect();
+    let parts = reader.get_byte_ranges(ranges.clone()).await.map_err(|error| failed(&path, error))?;
+    let parts = Parts { bytes: object.bytes, parts: ranges.iter().map(|range| range.start).zip(parts).collect() };
+    let (ordinal, rows, columns) = (at.ordinal, at.group.rows as usize, columns.to_vec());
+    worker::blocking(move || decode(parts, footer, ordinal, mask, rows, &columns, &path)).await
+}
+
+/// Decodes what has been read of one row group.
+fn decode(
+    parts: Parts,
+    footer: ArrowReaderMetadata,
+    ordinal: usize,
+    mask: ProjectionMask,
+    rows: usize,
+    columns: &[RecordColumn],
+    path: &str,
+) -> Result<RecordBatch> {
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(parts, footer)
+        .with_row_groups(vec![ordinal])
+        .with_projection(mask)
+        .with_batch_size(rows.max(1))
+        .build()
+        .map_err(|error| failed(path, error))?;
+    let batches = reader.map(|batch| {
+        let batch = batch.map_err(|error| failed(path, ParquetError::from(error)))?;
+        arrange(&batch, columns, path)
+    });
+    let batches = batches.collect::<Result<Vec<_>>>()?;
     arrow::compute::concat_batches(&schema_of(columns), &batches).map_err(Error::format("join rows of a row group"))
+}
+
+/// The parts of an object that have been read, by where they begin.
+struct Parts {
+    /// Of the whole object.
+    bytes: u64,
+    parts: BTreeMap<u64, Bytes>,
+}
+
+impl Parts {
+    fn from(&self, start: u64) -> parquet::errors::Result<Bytes> {
+        let part = self.parts.range(..=start).next_back().and_then(|(at, bytes)| {
+            let skipped = usize::try_from(start - at).ok()?;
+            (skipped <= bytes.len()).then(|| bytes.slice(skipped..))
+        });
+        part.ok_or_else(|| ParquetError::General(format!("the bytes at {start} were not read")))
+    }
+}
+
+impl Length for Parts {
+    fn len(&self) -> u64 {
+        self.bytes
+    }
+}
+
+impl ChunkReader for Parts {
+    type T = bytes::buf::Reader<Bytes>;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
+        Ok(self.from(start)?.reader())
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        let rest = self.from(start)?;
+        if length > rest.len() {
+            return Err(ParquetError::EOF(format!("{length} bytes at {start} were not read")));
+        }
+        Ok(rest.slice(..length))
+    }
 }
 
 fn no_object() -> Error {

@@ -20,6 +20,7 @@ use crate::object::bucket::Bucket;
 use crate::record::batch::{BatchBuilder, BatchLimits, CheckedBatch, Compression, TimestampType};
 use crate::record::columns::{RecordColumn, record_schema};
 use crate::scan::plan::plan;
+use crate::scan::time::{self, Sought, Within};
 use crate::scan::{cold_fetch, parquet};
 use crate::tier::cold::Cold;
 use crate::tier::write::{GROUP_ROWS_MAX, ObjectWriter};
@@ -250,14 +251,59 @@ async fn a_time_is_found_exactly_in_offset_order() {
     records[20].timestamp_ms = 5000;
     records[60].timestamp_ms = 1;
     tier(&cold, "a.parquet", &[(0, &records)]).await;
-    let find =
-        async |timestamp_ms, end| cold_fetch::offset_for_timestamp(&cold, at(0), timestamp_ms, 0..end).await.unwrap();
+    let find_sought = async |sought, end| {
+        let manifest = cold.manifests.get(TOPIC);
+        time::find_cold(&cold, &manifest, 0, Within { start: 0, end }, sought, None).await.unwrap()
+    };
+    let find = async |timestamp_ms, end| find_sought(Sought::From(timestamp_ms), end).await;
     let found = |offset, timestamp_ms| Some(TimedOffset { offset, timestamp_ms });
     assert_eq!(find(0, 100).await, found(0, 1000));
     assert_eq!(find(1001, 100).await, found(10, 1001));
     assert_eq!(find(1003, 100).await, found(20, 5000));
     assert_eq!(find(5001, 100).await, None);
     assert_eq!(find(1003, 20).await, None);
+    assert_eq!(find_sought(Sought::Largest, 100).await, found(20, 5000));
+    assert_eq!(find_sought(Sought::Largest, 20).await, found(10, 1001));
+    assert_eq!(find_sought(Sought::Largest, 0).await, None);
+}
+
+#[tokio::test]
+async fn the_next_row_group_is_read_before_it_is_asked_for_by_who_reads_in_order() {
+    let cold = cold().await;
+    let rows = i64::try_from(GROUP_ROWS_MAX).unwrap();
+    tier(&cold, "a.parquet", &[(0, &plains(0..3 * rows))]).await;
+    let gets = || cold.bucket.meter().requests()[0].requests;
+    // Somewhere in the middle: nobody knows what comes next.
+    cold_fetch::fetch(&cold, at(0), 7, 3 * rows, 1000).await.unwrap();
+    let footer_and_group = gets();
+    let mut offset = rows;
+    let first = records_of(&cold_fetch::fetch(&cold, at(0), offset, 3 * rows, 1000).await.unwrap());
+    offset += i64::try_from(first.len()).unwrap();
+    // The second group, and the third ahead of time; one request each.
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while gets() < footer_and_group + 2 {
+        assert!(std::time::Instant::now() < deadline, "the third row group is read ahead of time");
+        tokio::task::yield_now().await;
+    }
+    let mut read = first.len();
+    while offset < 3 * rows {
+        let records = records_of(&cold_fetch::fetch(&cold, at(0), offset, 3 * rows, 100_000).await.unwrap());
+        assert_eq!(records[0].offset, offset);
+        offset += i64::try_from(records.len()).unwrap();
+        read += records.len();
+    }
+    assert_eq!((read, gets()), (usize::try_from(2 * rows).unwrap(), footer_and_group + 2));
+}
+
+#[tokio::test]
+async fn a_row_group_that_many_want_at_once_is_read_once() {
+    let cold = cold().await;
+    tier(&cold, "a.parquet", &[(0, &plains(0..1000))]).await;
+    let fetches = (0..20).map(|offset| cold_fetch::fetch(&cold, at(0), offset * 7, 1000, 500));
+    for fetched in futures::future::join_all(fetches).await {
+        assert!(!fetched.unwrap().is_empty());
+    }
+    assert!(cold.bucket.meter().requests()[0].requests <= 2, "footer and row group");
 }
 
 fn bytes_or_null() -> impl Strategy<Value = Option<Vec<u8>>> {

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 use parking_lot::Mutex;
@@ -26,6 +26,8 @@ pub enum Fault {
     LoseAnswer,
     /// No answer ever comes; nothing was done.
     Stall,
+    /// A put that had to be the first of its name replaces what is there: a store that ignores conditions.
+    Overwrite,
 }
 
 /// Faults laid and not yet used up. Cheap to clone; a test keeps one, the store another.
@@ -88,6 +90,9 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
                 self.inner.put_opts(location, payload, opts).await?;
                 Err(failed("the answer was lost"))
             }
+            Some(Fault::Overwrite) => {
+                self.inner.put_opts(location, payload, PutOptions { mode: PutMode::Overwrite, ..opts }).await
+            }
         }
     }
 
@@ -97,7 +102,7 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
         match self.faults.take(location) {
-            None => self.inner.get_opts(location, options).await,
+            None | Some(Fault::Overwrite) => self.inner.get_opts(location, options).await,
             Some(Fault::Stall) => std::future::pending().await,
             Some(Fault::Refuse | Fault::LoseAnswer) => Err(failed("500 internal server error")),
         }
@@ -105,7 +110,7 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
 
     async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
         match self.faults.take(location) {
-            None => self.inner.get_ranges(location, ranges).await,
+            None | Some(Fault::Overwrite) => self.inner.get_ranges(location, ranges).await,
             Some(Fault::Stall) => std::future::pending().await,
             Some(Fault::Refuse | Fault::LoseAnswer) => Err(failed("500 internal server error")),
         }

@@ -144,6 +144,11 @@ pub fn is_dead() -> bool {
     current().is_some_and(|scheduler| scheduler.dead.get())
 }
 
+/// The simulated time since the world began, us.
+pub(crate) fn steady_us() -> u64 {
+    current().map_or(0, |scheduler| u64::try_from(scheduler.clock.steady_us()).unwrap_or(0))
+}
+
 /// The simulated process dies here and now.
 pub fn die() {
     if let Some(scheduler) = current() {

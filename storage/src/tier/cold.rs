@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use object_store::PutPayload;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
@@ -21,19 +20,9 @@ use crate::manifest::walk::{self, EntryStream};
 use crate::object::bucket::Bucket;
 use crate::object::cache::Cache;
 use crate::object::paths;
+use crate::scan::ahead::Groups;
+use crate::settings::{chunks_bytes_max, footers_bytes_max, row_groups_bytes_max};
 use crate::worker;
-
-/// Memory for footers of objects.
-const FOOTERS_BYTES_MAX: usize = 32 << 20;
-
-/// Memory for decoded row groups that Kafka consumers read piece by piece.
-const GROUPS_BYTES_MAX: usize = 64 << 20;
-
-/// A row group by its object's name and its number in it.
-pub(crate) type GroupKey = (String, usize);
-
-/// Memory for chunks of manifests: this share of `memory.limit`.
-const CHUNKS_SHARE: u64 = 32;
 
 /// Who writes the cold part, and with what.
 #[derive(Clone, Debug)]
@@ -57,16 +46,17 @@ pub(crate) struct Cold {
     /// Footers by their object's name: without them each row group would cost two reads.
     pub(crate) footers: Cache<String, ArrowReaderMetadata>,
     /// Row groups with the columns a fetch needs: a consumer takes one in several fetches.
-    pub(crate) groups: Cache<GroupKey, Arc<RecordBatch>>,
+    pub(crate) groups: Groups,
 }
 
 impl Cold {
     /// The cold part of an empty or unread bucket.
     pub(crate) fn new(bucket: Bucket, writer: Writer) -> Self {
-        let chunk_bytes_max = usize::try_from(writer.memory_bytes / CHUNKS_SHARE).unwrap_or(usize::MAX);
+        let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+        let memory_bytes = writer.memory_bytes;
         let publisher = Publisher {
             bucket: bucket.clone(),
-            chunks: Arc::new(Chunks::new(bucket.clone(), chunk_bytes_max)),
+            chunks: Arc::new(Chunks::new(bucket.clone(), bytes(chunks_bytes_max(memory_bytes)))),
             uploads: Arc::default(),
             epoch: writer.epoch,
             random: writer.random,
@@ -77,8 +67,8 @@ impl Cold {
             bucket,
             publisher,
             manifests: Manifests::default(),
-            footers: Cache::new(FOOTERS_BYTES_MAX),
-            groups: Cache::new(GROUPS_BYTES_MAX),
+            footers: Cache::new(bytes(footers_bytes_max(memory_bytes))),
+            groups: Groups::new(bytes(row_groups_bytes_max(memory_bytes))),
         }
     }
 

@@ -39,7 +39,10 @@ use crate::log::Node;
 use crate::manifest::model::{Entry, Lost, TopicManifest};
 use crate::manifest::publish;
 use crate::object::bucket::Bucket;
-use crate::object::{claim, open};
+use crate::object::claim;
+#[cfg(any(test, feature = "testing"))]
+use crate::object::open;
+use crate::object::open::Opening;
 use crate::record::batch::BatchLimits;
 use crate::storage::OpenOptions;
 use crate::tier::cold::{Cold, Writer};
@@ -80,14 +83,22 @@ impl Tier {
     /// [`Error::Config`] for a bad URL or a bucket that does not belong to the data directory, [`Error::Fenced`] if a newer
     /// writer has the bucket, [`Error::Corrupt`] if a manifest is damaged.
     pub(crate) async fn open(node: Arc<Node>, options: &OpenOptions) -> Result<Arc<Self>> {
-        let bucket = open::open(options.object_store_url.as_deref(), &options.data_dir)?;
+        let opening = Opening {
+            url: options.object_store_url.as_deref(),
+            options: &options.object_store,
+            data_dir: &options.data_dir,
+            settings: &options.settings,
+            random: &options.random,
+        };
+        let bucket = opening.open().await?;
         Self::over(node, bucket).await
     }
 
     /// As [`Tier::open`], over a store that a simulation owns: it outlives the process.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) async fn open_on(node: Arc<Node>, store: Arc<dyn object_store::ObjectStore>) -> Result<Arc<Self>> {
-        Self::over(node, open::over(store)).await
+        let bucket = open::over(store, node.settings(), node.random());
+        Self::over(node, bucket).await
     }
 
     /// As [`Tier::open`], over a bucket that is open.

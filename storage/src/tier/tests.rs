@@ -53,6 +53,7 @@ impl Bench {
         let options = OpenOptions {
             data_dir: self.home.path().to_path_buf(),
             object_store_url: None,
+            object_store: Default::default(),
             settings: StorageSettings::default(),
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),

@@ -70,6 +70,7 @@ pub(crate) fn tiered_options(data_dir: &Path, settings: StorageSettings) -> Open
     OpenOptions {
         data_dir: data_dir.to_path_buf(),
         object_store_url: None,
+        object_store: Default::default(),
         settings,
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),

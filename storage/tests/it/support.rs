@@ -19,6 +19,7 @@ pub(crate) fn options(dir: &Path) -> OpenOptions {
     OpenOptions {
         data_dir: dir.to_owned(),
         object_store_url: Some("memory:".to_owned()),
+        object_store: Default::default(),
         settings: StorageSettings { wal_segment_bytes: 1 << 20, wal_reserve_bytes: 1 << 16, ..Default::default() },
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),

@@ -195,6 +195,61 @@ async fn a_time_is_found_hot_and_cold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_largest_timestamp_is_found_on_either_side_of_the_seam_and_the_first_of_equals() {
+    let home = tempfile::tempdir().unwrap();
+    let storage = open_tiered(home.path()).await;
+    let topic = forgetful_topic(&storage, "clicks", 1).await;
+    let partition = at(&topic, 0);
+    assert_eq!(storage.offset_of_max_timestamp(partition).await.unwrap(), None);
+    produce(&storage, &topic, 0, 0..1500, 25).await;
+    let found = |offset| Some(TimedOffset { offset, timestamp_ms: 1_000_000 + offset });
+    assert_eq!(storage.offset_of_max_timestamp(partition).await.unwrap(), found(1499));
+    storage.checkpoint().await.unwrap();
+    assert_eq!(storage.offset_of_max_timestamp(partition).await.unwrap(), found(1499));
+    // Timestamps of a thousand and some: long ago.
+    storage.commit(appends(partition, batch(&["early", "early too"]))).await.unwrap();
+    assert_eq!(storage.offset_of_max_timestamp(partition).await.unwrap(), found(1499));
+    let first_of_all = storage.offset_for_timestamp(partition, 0).await.unwrap();
+    assert_eq!(first_of_all, found(0));
+    assert!(storage.local_start(partition).unwrap() <= 1500);
+    close(storage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_is_found_while_the_seam_moves() {
+    let home = tempfile::tempdir().unwrap();
+    let storage = open_tiered(home.path()).await;
+    let topic = forgetful_topic(&storage, "clicks", 1).await;
+    produce(&storage, &topic, 0, 0..100, 10).await;
+    let checkpoints = tokio::spawn({
+        let (storage, topic) = (storage.clone(), Arc::clone(&topic));
+        async move {
+            for round in 1..12 {
+                produce(&storage, &topic, 0, round * 100..(round + 1) * 100, 10).await;
+                storage.checkpoint().await.unwrap();
+            }
+        }
+    });
+    let mut looks = 0;
+    while !checkpoints.is_finished() || looks < 50 {
+        for offset in [0, 50, 99] {
+            let timestamp_ms = 1_000_000 + offset;
+            let found = storage.offset_for_timestamp(at(&topic, 0), timestamp_ms).await.unwrap();
+            assert_eq!(found, Some(TimedOffset { offset, timestamp_ms }));
+        }
+        let end = storage.watermarks(at(&topic, 0)).unwrap().high_watermark;
+        let largest = storage.offset_of_max_timestamp(at(&topic, 0)).await.unwrap().unwrap();
+        assert!(
+            largest.offset >= end - 1 && largest.timestamp_ms == 1_000_000 + largest.offset,
+            "{largest:?} at {end}"
+        );
+        looks += 1;
+    }
+    checkpoints.await.unwrap();
+    close(storage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_old_enough_is_tiered_without_being_asked() {
     let home = tempfile::tempdir().unwrap();
     let settings = StorageSettings { tier_age_max_ms: 1, ..small_settings() };
@@ -289,7 +344,13 @@ async fn readers_see_no_gap_and_nothing_twice_while_producers_and_checkpoints_ru
         producer.await.unwrap();
     }
     checkpoints.await.unwrap();
-    assert_eq!(consume(&storage, at(&topic, 0), 0, 10_000).await, records(0, 0..END));
+    // Elsewhere than here, as connections do it.
+    let (of_consumer, partition) = (storage.clone(), at(&topic, 0));
+    let consumed = tokio::spawn(async move { consume(&of_consumer, partition, 0, 10_000).await });
+    assert_eq!(consumed.await.unwrap(), records(0, 0..END));
+    let of_seeker = storage.clone();
+    let sought = tokio::spawn(async move { of_seeker.offset_for_timestamp(partition, 0).await });
+    assert!(sought.await.unwrap().unwrap().is_some());
     close(storage).await;
 }
 

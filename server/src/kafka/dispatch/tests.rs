@@ -24,6 +24,7 @@ async fn broker(data_dir: &std::path::Path) -> Arc<Broker> {
     let options = OpenOptions {
         data_dir: data_dir.to_owned(),
         object_store_url: None,
+        object_store: Default::default(),
         settings: StorageSettings::default(),
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),
