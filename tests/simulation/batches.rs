@@ -1,5 +1,6 @@
 //! Records by chance, and batches of them: every kind of key, value, header and time that Kafka allows.
 
+use aquifer_storage::ProducerIdentity;
 use aquifer_storage::clock::Clock;
 use aquifer_storage::record::batch::{BatchBuilder, CheckedBatch, Compression, TimestampType};
 use aquifer_storage::testing::chance::Chance;
@@ -43,7 +44,8 @@ pub(crate) fn records(world: &World, chance: &Chance, attempt: u64, batch: usize
             1 => Some(Vec::new()),
             _ => Some(format!("key-{}", chance.below(5)).into_bytes()),
         };
-        let length_max = if chance.once_in(12) { 4_000 } else { 60 };
+        // One long value at the most, so that a batch fits the smallest limit.
+        let length_max = if index == 0 && chance.once_in(4) { 3_000 } else { 60 };
         let value = (!chance.once_in(6)).then(|| bytes(chance, length_max));
         Record {
             key,
@@ -54,6 +56,11 @@ pub(crate) fn records(world: &World, chance: &Chance, attempt: u64, batch: usize
         }
     };
     (0..count).map(record).collect()
+}
+
+/// The batch as a part of a producer's transaction.
+pub(crate) fn transactional(batch: &CheckedBatch, producer: ProducerIdentity, sequence: i32) -> CheckedBatch {
+    batch.in_transaction(producer, sequence)
 }
 
 /// The batch of some records, numbered for a producer if there is one.

@@ -11,8 +11,8 @@ use std::time::Duration;
 use aquifer_storage::testing::chance::Chance;
 use aquifer_storage::testing::schedule;
 use aquifer_storage::{
-    Append, Commit, DefinitionChange, Durability, Error, Expect, GroupOffset, GroupOffsetChange, PositionChange,
-    Receipt, Result, Storage, TopicChange, TopicConfig, TopicId, TopicPartition,
+    Append, Commit, DefinitionChange, Durability, Error, Expect, GroupOffset, GroupOffsetChange, Isolation,
+    PositionChange, Receipt, Result, Storage, TopicChange, TopicConfig, TopicId, TopicPartition,
 };
 use bytes::Bytes;
 
@@ -20,8 +20,11 @@ use crate::batches::{batch_of, records};
 use crate::model::{Presence, Register, TopicModel, broken};
 use crate::producer::Producer;
 use crate::reader;
+use crate::transaction::Transactional;
 use crate::world::World;
 
+/// What a commit holds beside its batches, at the most.
+const LARGE_SLACK_BYTES: u64 = 1_500;
 /// Topics a client may have at a time.
 const TOPICS_MAX: usize = 2;
 
@@ -40,6 +43,7 @@ pub(crate) struct Memory {
     /// Where its consumer goes on.
     consumed: BTreeMap<TopicPartition, i64>,
     pub(crate) producer: Option<Producer>,
+    pub(crate) transactional: Option<Transactional>,
 }
 
 impl Client {
@@ -68,7 +72,7 @@ impl Client {
     }
 
     async fn operate(&self, storage: &Storage, chance: &Chance) {
-        match chance.below(40) {
+        match chance.below(46) {
             0..=9 => self.produce(storage, chance).await,
             10..=15 => crate::producer::produce(self, storage, chance).await,
             16..=17 => self.refused(storage, chance).await,
@@ -81,6 +85,7 @@ impl Client {
             34 => self.look_up(storage, chance).await,
             35 => self.producer_id(storage).await,
             36 => self.abandon(storage, chance).await,
+            37..=42 => crate::transaction::act(self, storage, chance).await,
             _ => self.registers(storage),
         }
     }
@@ -114,11 +119,17 @@ impl Client {
             commit.appends.push(Append { topic: at.topic, partition: at.partition, batch });
             sent.push((at, records));
         }
+        let bytes: usize = commit.appends.iter().map(|append| append.batch.bytes().len()).sum();
+        let large = bytes as u64 + LARGE_SLACK_BYTES > self.world.settings.wal_commit_bytes_max;
         let mut registers = Vec::new();
         if chance.once_in(3) {
             registers.extend(self.add_registers(&mut commit, chance, attempt));
         }
-        self.world.model.borrow_mut().attempt(attempt, sent, registers);
+        let mut model = self.world.model.borrow_mut();
+        model.attempt(attempt, sent, registers);
+        if large {
+            model.in_transaction(attempt, None);
+        }
         (attempt, commit)
     }
 
@@ -232,7 +243,10 @@ impl Client {
         let mut next = from;
         for _ in 0..=chance.below(4) {
             let bytes_max = usize::try_from(chance.below(4000)).unwrap_or(1);
-            let Some((_, behind)) = reader::fetch(&self.world, storage, at, next, bytes_max).await else { return };
+            let isolation = isolation(self.number);
+            let Some((_, behind)) = reader::fetch(&self.world, storage, at, next, bytes_max, isolation).await else {
+                return;
+            };
             next = behind;
             self.memory.borrow_mut().consumed.insert(at, next);
         }
@@ -243,7 +257,7 @@ impl Client {
         let end = self.world.model.borrow().partition(at).acknowledged_end;
         let offset = i64::try_from(chance.below(u64::try_from(end).unwrap_or(0) + 3)).unwrap_or(0) - 1;
         let bytes_max = usize::try_from(chance.below(20_000)).unwrap_or(1);
-        reader::fetch(&self.world, storage, at, offset, bytes_max).await;
+        reader::fetch(&self.world, storage, at, offset, bytes_max, isolation(chance.below(2))).await;
     }
 
     /// Pins some topics, and reads them at once or later.
@@ -293,10 +307,15 @@ impl Client {
             commit.appends.push(Append { topic: id, partition: 0, batch: batch_of(&records, chance, None) });
             sent.push((at, records));
         }
+        let bytes: usize = commit.appends.iter().map(|append| append.batch.bytes().len()).sum();
+        let large = bytes as u64 + LARGE_SLACK_BYTES > self.world.settings.wal_commit_bytes_max;
         {
             let mut model = self.world.model.borrow_mut();
             model.topics.insert(id, TopicModel { name, partitions, presence: Presence::Coming });
             model.attempt(attempt, sent, Vec::new());
+            if large {
+                model.in_transaction(attempt, None);
+            }
             if let Some(attempt) = model.attempts.get_mut(&attempt) {
                 attempt.creates = Some(id);
             }
@@ -384,6 +403,11 @@ impl Client {
             crate::verify::register(&self.world, storage, &register, &attempts);
         }
     }
+}
+
+/// Every other client reads only what is committed.
+fn isolation(number: u64) -> Isolation {
+    if number % 2 == 0 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted }
 }
 
 /// Topics a commit names.

@@ -18,6 +18,7 @@ mod model;
 mod producer;
 mod reader;
 mod shrink;
+mod transaction;
 mod verify;
 mod world;
 

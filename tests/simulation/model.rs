@@ -5,6 +5,7 @@
 //! shown is durable. Numbers in brackets are those of the invariants in `main.rs`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use aquifer_storage::{Receipt, TopicId, TopicPartition, Watermarks};
 
@@ -86,8 +87,22 @@ pub(crate) struct Attempt {
     pub(crate) registers: Vec<Register>,
     /// The topic it makes.
     pub(crate) creates: Option<TopicId>,
+    /// The transaction it is part of.
+    pub(crate) transaction: Option<u64>,
+    /// Larger than a frame, so that the log makes a transaction of it: whoever reads everything may see parts.
+    pub(crate) large: bool,
     pub(crate) fate: Fate,
     pub(crate) commit_time_us: Option<i64>,
+}
+
+/// How a transaction stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Open,
+    /// Its end was asked for, and there is no answer yet.
+    Asked(bool),
+    Committed,
+    Aborted,
 }
 
 /// What is known of a partition.
@@ -99,6 +114,8 @@ pub(crate) struct Partition {
     pub(crate) acknowledged_end: i64,
     /// The highest ends anybody was shown.
     pub(crate) watermarks: Watermarks,
+    /// There were transactions: offsets may be markers.
+    pub(crate) transactional: bool,
 }
 
 /// Whether a topic is there.
@@ -141,6 +158,7 @@ pub(crate) struct Model {
     /// Attempts that set a register, in the order in which its one owner made them.
     pub(crate) registers: BTreeMap<Register, Vec<u64>>,
     pub(crate) producer_ids: BTreeSet<i64>,
+    pub(crate) transactions: BTreeMap<u64, Outcome>,
     next_attempt: u64,
 }
 
@@ -157,8 +175,15 @@ impl Model {
             self.registers.entry(register.clone()).or_default().push(id);
         }
         let sent = sent.into_iter().map(|(partition, records)| Sent { partition, records, base: None });
-        let attempt =
-            Attempt { sent: sent.collect(), registers, creates: None, fate: Fate::Pending, commit_time_us: None };
+        let attempt = Attempt {
+            sent: sent.collect(),
+            registers,
+            creates: None,
+            transaction: None,
+            large: false,
+            fate: Fate::Pending,
+            commit_time_us: None,
+        };
         self.attempts.insert(id, attempt);
     }
 
@@ -172,10 +197,47 @@ impl Model {
         }
     }
 
+    /// The fate of an attempt for whoever reads what is committed.
+    pub(crate) fn standing(&self, attempt: u64) -> Fate {
+        let Some(known) = self.attempts.get(&attempt) else { return Fate::Absent };
+        match known.transaction.and_then(|transaction| self.transactions.get(&transaction)) {
+            None => known.fate,
+            Some(Outcome::Committed) => Fate::Durable,
+            Some(Outcome::Asked(true)) => Fate::Pending,
+            Some(Outcome::Open | Outcome::Asked(false) | Outcome::Aborted) => Fate::Refused,
+        }
+    }
+
+    /// Whether something in a partition may still be undone, so that readers of what is committed wait before it.
+    pub(crate) fn is_held(&self, at: TopicPartition) -> bool {
+        self.attempts.values().any(|attempt| {
+            let outcome = attempt.transaction.and_then(|transaction| self.transactions.get(&transaction));
+            let open = match outcome {
+                Some(outcome) => matches!(outcome, Outcome::Open | Outcome::Asked(_)),
+                None => attempt.large && matches!(attempt.fate, Fate::Pending | Fate::Unknown | Fate::Refused),
+            };
+            open && attempt.sent.iter().any(|sent| sent.partition == at)
+        })
+    }
+
+    /// The first offset of a range at which a record must be that is missing among those found; and whether any offset
+    /// is missing that nothing explains.
+    pub(crate) fn missing(&self, at: TopicPartition, range: Range<i64>, found: &BTreeSet<i64>) -> Option<i64> {
+        let partition = self.partitions.get(&at)?;
+        let due = |offset: &i64| match partition.records.get(offset) {
+            Some(id) => self.standing(id.attempt) == Fate::Durable,
+            // A marker, or a record whose fate nobody has learnt: only where there are transactions.
+            None => !partition.transactional,
+        };
+        range.filter(|offset| !found.contains(offset)).find(due)
+    }
+
     /// An attempt was refused. If somebody was shown a part of it, that was a lie.
     pub(crate) fn refused(&mut self, id: u64, why: &str) -> Checked {
         match self.fate(id) {
             Fate::Durable | Fate::Written => broken(1, format!("attempt {id} was there and is refused now: {why}")),
+            // Of a retry nobody needs the answer any more.
+            Fate::Absent => Ok(()),
             _ => {
                 self.set_fate(id, Fate::Refused);
                 Ok(())
@@ -245,8 +307,8 @@ impl Model {
         Ok(())
     }
 
-    /// Somebody was shown a record: it is one that was sent, as it was sent, at its one offset, and durable.
-    pub(crate) fn shown(&mut self, at: TopicPartition, offset: i64, record: &Record) -> Checked<RecordId> {
+    /// Somebody who reads everything was shown a record: it is one that was sent, as it was sent, at its one offset.
+    pub(crate) fn seen(&mut self, at: TopicPartition, offset: i64, record: &Record) -> Checked<RecordId> {
         let Some(id) = RecordId::of(record) else {
             return broken(13, format!("{at:?} offset {offset}: a record nobody has sent: {record:?}"));
         };
@@ -260,17 +322,33 @@ impl Model {
         if expected != record {
             return broken(13, format!("{at:?} offset {offset}: {record:?} was sent as {expected:?}"));
         }
+        let undecided = attempt.large || attempt.transaction.is_some();
         match attempt.fate {
+            _ if undecided => {}
             Fate::Refused => return broken(5, format!("{at:?} offset {offset}: {id:?} was refused and is shown")),
             Fate::Absent => return broken(1, format!("{at:?} offset {offset}: {id:?} was lost and is back")),
             Fate::Pending | Fate::Written | Fate::Durable | Fate::Unknown => {}
         }
         self.place(id.attempt, id.batch, offset - id.index as i64)?;
-        if attempt_is_new(self.fate(id.attempt)) {
+        if !undecided {
             // Who is shown a part may rely on the whole.
-            self.set_fate(id.attempt, Fate::Durable);
+            self.durable(id.attempt);
         }
-        self.durable(id.attempt);
+        Ok(id)
+    }
+
+    /// Somebody who reads what is committed was shown a record: then it is, and so is all that belongs to it.
+    pub(crate) fn shown(&mut self, at: TopicPartition, offset: i64, record: &Record) -> Checked<RecordId> {
+        let id = self.seen(at, offset, record)?;
+        match self.standing(id.attempt) {
+            Fate::Refused => return broken(5, format!("{at:?} offset {offset}: {id:?} was aborted and is shown")),
+            Fate::Absent => return broken(5, format!("{at:?} offset {offset}: {id:?} was lost and is shown")),
+            _ => {}
+        }
+        match self.attempts.get(&id.attempt).and_then(|attempt| attempt.transaction) {
+            Some(transaction) => drop(self.transactions.insert(transaction, Outcome::Committed)),
+            None => self.durable(id.attempt),
+        }
         Ok(id)
     }
 
@@ -336,10 +414,33 @@ impl Model {
     }
 }
 
-fn attempt_is_new(fate: Fate) -> bool {
-    matches!(fate, Fate::Pending | Fate::Written | Fate::Unknown)
-}
-
 fn ends(partition: &Partition) -> String {
     format!("{:?}, acknowledged to {}", partition.watermarks, partition.acknowledged_end)
+}
+
+impl Model {
+    /// An attempt becomes a part of a transaction, or a transaction of its own.
+    pub(crate) fn in_transaction(&mut self, attempt: u64, transaction: Option<u64>) {
+        let Some(known) = self.attempts.get_mut(&attempt) else { return };
+        known.transaction = transaction;
+        known.large = transaction.is_none();
+        for sent in &known.sent {
+            self.partitions.entry(sent.partition).or_default().transactional = true;
+        }
+    }
+
+    /// The end of a transaction is known.
+    pub(crate) fn ended(&mut self, transaction: u64, committed: bool) -> Checked {
+        let before =
+            self.transactions.insert(transaction, if committed { Outcome::Committed } else { Outcome::Aborted });
+        match (before, committed) {
+            (Some(Outcome::Committed), false) => {
+                broken(6, format!("transaction {transaction} was committed and is aborted"))
+            }
+            (Some(Outcome::Aborted | Outcome::Asked(false)), true) => {
+                broken(5, format!("transaction {transaction} was aborted and is committed"))
+            }
+            _ => Ok(()),
+        }
+    }
 }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use aquifer_storage::clock::Clock;
 use aquifer_storage::testing::chance::Chance;
 use aquifer_storage::{Append, Commit, Durability, Error, Receipt, Result, Storage, TopicPartition};
 
@@ -12,6 +13,9 @@ use crate::model::{Fate, Record};
 
 /// Batches a partition remembers of a producer.
 const REMEMBERED: usize = 5;
+
+/// A producer that is silent for longer may be forgotten, ms: less than the day that storage promises.
+const REMEMBERED_MS: i64 = 12 * 3_600_000;
 
 /// What the client knows of its producer.
 #[derive(Debug)]
@@ -23,6 +27,8 @@ pub(crate) struct Producer {
     sent: BTreeMap<TopicPartition, Vec<Batch>>,
     /// A partition in which this epoch, or an older one, has something that is durable.
     known_in: BTreeMap<TopicPartition, i16>,
+    /// Wall clock at its last act: one that is silent for a day is forgotten.
+    used_at_ms: i64,
 }
 
 #[derive(Clone, Debug)]
@@ -48,7 +54,10 @@ impl Producer {
 
 /// One act of the client's producer.
 pub(crate) async fn produce(client: &Client, storage: &Storage, chance: &Chance) {
-    if client.memory.borrow().producer.is_none() {
+    let now_ms = client.world.clock.now_ms();
+    let fresh = |producer: &Producer| (now_ms - producer.used_at_ms).abs() < REMEMBERED_MS;
+    let known = client.memory.borrow().producer.as_ref().is_some_and(fresh);
+    if !known {
         let id = match storage.new_producer_id().await {
             Ok(id) => id,
             Err(error) if client.world.is_weather(&error) => return,
@@ -58,11 +67,20 @@ pub(crate) async fn produce(client: &Client, storage: &Storage, chance: &Chance)
         if !fresh {
             client.world.violate(9, format!("producer id {id} was given twice"));
         }
-        let producer =
-            Producer { id, epoch: 0, next: BTreeMap::new(), sent: BTreeMap::new(), known_in: BTreeMap::new() };
+        let producer = Producer {
+            id,
+            epoch: 0,
+            next: BTreeMap::new(),
+            sent: BTreeMap::new(),
+            known_in: BTreeMap::new(),
+            used_at_ms: now_ms,
+        };
         client.memory.borrow_mut().producer = Some(producer);
     }
     settle(client);
+    if let Some(producer) = client.memory.borrow_mut().producer.as_mut() {
+        producer.used_at_ms = now_ms;
+    }
     match chance.below(8) {
         0 => retry(client, storage, chance).await,
         1 => ghost(client, storage, chance).await,

@@ -1,11 +1,12 @@
 //! Looks from outside: fetches, consumers that go on, snapshots and scans, each held against the model.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 use aquifer_storage::record::batch::{BatchLimits, CheckedBatch};
 use aquifer_storage::record::columns::RecordColumn;
 use aquifer_storage::{
-    Error, FetchRequest, Fetched, Isolation, ScanRequest, Snapshot, Storage, TimedOffset, TopicId, TopicPartition,
+    AbortedTransaction, Error, FetchRequest, Fetched, Isolation, ScanRequest, Snapshot, Storage, TimedOffset, TopicId,
+    TopicPartition,
 };
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int8Type, Int32Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType};
@@ -26,10 +27,11 @@ pub(crate) async fn fetch(
     at: TopicPartition,
     offset: i64,
     bytes_max: usize,
+    isolation: Isolation,
 ) -> Option<Shown> {
     let before = world.model.borrow().partition(at);
-    let fetched =
-        storage.fetch(FetchRequest { partition: at, offset, bytes_max, isolation: Isolation::ReadUncommitted }).await;
+    let held = isolation == Isolation::ReadCommitted && world.model.borrow().is_held(at);
+    let fetched = storage.fetch(FetchRequest { partition: at, offset, bytes_max, isolation }).await;
     world.note(|| match &fetched {
         Ok(fetched) => format!("fetch {at:?} from {offset}: {} bytes, {:?}", fetched.bytes_len(), fetched.watermarks),
         Err(error) => format!("fetch {at:?} from {offset}: {error}"),
@@ -41,13 +43,22 @@ pub(crate) async fn fetch(
             let shown = records_of(&fetched, at, offset).and_then(|shown| {
                 let mut model = world.model.borrow_mut();
                 for (offset, record) in &shown.0 {
-                    model.shown(at, *offset, record)?;
+                    match isolation {
+                        Isolation::ReadCommitted => model.shown(at, *offset, record)?,
+                        Isolation::ReadUncommitted => model.seen(at, *offset, record)?,
+                    };
                 }
-                Ok(shown)
+                let found = shown.0.iter().map(|(offset, _)| *offset).collect();
+                match model.missing(at, offset..shown.1, &found) {
+                    Some(missing) => broken(3, format!("{at:?}: {missing} is missing in {offset}..{}", shown.1)),
+                    None => Ok(shown),
+                }
             });
             let shown = world.check(shown)?;
-            if shown.0.is_empty() && offset < before.acknowledged_end {
-                world.violate(1, format!("{at:?}: nothing at {offset}, {} are there", before.acknowledged_end));
+            let end = if held { offset } else { before.acknowledged_end };
+            let missing = world.model.borrow().missing(at, offset..end, &BTreeSet::new());
+            if let Some(missing) = missing.filter(|_| shown.1 == offset) {
+                world.violate(1, format!("{at:?}: nothing from {offset} on, {missing} is there"));
             }
             Some(shown)
         }
@@ -76,10 +87,12 @@ pub(crate) fn excuse(world: &World, topic: TopicId, error: &Error, what: &str) {
     }
 }
 
-/// The records of a fetch: whole batches from the one that holds `offset` on, dense, in order.
+/// The records of a fetch: whole batches from the one that holds `offset` on, in order, without the aborted ones.
 fn records_of(fetched: &Fetched, at: TopicPartition, offset: i64) -> Checked<Shown> {
     let mut records = Vec::new();
     let mut next = offset;
+    let mut waiting: VecDeque<AbortedTransaction> = fetched.aborted.iter().copied().collect();
+    let mut aborted: BTreeSet<i64> = BTreeSet::new();
     for bytes in &fetched.batches {
         let mut rest = bytes.clone();
         while !rest.is_empty() {
@@ -95,15 +108,29 @@ fn records_of(fetched: &Fetched, at: TopicPartition, offset: i64) -> Checked<Sho
                 return broken(3, format!("{at:?}: batch {}..{} at {next}", header.base_offset, header.last_offset()));
             }
             let (timestamp_type, wanted) = (header.timestamp_type() as i8, next);
+            // As a consumer does it: from its first offset on a producer is aborted, up to its marker.
+            while waiting.front().is_some_and(|first| first.first_offset <= header.last_offset()) {
+                aborted.extend(waiting.pop_front().map(|first| first.producer_id));
+            }
+            next = header.last_offset() + 1;
+            if header.is_control() {
+                aborted.remove(&header.producer_id);
+                continue;
+            }
+            if header.is_transactional() && aborted.contains(&header.producer_id) {
+                continue;
+            }
+            let mut last = wanted - 1;
             let Ok(views) = batch.records(LIMITS) else { return broken(13, format!("{at:?}: bytes at {next}")) };
             for view in views.iter() {
                 let Ok(view) = view else { return broken(13, format!("{at:?}: record near {next}")) };
                 if view.offset < wanted {
                     continue;
                 }
-                if view.offset != next {
-                    return broken(3, format!("{at:?}: offset {} where {next} comes next", view.offset));
+                if view.offset <= last {
+                    return broken(3, format!("{at:?}: offset {} behind {last}", view.offset));
                 }
+                last = view.offset;
                 let headers = view.headers.iter().map(|(key, value)| (key.to_vec(), value.map(<[u8]>::to_vec)));
                 let record = Record {
                     key: view.key.map(<[u8]>::to_vec),
@@ -113,11 +140,10 @@ fn records_of(fetched: &Fetched, at: TopicPartition, offset: i64) -> Checked<Sho
                     timestamp_type,
                 };
                 records.push((view.offset, record));
-                next = view.offset + 1;
             }
         }
     }
-    if next > fetched.watermarks.high_watermark {
+    if next > fetched.watermarks.high_watermark.max(offset) {
         return broken(8, format!("{at:?}: {next} is beyond {:?}", fetched.watermarks));
     }
     Ok((records, next))
@@ -129,6 +155,7 @@ pub(crate) async fn fetch_all(
     storage: &Storage,
     at: TopicPartition,
     bytes_max: usize,
+    isolation: Isolation,
 ) -> Option<Vec<(i64, Record)>> {
     let watermarks = match storage.watermarks(at) {
         Ok(watermarks) => watermarks,
@@ -139,11 +166,18 @@ pub(crate) async fn fetch_all(
     };
     let mut all = Vec::new();
     let mut next = watermarks.log_start_offset;
-    while next < watermarks.high_watermark {
-        let (records, behind) = fetch(world, storage, at, next, bytes_max).await?;
+    let end = match isolation {
+        Isolation::ReadCommitted => watermarks.last_stable_offset,
+        Isolation::ReadUncommitted => watermarks.high_watermark,
+    };
+    while next < end {
+        let (records, behind) = fetch(world, storage, at, next, bytes_max, isolation).await?;
         if behind == next {
-            world.violate(1, format!("{at:?}: a fetch from {next} of {watermarks:?} gives nothing"));
-            return None;
+            let missing = world.model.borrow().missing(at, next..end, &BTreeSet::new());
+            if let Some(missing) = missing {
+                world.violate(1, format!("{at:?}: a fetch from {next} of {watermarks:?} misses {missing}"));
+            }
+            break;
         }
         all.extend(records);
         next = behind;
@@ -157,17 +191,23 @@ pub(crate) struct Held {
     topics: Vec<TopicId>,
     /// Ends that were acknowledged before it was taken.
     acknowledged: BTreeMap<TopicPartition, i64>,
+    /// Partitions in which something was open.
+    held: BTreeSet<TopicPartition>,
 }
 
 /// Pins some topics.
 pub(crate) fn hold(world: &World, storage: &Storage, topics: &[TopicId]) -> Option<Held> {
-    let acknowledged = {
+    let acknowledged: BTreeMap<TopicPartition, i64> = {
         let model = world.model.borrow();
         let of_topics = model.partitions.iter().filter(|(at, _)| topics.contains(&at.topic));
         of_topics.map(|(at, partition)| (*at, partition.acknowledged_end)).collect()
     };
+    let held = {
+        let model = world.model.borrow();
+        acknowledged.keys().copied().filter(|at| model.is_held(*at)).collect()
+    };
     match storage.snapshot(topics, &HashMap::new()) {
-        Ok(snapshot) => Some(Held { snapshot, topics: topics.to_vec(), acknowledged }),
+        Ok(snapshot) => Some(Held { snapshot, topics: topics.to_vec(), acknowledged, held }),
         Err(error) => {
             let all_there = topics
                 .iter()
@@ -184,6 +224,7 @@ pub(crate) fn hold(world: &World, storage: &Storage, topics: &[TopicId]) -> Opti
 pub(crate) async fn scan_all(world: &World, held: &Held) -> Option<BTreeMap<TopicPartition, Vec<(i64, Record)>>> {
     let mut whole = BTreeMap::new();
     let mut seen: BTreeMap<u64, BTreeSet<usize>> = BTreeMap::new();
+    let mut ranges = Vec::new();
     for topic in held.snapshot.topics() {
         for partition in 0..topic.partitions {
             let at = TopicPartition { topic: topic.id, partition };
@@ -192,15 +233,17 @@ pub(crate) async fn scan_all(world: &World, held: &Held) -> Option<BTreeMap<Topi
                 return None;
             };
             let acknowledged = held.acknowledged.get(&at).copied().unwrap_or(0);
-            if range.end < acknowledged {
+            if range.end < acknowledged && !held.held.contains(&at) {
                 world.violate(1, format!("{at:?}: a snapshot ends at {}, {acknowledged} were there", range.end));
             }
             let rows = scan(world, held, at).await?;
             let offsets: Vec<i64> = rows.iter().map(|(offset, _)| *offset).collect();
-            if offsets != (range.start..range.end).collect::<Vec<_>>() {
+            let in_order = offsets.windows(2).all(|pair| pair[0] < pair[1]);
+            if !in_order || offsets.iter().any(|offset| !(range.start..range.end).contains(offset)) {
                 world.violate(3, format!("{at:?}: a scan of {range:?} gives {offsets:?}"));
                 return None;
             }
+            ranges.push((at, range.start..range.end, offsets.into_iter().collect::<BTreeSet<i64>>()));
             for (offset, record) in &rows {
                 let id: Option<RecordId> = world.check(world.model.borrow_mut().shown(at, *offset, record));
                 let id = id?;
@@ -209,14 +252,25 @@ pub(crate) async fn scan_all(world: &World, held: &Held) -> Option<BTreeMap<Topi
             whole.insert(at, rows);
         }
     }
+    for (at, range, offsets) in ranges {
+        let missing = world.model.borrow().missing(at, range.clone(), &offsets);
+        if let Some(missing) = missing {
+            world.violate(3, format!("{at:?}: {missing} is missing in a scan of {range:?}: {offsets:?}"));
+            return None;
+        }
+    }
     let model = world.model.borrow();
     for (attempt, batches) in seen {
         let Some(sent) = model.attempts.get(&attempt).map(|attempt| &attempt.sent) else { continue };
         let missing = (0..sent.len()).find(|batch| {
             let at = sent[*batch].partition;
             // What retention has taken is no gap in a commit.
-            let kept = |base: i64| held.snapshot.range(at).is_some_and(|range| base >= range.start);
-            held.topics.contains(&at.topic) && !batches.contains(batch) && sent[*batch].base.is_none_or(kept)
+            // Nor is what lies behind an open transaction.
+            let kept =
+                |base: i64| held.snapshot.range(at).is_some_and(|range| (range.start..range.end).contains(&base));
+            let hidden = !model.partition(at).transactional;
+            let due = sent[*batch].base.map_or(hidden, kept);
+            held.topics.contains(&at.topic) && !batches.contains(batch) && due
         });
         if let Some(batch) = missing {
             world.violate(6, format!("a snapshot has batches {batches:?} of attempt {attempt} and not {batch}"));
@@ -281,7 +335,9 @@ fn rows_of(world: &World, batch: &RecordBatch, at: TopicPartition) -> Checked<Ve
             timestamp_type: types.value(row),
         };
         let attempt = RecordId::of(&record).map(|id| id.attempt);
-        let known = attempt.and_then(|id| world.model.borrow().attempts.get(&id).and_then(|a| a.commit_time_us));
+        // The records of a transaction bear the times at which they were written, not that of its end.
+        let of_frame = |id| world.model.borrow().attempts.get(&id).filter(|a| !a.large).and_then(|a| a.commit_time_us);
+        let known = attempt.and_then(of_frame);
         if known.is_some_and(|known| known != committed.value(row)) {
             let (found, offset) = (committed.value(row), offsets.value(row));
             return broken(2, format!("{at:?} offset {offset}: committed at {found}, answered with {known:?}"));
@@ -305,10 +361,8 @@ pub(crate) async fn offset_for_time(world: &World, storage: &Storage, at: TopicP
                 (Some(_), None) => true,
                 _ => false,
             };
-            let invented = found.is_some_and(|found| {
-                let known = after.filter(|after| after.offset <= found.offset);
-                known.is_some_and(|known| known != found)
-            });
+            // Of open and aborted transactions there may be earlier ones.
+            let invented = found.is_some_and(|found| after.is_some_and(|known| known.offset < found.offset));
             if missed || invented {
                 world.violate(1, format!("{at:?} at {timestamp_ms}: {found:?}, known {before:?} then {after:?}"));
             }
@@ -322,7 +376,7 @@ fn first_at_or_after(world: &World, at: TopicPartition, timestamp_ms: i64) -> Op
     let partition = model.partitions.get(&at)?;
     let start = partition.watermarks.log_start_offset;
     partition.records.range(start..).find_map(|(offset, id)| {
-        let attempt = model.attempts.get(&id.attempt).filter(|attempt| attempt.fate == Fate::Durable)?;
+        let attempt = model.attempts.get(&id.attempt).filter(|_| model.standing(id.attempt) == Fate::Durable)?;
         let record = attempt.sent.get(id.batch)?.records.get(id.index)?;
         let found = TimedOffset { offset: *offset, timestamp_ms: record.timestamp_ms };
         (record.timestamp_ms >= timestamp_ms).then_some(found)

@@ -3,11 +3,17 @@
 
 use std::collections::BTreeMap;
 
-use aquifer_storage::{Health, Storage, TopicPartition};
+use std::time::Duration;
 
-use crate::model::{Fate, Model, Presence, RecordId, Register, broken};
+use aquifer_storage::testing::schedule;
+use aquifer_storage::{Health, Isolation, Storage, TopicPartition};
+
+use crate::model::{Fate, Model, Outcome, Presence, RecordId, Register, broken};
 use crate::reader;
 use crate::world::World;
+
+/// Seconds that what a dead process has left open may hold readers up.
+const STABLE_LOOKS_MAX: u32 = 60;
 
 /// Whether a part of a commit is there, as far as one can tell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,9 +31,14 @@ pub(crate) async fn whole(world: &World, storage: &Storage, bytes_max: usize) {
         return;
     }
     topics(world, storage);
+    crate::transaction::settle(world, storage);
+    if !stable(world, storage).await {
+        return;
+    }
     let unknown: Vec<u64> = {
         let model = world.model.borrow();
-        model.attempts.iter().filter(|(_, attempt)| attempt.fate == Fate::Unknown).map(|(id, _)| *id).collect()
+        let unknown = model.attempts.iter().filter(|(_, one)| one.fate == Fate::Unknown && one.transaction.is_none());
+        unknown.map(|(id, _)| *id).collect()
     };
     let Some(found) = contents(world, storage, bytes_max).await else { return };
     let registers = world.model.borrow().registers.clone();
@@ -80,6 +91,23 @@ fn topics(world: &World, storage: &Storage) {
     }
 }
 
+/// Waits until only transactions that clients have open hold anything up: those that a dead process has left are aborted.
+async fn stable(world: &World, storage: &Storage) -> bool {
+    for _ in 0..STABLE_LOOKS_MAX {
+        let partitions = world.model.borrow().settled_partitions();
+        let waits = |at: &TopicPartition| {
+            let open = storage.watermarks(*at).is_ok_and(|ends| ends.last_stable_offset < ends.high_watermark);
+            open && !crate::transaction::holds(world, *at)
+        };
+        if !partitions.iter().any(waits) {
+            return true;
+        }
+        schedule::sleep(Duration::from_secs(1)).await;
+    }
+    world.violate(8, format!("something holds readers up for ever: {:?}", storage.transactions()));
+    false
+}
+
 /// All records of all topics, fetched and scanned; both ways show the same.
 async fn contents(
     world: &World,
@@ -96,7 +124,8 @@ async fn contents(
     let scanned = reader::scan_all(world, &held).await?;
     let mut found = BTreeMap::new();
     for at in partitions {
-        let fetched = reader::fetch_all(world, storage, at, bytes_max).await?;
+        let everything = reader::fetch_all(world, storage, at, bytes_max, Isolation::ReadUncommitted).await?;
+        let fetched = reader::fetch_all(world, storage, at, bytes_max, Isolation::ReadCommitted).await?;
         let pinned = scanned.get(&at).map(Vec::as_slice).unwrap_or_default();
         if fetched.get(..pinned.len()) != Some(pinned) {
             let offsets = |rows: &[(i64, _)]| rows.iter().map(|(offset, _)| *offset).collect::<Vec<_>>();
@@ -104,7 +133,7 @@ async fn contents(
             world.violate(13, format!("{at:?}: fetched {left:?}, scanned {right:?}"));
             return None;
         }
-        let ids = fetched.iter().filter_map(|(offset, record)| Some((*offset, RecordId::of(record)?)));
+        let ids = everything.iter().filter_map(|(offset, record)| Some((*offset, RecordId::of(record)?)));
         found.insert(at, ids.collect::<BTreeMap<_, _>>());
     }
     Some(found)
@@ -118,13 +147,10 @@ fn complete(world: &World, found: &BTreeMap<TopicPartition, BTreeMap<i64, Record
         let partition = model.partition(*at);
         let start = partition.watermarks.log_start_offset;
         for (offset, id) in partition.records.range(start..) {
-            let due = matches!(model.fate(id.attempt), Fate::Durable | Fate::Written);
+            let due = model.standing(id.attempt) == Fate::Durable;
             if due && records.get(offset) != Some(id) {
                 checked = broken(1, format!("{at:?} offset {offset}: {id:?} is lost, found {:?}", records.get(offset)));
             }
-        }
-        if let Some(end) = records.keys().next_back().filter(|end| **end + 1 < partition.acknowledged_end) {
-            checked = broken(1, format!("{at:?} ends at {end}, {} are there", partition.acknowledged_end));
         }
     }
     drop(model);
@@ -186,9 +212,9 @@ pub(crate) fn register(world: &World, storage: &Storage, register: &Register, at
     let actual = text.and_then(|text| text.parse::<u64>().ok());
     world.note(|| format!("{register:?} is {actual:?}"));
     let mut model = world.model.borrow_mut();
-    let last_durable = attempts.iter().rposition(|attempt| model.fate(*attempt) == Fate::Durable);
+    let last_durable = attempts.iter().rposition(|attempt| model.standing(*attempt) == Fate::Durable);
     let rank = actual.and_then(|actual| attempts.iter().position(|attempt| *attempt == actual));
-    let fate = actual.map(|actual| model.fate(actual));
+    let fate = actual.map(|actual| model.standing(actual));
     let checked = match (rank, last_durable) {
         (None, None) => Ok(()),
         (None, Some(_)) => broken(10, format!("{register:?} is {actual:?}, was {attempts:?}")),
@@ -202,7 +228,10 @@ pub(crate) fn register(world: &World, storage: &Storage, register: &Register, at
     };
     if let Some(actual) = actual.filter(|_| checked.is_ok() && fate != Some(Fate::Unknown)) {
         // Who is shown it may rely on it.
-        model.set_fate(actual, Fate::Durable);
+        match model.attempts.get(&actual).and_then(|attempt| attempt.transaction) {
+            Some(transaction) => drop(model.transactions.insert(transaction, Outcome::Committed)),
+            None => model.set_fate(actual, Fate::Durable),
+        }
     }
     drop(model);
     world.check(checked);

@@ -1,7 +1,7 @@
 //! What outlives a simulated process: disk, store, time, the model, the clients' memory, and the account of what happened.
 
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -14,6 +14,8 @@ use aquifer_storage::{Error, ErrorKind, OpenOptions, Result, Storage};
 
 use crate::model::{Checked, Model, Violation};
 
+/// Holds any one batch of a simulation; commits of several become transactions of the log.
+const COMMIT_BYTES_MIN: u64 = 4_608;
 /// Wall clock at the beginning, us: some day in 2026.
 const WALL_US: i64 = 1_780_000_000_000_000;
 
@@ -46,6 +48,8 @@ pub(crate) struct World {
     pub(crate) violation: RefCell<Option<Violation>>,
     /// Counts openings, so that each has chances of its own.
     pub(crate) lives: Cell<u64>,
+    /// Whose a transaction is.
+    pub(crate) owners: RefCell<BTreeMap<u64, u64>>,
     account: RefCell<Account>,
 }
 
@@ -76,6 +80,7 @@ impl World {
             skipped,
             violation: RefCell::default(),
             lives: Cell::new(0),
+            owners: RefCell::default(),
             account: RefCell::new(Account { keep: keep_account, ..Account::default() }),
         })
     }
@@ -163,7 +168,7 @@ fn settings(chance: &Chance) -> StorageSettings {
     StorageSettings {
         wal_segment_bytes: pick(&[4 << 10, 16 << 10, 64 << 10]),
         wal_reserve_bytes: pick(&[0, 8 << 10]),
-        wal_commit_bytes_max: 128 << 10,
+        wal_commit_bytes_max: pick(&[COMMIT_BYTES_MIN, 128 << 10]),
         wal_queue_bytes_max: pick(&[8 << 10, 1 << 20]),
         tier_bytes_min: pick(&[4 << 10, 64 << 10]),
         tier_age_max_ms: pick_ms(&[500, 5_000, 60_000]),

@@ -118,7 +118,8 @@ impl LargeCommit {
             return Ok(());
         }
         let (durability, appends) = (Durability::Written, std::mem::take(&mut self.waiting));
-        self.waiting_bytes = 0;
+        // A batch that fills a frame leaves no room in it for what the transaction notes of its partitions.
+        let apart = std::mem::take(&mut self.waiting_bytes) > self.node.settings().wal_commit_bytes_max / 2;
         let mut commit = Commit { durability, appends, ..Commit::default() };
         self.node.admit(&mut commit)?;
         let mut partitions = Vec::new();
@@ -133,7 +134,12 @@ impl LargeCommit {
         }
         let add =
             TransactionChange::AddPartitions { transactional_id: self.id.clone(), producer: self.producer, partitions };
-        commit.transactions = vec![add];
+        if apart {
+            let added = Commit { durability, transactions: vec![add], ..Commit::default() };
+            self.node.submit(Request { commit: added, ..Request::default() }).await?;
+        } else {
+            commit.transactions = vec![add];
+        }
         let done = self.node.submit(Request { commit, ..Request::default() }).await?;
         self.appended.extend(done.receipt.appended);
         Ok(())
