@@ -14,6 +14,7 @@
 mod batches;
 mod client;
 mod history;
+mod hour;
 mod model;
 mod producer;
 mod reader;
@@ -80,4 +81,16 @@ fn one_seed_gives_one_history() {
         assert_eq!(differs, None, "seed {seed}");
         assert_eq!((first.hash, first.steps), (second.hash, second.steps), "seed {seed}");
     }
+}
+
+#[test]
+fn many_partitions_leave_bounded_objects_puts_and_log_bytes() {
+    let whole = number("AQUIFER_HOUR").is_some();
+    let load = if whole {
+        hour::Load { topics: 100, partitions: 100, seconds: 3_600 }
+    } else {
+        hour::Load { topics: 4, partitions: 25, seconds: 300 }
+    };
+    let figures = hour::run(load);
+    hour::check(load, figures);
 }

@@ -429,6 +429,13 @@ impl Model {
         }
     }
 
+    /// A transaction will not be committed, unless it has been asked for.
+    pub(crate) fn give_up(&mut self, transaction: u64) {
+        if let Some(outcome) = self.transactions.get_mut(&transaction).filter(|outcome| **outcome == Outcome::Open) {
+            *outcome = Outcome::Asked(false);
+        }
+    }
+
     /// The end of a transaction is known.
     pub(crate) fn ended(&mut self, transaction: u64, committed: bool) -> Checked {
         let before =

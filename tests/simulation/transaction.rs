@@ -24,6 +24,8 @@ pub(crate) struct Transactional {
     /// One it was before.
     ghost: Option<ProducerIdentity>,
     next: BTreeMap<TopicPartition, i32>,
+    /// It was fenced, or does not know its sequences any more.
+    lost: bool,
     /// All attempts of this epoch: if one is lost, so are the sequences.
     tried: Vec<u64>,
     open: Option<Open>,
@@ -48,9 +50,15 @@ fn name(client: &Client) -> String {
 pub(crate) async fn act(client: &Client, storage: &Storage, chance: &Chance) {
     let sound = |one: &Transactional| {
         let model = client.world.model.borrow();
-        one.tried.iter().all(|attempt| matches!(model.fate(*attempt), Fate::Durable | Fate::Written))
+        !one.lost && one.tried.iter().all(|attempt| matches!(model.fate(*attempt), Fate::Durable | Fate::Written))
     };
     let known = client.memory.borrow().transactional.as_ref().is_some_and(sound);
+    let ended = client.memory.borrow().transactional.as_ref().and_then(|one| one.open.as_ref().map(|open| open.number));
+    let ended = ended.and_then(|number| client.world.model.borrow().transactions.get(&number).copied());
+    if matches!(ended, Some(Outcome::Committed | Outcome::Aborted)) {
+        // A start, or a reader, has told.
+        forget(client);
+    }
     let open = client.memory.borrow().transactional.as_ref().is_some_and(|one| one.open.is_some());
     match chance.below(10) {
         _ if !known => begin(client, storage, chance).await,
@@ -71,7 +79,7 @@ async fn begin(client: &Client, storage: &Storage, chance: &Chance) {
     let transactional_id = name(client);
     let left = client.memory.borrow_mut().transactional.as_mut().and_then(|one| one.open.take());
     if let Some(open) = &left {
-        client.world.model.borrow_mut().transactions.insert(open.number, Outcome::Asked(false));
+        client.world.model.borrow_mut().give_up(open.number);
     }
     let answer = ask(storage, TransactionChange::Init { transactional_id, timeout_ms, expected: None }).await;
     client.world.note(|| format!("client {}: begins: {answer:?}", client.number));
@@ -85,8 +93,14 @@ async fn begin(client: &Client, storage: &Storage, chance: &Chance) {
             if ghost.is_some_and(|old| old.id == producer.id && old.epoch >= producer.epoch) {
                 client.world.violate(9, format!("{producer:?} comes after {ghost:?}"));
             }
-            memory.transactional =
-                Some(Transactional { producer, ghost, next: BTreeMap::new(), tried: Vec::new(), open: None });
+            memory.transactional = Some(Transactional {
+                producer,
+                ghost,
+                next: BTreeMap::new(),
+                lost: false,
+                tried: Vec::new(),
+                open: None,
+            });
         }
         Err(error) if client.world.is_weather(&error) => {}
         Err(error) => client.world.violate(9, format!("a transactional producer does not begin: {error}: {error:?}")),
@@ -222,8 +236,10 @@ async fn offsets(client: &Client, storage: &Storage, chance: &Chance, open: &mut
 fn went_well(client: &Client, open: &Open, answer: &Result<Receipt>) -> bool {
     let Err(error) = answer else { return true };
     client.world.note(|| format!("client {}: transaction {}: {error}", client.number, open.number));
-    client.world.model.borrow_mut().transactions.insert(open.number, Outcome::Asked(false));
-    if !is_rightly_refused(client, open, error) {
+    let rightly = is_rightly_refused(client, open, error);
+    client.world.model.borrow_mut().give_up(open.number);
+    begin_again(client);
+    if !rightly {
         client.world.violate(9, format!("transaction {} is stopped: {error}: {error:?}", open.number));
     }
     false
@@ -301,8 +317,17 @@ async fn end(client: &Client, storage: &Storage, chance: &Chance) {
                 let ended = client.world.model.borrow_mut().ended(open.number, false);
                 client.world.check(ended);
                 forget(client);
+                // By its timeout: the producer was fenced with it.
+                begin_again(client);
             }
         }
+    }
+}
+
+/// The next act begins anew.
+fn begin_again(client: &Client) {
+    if let Some(transactional) = client.memory.borrow_mut().transactional.as_mut() {
+        transactional.lost = true;
     }
 }
 

@@ -60,6 +60,19 @@ async fn a_commit_larger_than_a_frame_is_one_act() {
 }
 
 #[tokio::test]
+async fn batches_that_fill_a_frame_are_part_of_a_large_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(small_commits(dir.path())).await.unwrap();
+    let topic = topic(&storage, "events", 1).await;
+    let whole = batch(&[&"x".repeat(usize::try_from(COMMIT_BYTES_MAX).unwrap() - 100)]);
+    assert!(whole.bytes().len() as u64 <= COMMIT_BYTES_MAX);
+    let append = || Append { topic: topic.id, partition: 0, batch: whole.clone() };
+    storage.commit(Commit { appends: vec![append(), append()], ..Commit::default() }).await.unwrap();
+    assert_eq!(both(&storage, at(&topic, 0)).await.len(), 2);
+    stop(storage).await;
+}
+
+#[tokio::test]
 async fn topics_made_by_a_large_commit_go_with_its_failure() {
     let dir = tempfile::tempdir().unwrap();
     let storage = Storage::open(small_commits(dir.path())).await.unwrap();
