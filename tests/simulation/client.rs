@@ -407,7 +407,7 @@ impl Client {
 
 /// Every other client reads only what is committed.
 fn isolation(number: u64) -> Isolation {
-    if number % 2 == 0 { Isolation::ReadCommitted } else { Isolation::ReadUncommitted }
+    if number.is_multiple_of(2) { Isolation::ReadCommitted } else { Isolation::ReadUncommitted }
 }
 
 /// Topics a commit names.

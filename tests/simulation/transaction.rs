@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use aquifer_storage::clock::Clock;
 use aquifer_storage::testing::chance::Chance;
 use aquifer_storage::testing::schedule;
 use aquifer_storage::{
@@ -39,7 +38,10 @@ struct Open {
     attempts: Vec<u64>,
     /// The attempt that committed offsets, and which.
     offsets: Vec<(u64, Register)>,
+    /// In simulated time without jumps.
     began_us: i64,
+    /// The process that has seen it begin.
+    life: u64,
 }
 
 fn name(client: &Client) -> String {
@@ -148,9 +150,9 @@ fn opened(client: &Client) -> Option<Open> {
         let number = client.world.model.borrow_mut().next_attempt();
         client.world.model.borrow_mut().transactions.insert(number, Outcome::Open);
         let (partitions, attempts, offsets) = (Vec::new(), Vec::new(), Vec::new());
-        let began_us = client.world.clock.now_us();
+        let (began_us, life) = (client.world.clock.steady_us(), client.world.lives.get());
         client.world.owners.borrow_mut().insert(number, client.number);
-        transactional.open = Some(Open { number, partitions, attempts, offsets, began_us });
+        transactional.open = Some(Open { number, partitions, attempts, offsets, began_us, life });
     }
     transactional.open.clone()
 }
@@ -247,7 +249,9 @@ fn went_well(client: &Client, open: &Open, answer: &Result<Receipt>) -> bool {
 
 /// Fenced or aborted by its timeout, a topic that is gone, or the weather.
 fn is_rightly_refused(client: &Client, open: &Open, error: &Error) -> bool {
-    let late = client.world.clock.now_us() - open.began_us >= SHORTEST_TIMEOUT_US;
+    // Between lives the wall clock may have jumped there and back.
+    let late =
+        client.world.clock.steady_us() - open.began_us >= SHORTEST_TIMEOUT_US || client.world.lives.get() != open.life;
     let timed_out = matches!(
         error,
         Error::InvalidProducerEpoch { .. }
