@@ -64,6 +64,7 @@ pub(crate) fn run(load: Load) -> Figures {
     let options = OpenOptions {
         data_dir: "/data".into(),
         object_store_url: None,
+        object_store: Default::default(),
         settings: StorageSettings {
             wal_segment_bytes: SEGMENT_BYTES,
             tier_age_max_ms: TIER_AGE_MS,
