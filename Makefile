@@ -38,3 +38,4 @@ sim: ## simulated histories of the storage: SEED=7 repeats one, SEEDS=2000 runs 
 soak: clients ## the long versions of the tests that kill and restart
 	AQUIFER_SOAK=1 cargo test --workspace --test system kill -- --nocapture
 	AQUIFER_SEEDS=2000 cargo test --workspace --test simulation -- --nocapture many_histories
+	AQUIFER_HOUR=1 cargo test --release -p aquifer-storage --test simulation -- --nocapture many_partitions
