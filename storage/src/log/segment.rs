@@ -175,7 +175,8 @@ impl Segment {
         self.file.read_at(&mut bytes, footer_at).map_err(Error::io(format!("read {place}")))?;
         match envelope::open::<Footer>(FOOTER, &bytes, &place) {
             Ok(footer) => {
-                let expected = self.file_offset(footer.end.max(self.base)).checked_add(footer.runs_bytes);
+                let frames_end = (footer.end.max(self.base) - self.base).checked_add(SEGMENT_HEADER_BYTES);
+                let expected = frames_end.and_then(|end| end.checked_add(footer.runs_bytes));
                 Ok(Some(footer).filter(|footer| expected == Some(footer_at) && footer.is_plausible(self.base)))
             }
             Err(Error::Corrupt { .. }) => Ok(None),

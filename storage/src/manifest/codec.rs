@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::envelope::{self, Kind};
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, WriterEpoch};
-use crate::manifest::model::{ChunkRef, Ends, Entry, Garbage, Gone, Summary};
+use crate::manifest::model::{ChunkRef, Ends, Entry, Garbage, Gone, Summary, TopicManifest};
 
 // A change of any stored type is a new version.
 const ROOT: Kind = Kind { magic: *b"AQMROOT\0", version: 1, name: "manifest root" };
@@ -43,6 +43,23 @@ pub(crate) struct Root {
     pub(crate) garbage: Vec<Garbage>,
     /// As in the manifest.
     pub(crate) orphans_checked: WriterEpoch,
+}
+
+impl Root {
+    /// The manifest it tells, not checked yet.
+    pub(crate) fn into_manifest(self) -> TopicManifest {
+        TopicManifest {
+            topic: self.topic,
+            version: self.version,
+            epoch: self.epoch,
+            history_start_us: self.history_start_us,
+            partitions: self.partitions.into_iter().collect(),
+            chunks: self.chunks.into_iter().map(Arc::new).collect(),
+            tail: self.tail.into_iter().map(Arc::new).collect(),
+            garbage: self.garbage.into_iter().map(Arc::new).collect(),
+            orphans_checked: self.orphans_checked,
+        }
+    }
 }
 
 /// A chunk as stored.

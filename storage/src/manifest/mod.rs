@@ -10,6 +10,8 @@ pub(crate) mod chunks;
 pub(crate) mod codec;
 pub(crate) mod draft;
 pub(crate) mod edit;
+#[cfg(any(test, feature = "testing"))]
+pub(crate) mod fuzz;
 pub(crate) mod invariant;
 pub(crate) mod model;
 pub(crate) mod publish;

@@ -161,17 +161,7 @@ pub(crate) async fn load(bucket: &Bucket, epoch: WriterEpoch, topic: TopicId) ->
         if root.epoch > epoch {
             return Err(fenced(epoch, &root));
         }
-        let manifest = TopicManifest {
-            topic,
-            version: root.version,
-            epoch: root.epoch,
-            history_start_us: root.history_start_us,
-            partitions: root.partitions.into_iter().collect(),
-            chunks: root.chunks.into_iter().map(Arc::new).collect(),
-            tail: root.tail.into_iter().map(Arc::new).collect(),
-            garbage: root.garbage.into_iter().map(Arc::new).collect(),
-            orphans_checked: root.orphans_checked,
-        };
+        let manifest = root.into_manifest();
         invariant::root_is_sound(&manifest)?;
         return Ok(manifest);
     }

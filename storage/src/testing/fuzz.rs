@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use crate::error::Result;
 use crate::log::fuzz as log;
+use crate::manifest::fuzz as manifest;
 use crate::record::batch::{BatchBuilder, BatchHeader, BatchLimits, CheckedBatch, Compression, TimestampType};
 
 /// What a batch may become when it is decompressed here.
@@ -22,12 +23,14 @@ pub struct Target {
 }
 
 /// All readers.
-pub const TARGETS: [Target; 5] = [
+pub const TARGETS: [Target; 7] = [
     Target { name: "batch", read: batch },
     Target { name: "frame", read: log::frame },
     Target { name: "segment", read: log::segment },
     Target { name: "footer", read: log::footer },
     Target { name: "snapshot", read: log::snapshot },
+    Target { name: "manifest_root", read: manifest::root },
+    Target { name: "manifest_chunk", read: manifest::chunk },
 ];
 
 /// A produce request's bytes for one partition, as a client sends them; then as the log reads them.
@@ -53,6 +56,7 @@ fn batch(input: &[u8]) {
 /// If one cannot be made; then it is a bug.
 pub fn seeds() -> Result<Vec<(&'static str, Vec<u8>)>> {
     let mut seeds = log::seeds()?;
+    seeds.extend(manifest::seeds()?);
     for codec in [Compression::None, Compression::Gzip, Compression::Snappy, Compression::Lz4, Compression::Zstd] {
         let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
         builder.push(7, Some(b"key"), Some(b"value value value"), &[(b"h", Some(b"1")), (b"h", None)]);
