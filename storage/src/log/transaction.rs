@@ -165,7 +165,9 @@ pub(crate) fn check<'a>(current: Option<&'a Transaction>, asking: Asking<'_>) ->
     let Asking { transactional_id: id, producer } = asking;
     let unknown = || Error::UnknownTransactionalId { transactional_id: id.to_owned(), producer_id: producer.id };
     let current = current.filter(|current| current.producer.id == producer.id).ok_or_else(unknown)?;
-    if current.producer.epoch == producer.epoch { Ok(current) } else { Err(fenced(id, producer)) }
+    // The epoch behind the last one only fences: whoever names it has guessed it.
+    let same = current.producer.epoch == producer.epoch && producer.epoch <= EPOCH_LAST;
+    if same { Ok(current) } else { Err(fenced(id, producer)) }
 }
 
 impl Transaction {
@@ -351,6 +353,8 @@ mod tests {
         let fencing = of(last).opened(1).aborted(2).unwrap();
         assert_eq!(fencing.producer.epoch, i16::MAX);
         assert_eq!(init("t", Some(&fencing), asked(None)).unwrap().unwrap().producer.id, 99);
+        // Nobody was given that epoch; there would be none left to fence it with.
+        assert!(matches!(check(Some(&fencing), asking(fencing.producer)), Err(Error::ProducerFenced { .. })));
     }
 
     #[test]
