@@ -126,13 +126,12 @@ impl Told {
 
 /// What one group has committed, by partition.
 fn committed(broker: &Broker, group: &str, require_stable: bool) -> BTreeMap<TopicPartition, Told> {
+    // Looked at first: a transaction that has ended by then has left its offsets among those that count.
+    let pending = if require_stable { broker.storage.pending_offsets(group) } else { Vec::new() };
     let offsets = broker.storage.group_offsets(Some(group)).into_iter();
     let mut told: BTreeMap<_, _> =
         offsets.map(|(_, partition, offset)| (partition, Told { offset, error_code: 0 })).collect();
-    if require_stable {
-        let pending = broker.storage.pending_offsets(group).into_iter();
-        told.extend(pending.map(|partition| (partition, Told::unstable())));
-    }
+    told.extend(pending.into_iter().map(|partition| (partition, Told::unstable())));
     told
 }
 
