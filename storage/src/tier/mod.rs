@@ -225,7 +225,10 @@ async fn load(node: &Node, cold: &Cold) -> Result<()> {
         for partition in 0..topic.partitions {
             let at = TopicPartition { topic: topic.id, partition };
             let watermarks = node.watermarks(at)?;
-            check_reach(topic, partition, &manifest, node.known_start(at)?, watermarks.high_watermark)?;
+            // What was trimmed away is missing nowhere, whether or not the manifest knows of it yet.
+            let trimmed = node.known_start(at)? <= watermarks.log_start_offset;
+            let known_start = if trimmed { 0 } else { node.known_start(at)? };
+            check_reach(topic, partition, &manifest, known_start, watermarks.high_watermark)?;
             let log_start = match manifest.partitions.get(&partition) {
                 Some(ends) => ends.start,
                 None => watermarks.log_start_offset,

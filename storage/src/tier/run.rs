@@ -84,12 +84,49 @@ impl Runner {
         Ok(())
     }
 
+    /// Lets the manifest follow the log starts of partitions, whoever moved them, and the log learn what it may forget.
+    pub(crate) async fn follow(
+        &self,
+        node: &Node,
+        topic: TopicId,
+        partitions: impl IntoIterator<Item = i32>,
+    ) -> Result<()> {
+        let manifest = self.cold.manifests.get(topic);
+        let mut starts = Vec::new();
+        for partition in partitions {
+            // Deleted since we looked.
+            let Ok(ends) = node.watermarks(TopicPartition { topic, partition }) else { continue };
+            let start = ends.log_start_offset;
+            if start > manifest.start(partition) {
+                starts.push((partition, start));
+            }
+        }
+        if starts.is_empty() {
+            return Ok(());
+        }
+        let published = self.cold.publish(topic, Edit::Trim { starts: starts.clone() }).await?;
+        let ends = starts.iter().map(|(partition, _)| {
+            let at = TopicPartition { topic, partition: *partition };
+            (at, published.tiered_end(*partition), published.start(*partition))
+        });
+        node.set_tiered_end(&ends.collect::<Vec<_>>());
+        Ok(())
+    }
+
     /// One run of one topic; `None` if nothing is left to do.
     async fn tier_topic(&self, topic: TopicId, targets: &[Target]) -> Result<Option<CheckpointReport>> {
         let node = self.node()?;
         if node.topic_by_id(topic).is_none() {
             return Ok(None);
         }
+        // What was trimmed before it was tiered may be gone from the log: the manifest goes on behind it.
+        let tiered = self.cold.manifests.get(topic);
+        let trimmed = targets.iter().filter(|(at, _)| {
+            let start = node.watermarks(*at).map_or(0, |ends| ends.log_start_offset);
+            start > tiered.tiered_end(at.partition)
+        });
+        let trimmed: Vec<i32> = trimmed.map(|(at, _)| at.partition).collect();
+        self.follow(&node, topic, trimmed).await?;
         let current = self.cold.manifests.get(topic);
         let left = targets.iter().filter_map(|(partition, end)| {
             let start = match current.partitions.get(&partition.partition) {

@@ -108,7 +108,7 @@ impl Upkeep {
     async fn tend(&mut self, node: &Node, topic: &Topic, effort: Effort, report: &mut VacuumReport) -> Result<()> {
         let config = topic.config.resolve(node.settings());
         self.retain(node, topic, &config, report).await?;
-        self.follow(node, topic).await?;
+        self.runner.follow(node, topic.id, 0..topic.partitions).await?;
         if config.cleanup_policy.compacts() {
             self.compact(node, topic, &config, effort, report).await?;
         }
@@ -213,29 +213,6 @@ impl Upkeep {
     /// Who still needs which records of a partition.
     pub(crate) fn needed_from(&self, node: &Node, partition: TopicPartition) -> Option<i64> {
         needed_from(&self.held_by, node, partition)
-    }
-
-    /// Lets the manifest follow the log starts, whoever moved them, and the log learn what it may forget.
-    async fn follow(&self, node: &Node, topic: &Topic) -> Result<()> {
-        let manifest = self.runner.cold.manifests.get(topic.id);
-        let mut starts = Vec::new();
-        for partition in 0..topic.partitions {
-            let at = TopicPartition { topic: topic.id, partition };
-            let start = node.watermarks(at)?.log_start_offset;
-            if start > manifest.start(partition) {
-                starts.push((partition, start));
-            }
-        }
-        if starts.is_empty() {
-            return Ok(());
-        }
-        let published = self.runner.cold.publish(topic.id, Edit::Trim { starts: starts.clone() }).await?;
-        let ends = starts.iter().map(|(partition, _)| {
-            let at = TopicPartition { topic: topic.id, partition: *partition };
-            (at, published.tiered_end(*partition), published.start(*partition))
-        });
-        node.set_tiered_end(&ends.collect::<Vec<_>>());
-        Ok(())
     }
 
     /// Keeps the latest record of each key.

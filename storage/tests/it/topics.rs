@@ -285,3 +285,38 @@ async fn who_waits_for_a_topic_learns_of_its_new_partitions() {
     tokio::time::timeout(Duration::from_secs(20), waiter).await.unwrap().unwrap();
     storage.wait_past_or_growth(&[(here, 0)], events.id, 1).await;
 }
+
+#[tokio::test]
+async fn what_was_trimmed_before_it_was_tiered_is_missed_by_nobody_once_its_segments_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = options(dir.path());
+    options.object_store_url = None;
+    options.settings.wal_segment_bytes = 1 << 14;
+    options.settings.housekeeping_interval_ms = 0;
+    let storage = Storage::open(options.clone()).await.unwrap();
+    let (events, other) = (topic(&storage, "events", 1).await, topic(&storage, "other", 1).await);
+    let here = at(&events, 0);
+    let filler = "x".repeat(3 << 10);
+    for _ in 0..40 {
+        produce(&storage, here, &[&filler]).await.unwrap();
+    }
+    storage.trim(trim(here, 40)).await.unwrap();
+    produce(&storage, here, &["kept"]).await.unwrap();
+    let first = storage.segments()[0].id;
+    eventually("what was trimmed is let go", async || storage.segments()[0].id > first).await;
+    stop(storage).await;
+    let storage = Storage::open(options.clone()).await.unwrap();
+    assert_eq!(rows(&storage, &events).await, ["kept"]);
+    produce(&storage, at(&other, 0), &["beside"]).await.unwrap();
+    for _ in 0..2 {
+        storage.checkpoint().await.unwrap();
+        assert_eq!(storage.watermarks(here).unwrap().tiered_end_offset, 41);
+    }
+    assert_eq!(rows(&storage, &events).await, ["kept"]);
+    stop(storage).await;
+    let storage = Storage::open(options).await.unwrap();
+    assert_eq!(
+        (rows(&storage, &events).await, rows(&storage, &other).await),
+        (vec!["kept".into()], vec!["beside".into()])
+    );
+}
