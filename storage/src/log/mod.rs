@@ -166,6 +166,7 @@ impl Node {
             durable_end: AtomicU64::new(appender.end),
             first_position: AtomicU64::new(first_position),
             snapshot_position: AtomicU64::new(snapshot_position),
+            lost_at: AtomicU64::new(0),
             read_only: OnceLock::new(),
             reserved: Mutex::new(false),
             front: Mutex::default(),

@@ -35,6 +35,8 @@ struct Rule<'a> {
     now_us: i64,
     settings: &'a StorageSettings,
     snapshot_position: u64,
+    /// See [`Shared::lost_at`].
+    lost_at: u64,
     /// End of the log as of now.
     end: u64,
     /// More than this is a reason to let go early.
@@ -47,6 +49,7 @@ impl<'a> Rule<'a> {
             now_us: shared.clock.now_us(),
             settings: &shared.settings,
             snapshot_position: shared.snapshot_position.load(Ordering::Acquire),
+            lost_at: shared.lost_at.load(Ordering::Acquire),
             end: shared.durable_end.load(Ordering::Acquire),
             crowded_bytes: shared.settings.wal_bytes_max / 2,
         }
@@ -131,11 +134,22 @@ fn remove_front(shared: &Shared) -> Result<()> {
     let rule = Rule::of(shared);
     loop {
         let Some((next, held)) = contents(shared, rule) else { return Ok(()) };
-        let mut published = shared.published.write();
-        if is_needed(&published, &next, &held, rule) {
+        if is_needed(&shared.published.read(), &next, &held, rule) {
             return Ok(());
         }
+        worker::crash_point("before a segment is removed");
+        // From the disk first, one by one, so that a power cut never leaves a hole between segments; who reads it reads on.
+        // What snapshots say of its records, what was aborted above all, must not be forgotten while it may come back.
+        let removed = match shared.disk.remove(&next.path) {
+            // An earlier try got this far.
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        };
+        let removed = removed.and_then(|()| shared.disk.sync_dir(&shared.dir));
+        removed.map_err(Error::io(format!("remove {}", next.path.display())))?;
+        worker::crash_point("after a segment is removed");
         let end = next.extent().end;
+        let mut published = shared.published.write();
         published.segments.remove(&next.base);
         let path = next.path.display().to_string();
         published.damaged.retain(|place| !place.starts_with(&path));
@@ -150,22 +164,21 @@ fn remove_front(shared: &Shared) -> Result<()> {
         drop(published);
         shared.first_position.store(end, Ordering::Release);
         tracing::info!(path = %next.path.display(), "segment forgotten");
-        worker::crash_point("before a segment is removed");
-        // One by one, so that a power cut never leaves a hole between segments.
-        let removed = shared.disk.remove(&next.path).and_then(|()| shared.disk.sync_dir(&shared.dir));
-        removed.map_err(Error::io(format!("remove {}", next.path.display())))?;
-        worker::crash_point("after a segment is removed");
     }
 }
 
-/// The first segment, if it is sealed and shown whole, another one follows, and snapshots cover it: nothing is added to
-/// it any more.
+/// The first segment, if it is sealed and shown whole, another one follows, and snapshots cover it and tell what of it is
+/// lost: nothing is added to it any more.
 fn front(published: &Published, rule: Rule<'_>) -> Option<Arc<Segment>> {
     let mut segments = published.segments.values();
     let first = segments.next()?;
     let extent = first.extent();
     let complete = extent.sealed && extent.end <= published.end && extent.end <= rule.snapshot_position;
-    (complete && segments.next().is_some()).then(|| Arc::clone(first))
+    // Without the segment recovery could not tell what was damaged in it from what was let go, and would let go of what
+    // was carried over from before that. But a full log makes no snapshots: then room comes first.
+    let crowded = rule.end.saturating_sub(first.base) > rule.crowded_bytes;
+    let told = rule.snapshot_position > rule.lost_at || crowded;
+    (complete && told && segments.next().is_some()).then(|| Arc::clone(first))
 }
 
 /// The segment at the front and the partitions it has something of: looked for once per segment, among all of them.

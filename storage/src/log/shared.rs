@@ -39,6 +39,8 @@ pub(crate) struct Shared {
     pub(crate) first_position: AtomicU64,
     /// What even the oldest snapshot that is kept covers: should the newest be damaged, the frames since are needed.
     pub(crate) snapshot_position: AtomicU64,
+    /// End of the log when damage was last noted that only snapshots tell of once its segment is gone.
+    pub(crate) lost_at: AtomicU64,
     /// Why nothing is written any more; set once.
     pub(crate) read_only: OnceLock<String>,
     /// Whether the file that keeps room for our own topics is there. Only the writer asks.
@@ -88,6 +90,7 @@ impl Shared {
         view.runs.make_room(offsets.start, offsets.end - 1);
         if view.damage_at(offsets.start).is_none() {
             view.damaged.push(offsets);
+            self.lost_at.fetch_max(self.durable_end.load(Ordering::Acquire), Ordering::AcqRel);
         }
     }
 

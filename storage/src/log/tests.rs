@@ -229,3 +229,48 @@ async fn what_is_read_at_the_start_does_not_grow_with_the_history() {
     let segment_bytes = options(dir.path(), &clock).settings.wal_segment_bytes;
     assert!(large <= small + 2 * segment_bytes + few * 1024, "{small} and {large} bytes read");
 }
+
+#[tokio::test]
+async fn a_segment_that_could_not_be_removed_goes_later_and_what_was_aborted_in_it_stays_aborted_until_then() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at_us(1_000_000));
+    let disk = FaultDisk::new(1);
+    let node = Node::open_on(&options(dir.path(), &clock), Arc::new(disk.clone())).await.unwrap();
+    let here = topic(&node, "events").await;
+    let id = || "t".to_owned();
+    let step = async |change| {
+        let commit = Commit { transactions: vec![change], ..Commit::default() };
+        node.commit(commit).await.unwrap().transactions[0]
+    };
+    let producer = step(TransactionChange::Init { transactional_id: id(), timeout_ms: 60_000, expected: None }).await;
+    step(TransactionChange::AddPartitions { transactional_id: id(), producer, partitions: vec![here] }).await;
+    let undone = Append { topic: here.topic, partition: 0, batch: batch(10).in_transaction(producer, 0) };
+    node.commit(Commit { appends: vec![undone], ..Commit::default() }).await.unwrap();
+    step(TransactionChange::End { transactional_id: id(), producer, committed: false }).await;
+    append(&node, here, 40).await;
+    let first = node.segments()[0].id;
+    node.set_tiered_end(&[(here, 42, 0)]);
+    clock.advance_us(2 * HOUR_US);
+    disk.fail_removals(true);
+    assert!(node.forget().await.is_err());
+    disk.fail_removals(false);
+    // Snapshots are made meanwhile.
+    append(&node, here, 40).await;
+    node.close().await.unwrap();
+    let node = Node::open_on(&options(dir.path(), &clock), Arc::new(disk.clone())).await.unwrap();
+    assert_eq!((node.health(), node.segments()[0].id), (crate::view::Health::Ready, first));
+    let request = FetchRequest { partition: here, offset: 0, bytes_max: 1, isolation: Isolation::ReadCommitted };
+    let Reach::Hot(fetched) = node.fetch_hot(request).await.unwrap() else { panic!("the log has it again") };
+    let told: Vec<_> = fetched.aborted.iter().map(|aborted| (aborted.producer_id, aborted.first_offset)).collect();
+    assert_eq!(told, [(producer.id, 0)]);
+    node.set_tiered_end(&[(here, 42, 0)]);
+    disk.fail_removals(true);
+    assert!(node.forget().await.is_err());
+    disk.fail_removals(false);
+    node.forget().await.unwrap();
+    assert!(node.segments()[0].id > first, "the next look tries again");
+    let positions = node.segments().into_iter().map(|segment| segment.path);
+    let left: Vec<_> = std::fs::read_dir(node.log_dir()).unwrap().map(|file| file.unwrap().path()).collect();
+    let left = left.iter().filter(|path| path.extension().is_some_and(|kind| kind == "wal")).count();
+    assert_eq!(left, positions.count(), "no file is left behind");
+}

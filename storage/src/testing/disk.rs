@@ -27,6 +27,7 @@ struct State {
     seed: u64,
     dead: bool,
     sync_fails: bool,
+    removals_fail: bool,
     /// Writes that still go well before one fails half-way.
     writes_left: Option<u32>,
     /// Syncs that still go well before the power is cut.
@@ -120,6 +121,7 @@ impl FaultDisk {
             seed: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
             dead: false,
             sync_fails: false,
+            removals_fail: false,
             writes_left: None,
             syncs_left: None,
             bytes_read: 0,
@@ -152,6 +154,11 @@ impl FaultDisk {
     /// Whether syncs fail.
     pub fn fail_syncs(&self, fail: bool) {
         self.state.lock().sync_fails = fail;
+    }
+
+    /// Whether files cannot be removed.
+    pub fn fail_removals(&self, fail: bool) {
+        self.state.lock().removals_fail = fail;
     }
 
     /// The write after `count` more fails half-way, once.
@@ -205,6 +212,9 @@ impl Disk for FaultDisk {
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut state = self.state.lock();
         state.alive()?;
+        if state.removals_fail {
+            return Err(io::Error::other("input/output error"));
+        }
         state.files.remove(path);
         state.unsynced_names.remove(path);
         SystemDisk.remove(path)

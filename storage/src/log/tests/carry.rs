@@ -9,6 +9,7 @@ use crate::clock::ManualClock;
 use crate::commit::{Append, Commit};
 use crate::ids::TopicPartition;
 use crate::log::{Node, Piece};
+use crate::record::batch::{BatchBuilder, Compression, TimestampType};
 use crate::testing::FaultDisk;
 use crate::view::Health;
 
@@ -138,4 +139,63 @@ async fn a_power_cut_at_any_point_of_carrying_over_loses_nothing_and_doubles_not
         node.close().await.unwrap();
     }
     assert!(carried > 30, "only {carried} seeds came as far as carrying over");
+}
+
+/// Changes the bytes behind a text that stands in the log once.
+fn damage(node: &Node, text: &[u8]) {
+    for segment in node.segments() {
+        let mut bytes = std::fs::read(&segment.path).unwrap();
+        if let Some(at) = bytes.windows(text.len()).position(|window| window == text) {
+            bytes[at] ^= 1;
+            std::fs::write(&segment.path, bytes).unwrap();
+            return;
+        }
+    }
+    panic!("it is not there");
+}
+
+/// Offsets that can be read, whatever is damaged between them.
+fn readable(node: &Node, partition: TopicPartition) -> Vec<i64> {
+    let runs = node.pin_hot(&[(partition, 0)]).unwrap().remove(0).runs().unwrap();
+    let pieces = runs.iter().flat_map(|run| run.read().unwrap());
+    let batches = pieces.filter_map(|piece| match piece {
+        Piece::Batches(batches) => Some(batches),
+        Piece::Damaged { .. } => None,
+    });
+    batches.flatten().map(|found| found.batch.header().base_offset).collect()
+}
+
+#[tokio::test]
+async fn what_stands_before_a_damaged_record_is_carried_over_and_outlives_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at_us(1_000_000));
+    let node = Node::open(&options(dir.path(), &clock)).await.unwrap();
+    let (slow, fast) = (topic(&node, "slow").await, topic(&node, "fast").await);
+    for text in ["first of three", "second of three", "third of three"] {
+        let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+        builder.push(5, None, Some(text.as_bytes()), &[]);
+        let append = Append { topic: slow.topic, partition: 0, batch: builder.build(Compression::None).unwrap() };
+        node.commit(Commit { appends: vec![append], ..Commit::default() }).await.unwrap();
+        append_one(&node, fast, 4000).await.unwrap();
+    }
+    damage(&node, b"second of three");
+    let first = node.segments()[0].id;
+    let mut node = node;
+    for round in 0..12 {
+        for _ in 0..20 {
+            append_one(&node, fast, 4000).await.unwrap();
+        }
+        let end = node.watermarks(fast).unwrap().high_watermark;
+        node.set_tiered_end(&[(fast, end, 0)]);
+        clock.advance_us(2 * HOUR_US);
+        node.forget().await.unwrap();
+        assert_eq!(readable(&node, slow), [0, 2], "round {round}");
+        if round % 3 == 1 {
+            node.close().await.unwrap();
+            node = Node::open(&options(dir.path(), &clock)).await.unwrap();
+            assert_eq!(readable(&node, slow), [0, 2], "round {round}, after a restart");
+        }
+    }
+    assert!(node.segments()[0].id > first, "the damaged segment is gone");
+    assert!(matches!(node.health(), Health::Damaged(_)), "what is lost is not forgotten");
 }
