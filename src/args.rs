@@ -21,6 +21,8 @@ pub enum Command {
     Serve(ServeFlags),
     /// Run a node with a small shop that writes events into it, and print what to try.
     Demo(DemoFlags),
+    /// Look, while no node runs, whether everything stored is whole. Exit code 0: it is; 1: it is not; 2: cannot look.
+    Verify(VerifyFlags),
 }
 
 /// Flags of `serve`. Each is also `AQUIFER_…` in the environment and a key of the TOML file; the flag wins, then the
@@ -76,4 +78,29 @@ pub struct DemoFlags {
     /// Events per second
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub rate: u32,
+}
+
+/// Flags of `verify`. The first three are those of `serve`, and may stand in environment and file as well.
+#[derive(Clone, Debug, clap::Args)]
+pub struct VerifyFlags {
+    /// TOML file of the node, for its data directory, object store and credentials [environment: AQUIFER_CONFIG]
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Directory with the log [default: ./aquifer-data]
+    #[arg(long, value_name = "DIR")]
+    pub data_dir: Option<String>,
+    /// Where its history is; nothing of it is looked at for `memory:` [default: objects below the data directory]
+    #[arg(long, value_name = "URL")]
+    pub object_store: Option<String>,
+    /// Share of the objects whose data are read too, 0 to 1; all else is always read
+    #[arg(long, value_name = "FRACTION", default_value_t = 1.0)]
+    pub sample: f64,
+}
+
+impl VerifyFlags {
+    /// As the flags of the node that wrote it.
+    pub(crate) fn of_node(&self) -> ServeFlags {
+        let Self { config, data_dir, object_store, .. } = self.clone();
+        ServeFlags { config, data_dir, object_store, ..ServeFlags::default() }
+    }
 }

@@ -33,6 +33,14 @@ pub enum Failure {
         /// Why.
         source: aquifer_storage::Error,
     },
+    /// Data directory or object store cannot be looked at.
+    #[error("verify {data_dir}")]
+    Verify {
+        /// As configured.
+        data_dir: String,
+        /// Why.
+        source: aquifer_storage::Error,
+    },
     /// The catalog or a continuous query.
     #[error("start the SQL engine")]
     Engine {

@@ -5,7 +5,8 @@
 //! 3. `telemetry` starts logs (standard error) and metrics.
 //! 4. `node` opens storage, then SQL, then the listeners, prints the `ready` line and serves.
 //! 5. `shutdown` turns signals into a drain with a deadline.
-//! 6. `demo` adds a small shop that writes through the Kafka port.
+//! 6. `verify` looks at what is stored while no node runs.
+//! 7. `demo` adds a small shop that writes through the Kafka port.
 
 mod args;
 mod config;
@@ -14,8 +15,9 @@ mod failure;
 mod node;
 mod shutdown;
 mod telemetry;
+mod verify;
 
-pub use args::{Args, Command, DemoFlags, ServeFlags};
+pub use args::{Args, Command, DemoFlags, ServeFlags, VerifyFlags};
 pub use failure::Failure;
 
 /// `aquifer serve`: runs a node until a signal ends it.
@@ -32,4 +34,12 @@ pub fn serve(flags: &ServeFlags) -> Result<(), Failure> {
 /// As [`serve`].
 pub fn demo(flags: &DemoFlags) -> Result<(), Failure> {
     shutdown::run(&flags.serve, Some(demo::DemoOptions { events_per_second: flags.rate }))
+}
+
+/// `aquifer verify`: looks at what is stored; whether all of it is whole.
+///
+/// # Errors
+/// What kept it from looking.
+pub fn verify(flags: &VerifyFlags) -> Result<bool, Failure> {
+    verify::run(flags)
 }

@@ -7,6 +7,11 @@ use std::process::ExitCode;
 use aquifer::{Args, Command};
 use clap::Parser;
 
+/// `verify` has found something.
+const DAMAGED: u8 = 1;
+/// `verify` could not look.
+const CANNOT_LOOK: u8 = 2;
+
 fn main() -> ExitCode {
     let args = match Args::try_parse() {
         Ok(args) => args,
@@ -19,6 +24,14 @@ fn main() -> ExitCode {
     let outcome = match args.command {
         Command::Serve(flags) => aquifer::serve(&flags),
         Command::Demo(flags) => aquifer::demo(&flags),
+        Command::Verify(flags) => match aquifer::verify(&flags) {
+            Ok(true) => Ok(()),
+            Ok(false) => return ExitCode::from(DAMAGED),
+            Err(failure) => {
+                let _ = writeln!(std::io::stderr(), "aquifer: {}", failure.one_line());
+                return ExitCode::from(CANNOT_LOOK);
+            }
+        },
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

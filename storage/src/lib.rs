@@ -17,6 +17,7 @@ mod storage;
 pub mod testing;
 mod tier;
 mod topic_config;
+mod verify;
 mod view;
 mod worker;
 
@@ -27,4 +28,5 @@ pub use log::LargeCommit;
 pub use storage::{OpenOptions, Snapshot, Storage};
 pub use tier::{DeclaredColumns, HoldsBack};
 pub use topic_config::*;
+pub use verify::{Finding, Severity, Tell, VerifyReport, verify};
 pub use view::*;

@@ -131,6 +131,21 @@ impl Disk for SystemDisk {
     }
 }
 
+/// Locks a file as [`Disk::lock`] does, but beside others who only read, and without writing into it.
+pub(crate) fn lock_to_read(path: &Path) -> io::Result<Result<Box<dyn Held>, String>> {
+    let mut file = File::open(path)?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(Ok(Box::new(SystemLock { _file: file }))),
+        Err(rustix::io::Errno::WOULDBLOCK) => {
+            let mut holder = String::new();
+            // A courtesy, as there.
+            let _ = file.read_to_string(&mut holder);
+            Ok(Err(holder.trim().to_owned()))
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Slices one `pwritev` takes on Linux.
 const SLICES_MAX: usize = 1024;
 

@@ -146,7 +146,7 @@ fn encode_runs(runs: &[Run], out: &mut Vec<u8>) {
 }
 
 /// The reverse of [`encode_runs`]; `None` for bytes that are none.
-fn decode_runs(bytes: &[u8]) -> Option<Vec<Run>> {
+pub(crate) fn decode_runs(bytes: &[u8]) -> Option<Vec<Run>> {
     let mut runs = Vec::new();
     let mut before = [0_i64; 10];
     let mut input = bytes.iter();

@@ -13,7 +13,7 @@ use crate::clock::Random;
 use crate::envelope::{self, Kind};
 use crate::error::{Error, Result};
 use crate::ids::WriterEpoch;
-use crate::log::disk::{Disk, Held, read_file, replace_file};
+use crate::log::disk::{Disk, Held, lock_to_read, read_file, replace_file};
 use crate::log::segment::Origin;
 
 const META: Kind = Kind { magic: *b"AQMETA\0\0", version: 1, name: "data directory" };
@@ -53,12 +53,7 @@ impl Home {
         let lock_path = data_dir.join("LOCK");
         let owner = format!("{}\n", std::process::id());
         let locked = disk.lock(&lock_path, &owner).map_err(Error::io(format!("lock {}", lock_path.display())))?;
-        let lock = locked.map_err(|holder| Error::Config {
-            reason: format!(
-                "data directory {shown} is in use by another process (pid {}); stop it or choose another directory",
-                if holder.is_empty() { "unknown" } else { &holder }
-            ),
-        })?;
+        let lock = locked.map_err(|holder| in_use(data_dir, &holder))?;
         let path = data_dir.join("meta");
         let place = path.display().to_string();
         let meta = match read_file(disk, &path, META_BYTES_MAX) {
@@ -84,8 +79,56 @@ impl Home {
         })
     }
 
+    /// What `meta` says; the epoch is that of the last process that opened the directory.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is damaged, [`Error::Config`] if there is none or a newer program wrote it, [`Error::Io`].
+    pub(crate) fn read_origin(disk: &dyn Disk, data_dir: &Path) -> Result<Origin> {
+        let path = data_dir.join("meta");
+        let place = path.display().to_string();
+        let bytes = read_file(disk, &path, META_BYTES_MAX).map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound if disk.list(&data_dir.join("log")).is_ok() => Error::Corrupt {
+                place: place.clone(),
+                reason: "it is missing, but there is a log beside it; restore it".to_owned(),
+            },
+            std::io::ErrorKind::NotFound => {
+                let shown = data_dir.display();
+                Error::Config {
+                    reason: format!("{shown} is no data directory: it has no file meta; name one with --data-dir"),
+                }
+            }
+            _ => Error::io(format!("read {place}"))(error),
+        })?;
+        let Meta { cluster_id, epoch } = envelope::open(META, &bytes, &place)?;
+        Ok(Origin { cluster_id, epoch })
+    }
+
     /// Lets another process have the directory.
     pub(crate) fn release(&self) {
         self.lock.lock().take();
+    }
+}
+
+/// Keeps nodes from opening the directory while it is read; others may read it too. `None` if no node ever opened it
+/// (a copy without the lock's file).
+///
+/// # Errors
+/// [`Error::Config`] if a node has it, [`Error::Io`].
+pub(crate) fn hold_to_read(data_dir: &Path) -> Result<Option<Box<dyn Held>>> {
+    let path = data_dir.join("LOCK");
+    let locked = match lock_to_read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        locked => locked.map_err(Error::io(format!("lock {}", path.display())))?,
+    };
+    locked.map(Some).map_err(|holder| in_use(data_dir, &holder))
+}
+
+fn in_use(data_dir: &Path, holder: &str) -> Error {
+    let holder = if holder.is_empty() { "unknown" } else { holder };
+    let shown = data_dir.display();
+    Error::Config {
+        reason: format!(
+            "data directory {shown} is in use by another process (pid {holder}); stop it or choose another directory"
+        ),
     }
 }

@@ -138,6 +138,21 @@ impl LogSnapshot {
             .map_err(|error| crate::log::segment::full_or_io(error, format!("write snapshot {}", path.display())))
     }
 
+    /// The one of a position, and how many bytes it has.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is damaged or another position's, [`Error::Config`] for a newer version, [`Error::Io`].
+    pub(crate) fn read(disk: &dyn Disk, dir: &Path, position: u64) -> Result<(Self, u64)> {
+        let path = snapshot_path(dir, position);
+        let place = path.display().to_string();
+        let bytes = read_file(disk, &path, SNAPSHOT_BYTES_MAX).map_err(Error::io(format!("read {place}")))?;
+        let snapshot: Self = envelope::open(SNAPSHOT, &bytes, &place)?;
+        if snapshot.position == position {
+            return Ok((snapshot, bytes.len() as u64));
+        }
+        Err(Error::Corrupt { place, reason: "its name says another position".to_owned() })
+    }
+
     /// The newest whole one among the files of the folder; what was passed over is told in words.
     ///
     /// # Errors
@@ -145,12 +160,8 @@ impl LogSnapshot {
     pub(crate) fn newest(disk: &dyn Disk, dir: &Path, names: &[String]) -> Result<(Option<Self>, Vec<String>)> {
         let mut passed_over = Vec::new();
         for position in positions(names) {
-            let path = snapshot_path(dir, position);
-            let place = path.display().to_string();
-            let read = read_file(disk, &path, SNAPSHOT_BYTES_MAX).map_err(Error::io(format!("read {place}")));
-            match read.and_then(|bytes| envelope::open::<Self>(SNAPSHOT, &bytes, &place)) {
-                Ok(snapshot) if snapshot.position == position => return Ok((Some(snapshot), passed_over)),
-                Ok(_) => passed_over.push(format!("{place}: its name says another position")),
+            match Self::read(disk, dir, position) {
+                Ok((snapshot, _)) => return Ok((Some(snapshot), passed_over)),
                 Err(error @ Error::Config { .. }) => return Err(error),
                 Err(error) => passed_over.push(error.to_string()),
             }

@@ -169,7 +169,11 @@ pub(crate) async fn load(bucket: &Bucket, epoch: WriterEpoch, topic: TopicId) ->
     Err(Error::Corrupt { place: paths::roots(topic).to_string(), reason })
 }
 
-async fn read_root(bucket: &Bucket, topic: TopicId, path: &Path) -> Result<Option<Root>> {
+/// A root by its name, decoded; `None` if it is not there.
+///
+/// # Errors
+/// [`Error::Corrupt`], also if it is not what its name says; [`Error::Config`] for a newer version; [`Error::ObjectStore`].
+pub(crate) async fn read_root(bucket: &Bucket, topic: TopicId, path: &Path) -> Result<Option<Root>> {
     let Some(bytes) = bucket.get(path, METADATA_BYTES_MAX).await? else { return Ok(None) };
     let root = codec::decode_root(topic, &bytes, path.as_ref())?;
     if paths::root_number(path) == Some((root.epoch, root.version)) {

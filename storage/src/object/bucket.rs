@@ -2,6 +2,7 @@
 //!
 //! Names are never written twice with different bytes, so a read needs no version and a cache no invalidation.
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -197,6 +198,19 @@ impl Bucket {
         self.meter().more_pages((names.len() as u64).div_ceil(PAGE_NAMES).saturating_sub(1));
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// All names under `prefix`, and how many bytes stand under each.
+    ///
+    /// # Errors
+    /// [`Error::ObjectStore`].
+    pub(crate) async fn sizes(&self, prefix: &Path) -> Result<BTreeMap<Path, u64>> {
+        let listed = self.retry.run(ObjectRequestKind::List, 0, || {
+            self.store.list(Some(prefix)).map_ok(|meta| (meta.location, meta.size)).try_collect::<BTreeMap<_, _>>()
+        });
+        let sizes = listed.await.map_err(Error::object(format!("list {prefix}")))?;
+        self.meter().more_pages((sizes.len() as u64).div_ceil(PAGE_NAMES).saturating_sub(1));
+        Ok(sizes)
     }
 
     /// The folders right below `prefix`.

@@ -79,6 +79,14 @@ pub(crate) async fn still_ours(bucket: &Bucket, epoch: WriterEpoch) -> Result<()
     }
 }
 
+/// Whose claim it is: cluster and epoch.
+///
+/// # Errors
+/// [`Error::Corrupt`], [`Error::Config`] for a newer version, [`Error::ObjectStore`].
+pub(crate) async fn whose(bucket: &Bucket, path: Path) -> Result<(Uuid, WriterEpoch)> {
+    read(bucket, path).await.map(|claim| (claim.cluster, claim.epoch))
+}
+
 fn newest(claims: &[Path]) -> Option<Path> {
     claims.iter().filter(|path| paths::number(path).is_some()).max().cloned()
 }

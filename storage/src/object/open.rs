@@ -73,6 +73,43 @@ impl Opening<'_> {
         }
     }
 
+    /// Opens it for who only reads: nothing is made, put or kept. `None` for memory, of which another process sees nothing.
+    ///
+    /// # Errors
+    /// [`Error::Config`] as [`Opening::open`], and if a folder is not there; [`Error::ObjectStore`].
+    pub(crate) fn open_to_read(&self) -> Result<Option<Bucket>> {
+        let Some(text) = self.url else {
+            return self.folder_there(&self.data_dir.join(DEFAULT_FOLDER)).map(Some);
+        };
+        let url = parse(text)?;
+        match (url.scheme(), Cloud::of(url.scheme())) {
+            ("memory", _) => Ok(None),
+            (_, Some(cloud)) => {
+                let config = |reason: String| Error::Config { reason: format!("object store '{text}': {reason}") };
+                let store = remote::build(cloud, &url, self.options).map_err(config)?;
+                let place = Place::Url(text.trim_end_matches('/').to_owned());
+                Ok(Some(self.bucket(store, place, Prices::of(self.settings))))
+            }
+            ("file", _) => match url.to_file_path() {
+                Ok(path) => self.folder_there(&path).map(Some),
+                Err(()) => Err(Error::Config {
+                    reason: format!("object store '{text}' names no local folder; use file:///absolute/path"),
+                }),
+            },
+            (scheme, None) => Err(Error::Config {
+                reason: format!("object store '{text}' has the unknown scheme '{scheme}'; use {KNOWN}"),
+            }),
+        }
+    }
+
+    fn folder_there(&self, path: &FilePath) -> Result<Bucket> {
+        if path.is_dir() {
+            return self.folder(path);
+        }
+        let shown = path.display();
+        Err(Error::Config { reason: format!("there is no folder {shown}; name the object store with --object-store") })
+    }
+
     fn bucket(&self, store: Arc<dyn ObjectStore>, place: Place, prices: Prices) -> Bucket {
         let meter = Arc::new(Meter::new(prices));
         Bucket::new(store, place, Retry::new(RetryBudget::of(self.settings), Arc::clone(self.random), meter))

@@ -24,7 +24,7 @@ use crate::error::Result;
 use crate::ids::TopicPartition;
 use crate::tier::Tier;
 
-pub(crate) use parquet::read_group;
+pub(crate) use parquet::{read_footer, read_group};
 pub(crate) use seam::Pinned;
 pub(crate) use time::{Sought, find as find_by_time};
 

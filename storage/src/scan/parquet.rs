@@ -25,6 +25,7 @@ use crate::record::columns::RecordColumn;
 use crate::record::rows::schema_of;
 use crate::scan::plan::ObjectRead;
 use crate::tier::cold::Cold;
+use crate::tier::write::check_version;
 use crate::worker;
 
 /// Objects opened at once: the next footer is there when the rows before it have been read.
@@ -116,6 +117,14 @@ impl AsyncFileReader for ObjectReader {
     }
 }
 
+/// An object's footer, checked.
+///
+/// # Errors
+/// [`Error::Corrupt`], [`Error::Config`] if a newer program wrote it, [`Error::ObjectStore`].
+pub(crate) async fn read_footer(cold: &Cold, object: &Object) -> Result<ArrowReaderMetadata> {
+    footer(cold, object, &mut ObjectReader::new(&cold.bucket, object)).await
+}
+
 /// The object's footer, from memory or from the bucket.
 async fn footer(cold: &Cold, object: &Object, reader: &mut ObjectReader) -> Result<ArrowReaderMetadata> {
     if let Some(known) = cold.footers.get(&object.path) {
@@ -126,6 +135,7 @@ async fn footer(cold: &Cold, object: &Object, reader: &mut ObjectReader) -> Resu
         ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
     };
     let footer = read.await.map_err(|error| failed(&object.path, error))?;
+    check_version(footer.metadata().file_metadata().key_value_metadata(), &object.path)?;
     cold.footers.insert(object.path.clone(), footer.clone(), footer.metadata().memory_size());
     Ok(footer)
 }

@@ -16,6 +16,7 @@ use parquet::file::metadata::{KeyValue, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
+use crate::envelope::newer;
 use crate::error::{Error, Result};
 use crate::manifest::model::RowGroup;
 use crate::record::batch::{BatchLimits, CheckedBatch, RecordView};
@@ -32,8 +33,12 @@ pub(crate) const GROUP_BYTES_MAX: usize = 4 << 20;
 /// Chance that the bloom filter on the key is wrong about a row group.
 const BLOOM_FPP: f64 = 0.01;
 
-/// Version of the layout, kept in the object under `aquifer.version`.
-const LAYOUT_VERSION: &str = "1";
+/// Version of the layout, kept in the object under [`VERSION_KEY`].
+const LAYOUT_VERSION: u32 = 1;
+/// In an object's key-value metadata: the version of its layout.
+const VERSION_KEY: &str = "aquifer.version";
+/// In an object's key-value metadata: the id of its topic.
+pub(crate) const TOPIC_KEY: &str = "aquifer.topic";
 
 /// An object ready to be put.
 #[derive(Debug)]
@@ -201,6 +206,20 @@ impl ObjectWriter {
     }
 }
 
+/// Refuses an object whose layout is newer than this program's; `path` names it.
+///
+/// # Errors
+/// [`Error::Config`]; [`Error::Corrupt`] if it does not say which layout it has.
+pub(crate) fn check_version(metadata: Option<&Vec<KeyValue>>, path: &str) -> Result<()> {
+    let said =
+        metadata.into_iter().flatten().find(|pair| pair.key == VERSION_KEY).and_then(|pair| pair.value.as_deref());
+    match said.and_then(|text| text.parse::<u32>().ok()) {
+        Some(version) if version > LAYOUT_VERSION => Err(newer("cold object", path, version, LAYOUT_VERSION)),
+        Some(_) => Ok(()),
+        None => Err(Error::Corrupt { place: path.to_owned(), reason: format!("it has no {VERSION_KEY}") }),
+    }
+}
+
 /// CRC-32C of a part of the object.
 fn checksum(object: &[u8], start: u64, length: u64) -> Result<u32> {
     let part = usize::try_from(start).ok().zip(usize::try_from(start + length).ok());
@@ -227,8 +246,8 @@ fn properties(topic: String) -> Result<WriterProperties> {
     let mut properties = WriterProperties::builder()
         .set_created_by(concat!("aquifer ", env!("CARGO_PKG_VERSION")).to_owned())
         .set_key_value_metadata(Some(vec![
-            KeyValue::new("aquifer.version".to_owned(), LAYOUT_VERSION.to_owned()),
-            KeyValue::new("aquifer.topic".to_owned(), topic),
+            KeyValue::new(VERSION_KEY.to_owned(), LAYOUT_VERSION.to_string()),
+            KeyValue::new(TOPIC_KEY.to_owned(), topic),
         ]))
         .set_sorting_columns(Some(vec![
             SortingColumn { column_idx: 0, descending: false, nulls_first: false },
