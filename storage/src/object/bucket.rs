@@ -213,6 +213,19 @@ impl Bucket {
         Ok(sizes)
     }
 
+    /// Some names under `prefix`, at most so many, in no order: for who wants all of them gone, however many there are.
+    ///
+    /// # Errors
+    /// [`Error::ObjectStore`].
+    pub(crate) async fn list_some(&self, prefix: &Path, count: usize) -> Result<Vec<Path>> {
+        let listed = self.retry.run(ObjectRequestKind::List, 0, || {
+            self.store.list(Some(prefix)).take(count).map_ok(|meta| meta.location).try_collect::<Vec<_>>()
+        });
+        let names = listed.await.map_err(Error::object(format!("list {prefix}")))?;
+        self.meter().more_pages((names.len() as u64).div_ceil(PAGE_NAMES).saturating_sub(1));
+        Ok(names)
+    }
+
     /// The folders right below `prefix`.
     ///
     /// # Errors

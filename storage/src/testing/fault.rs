@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use futures::StreamExt;
 use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
@@ -117,7 +118,15 @@ impl<S: ObjectStore> ObjectStore for FaultyStore<S> {
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        self.inner.delete_stream(locations)
+        let faults = self.faults.clone();
+        let reached = locations.map(move |location| {
+            let location = location?;
+            match faults.take(&location) {
+                None | Some(Fault::Overwrite) => Ok(location),
+                Some(_) => Err(failed("500 internal server error")),
+            }
+        });
+        self.inner.delete_stream(reached.boxed())
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {

@@ -143,13 +143,20 @@ impl Sweeper {
         let chunk = |name: ChunkName| paths::chunk(topic, name.epoch, name.id);
         // The next one last; a name stands below what it names.
         let mut waiting: Vec<Gone> = gone;
-        let mut paths = Vec::new();
+        let (mut paths, mut opened) = (Vec::new(), HashSet::new());
         while let Some(next) = waiting.pop() {
             match next {
                 Gone::Object(path) => paths.push(Path::from(path)),
-                Gone::Chunk(name) => paths.push(chunk(name)),
+                Gone::Chunk(name) => {
+                    // What it names must be gone before it is: nobody else knows of it.
+                    if opened.remove(&name) && !self.remove(std::mem::take(&mut paths), budget).await? {
+                        return Ok(false);
+                    }
+                    paths.push(chunk(name));
+                }
                 Gone::Below(name) | Gone::List(name) => {
                     let below = self.named_by(topic, name).await?;
+                    opened.insert(name);
                     waiting.push(Gone::Chunk(name));
                     waiting.extend(below);
                 }
@@ -294,8 +301,10 @@ impl Sweeper {
             if !is_due || self.cold.manifests.is_held(topic) {
                 continue;
             }
-            let names = self.cold.bucket.list(&folder, None).await?;
-            if !self.remove(names, &mut budget).await? {
+            // Never more than may be removed: a list of millions would take longer than any request may.
+            let names = self.cold.bucket.list_some(&folder, budget.left).await?;
+            let is_all = names.len() < budget.left;
+            if !self.remove(names, &mut budget).await? || !is_all {
                 break;
             }
             self.cold.manifests.remove(topic);

@@ -307,6 +307,28 @@ async fn a_sweep_goes_on_where_its_budget_ended_and_old_roots_go() {
 }
 
 #[tokio::test]
+async fn what_a_chunk_names_is_gone_before_the_chunk_is() {
+    let bench = Bench::new();
+    let process = bench.start(1).await;
+    for _ in 0..60 {
+        process.add(10).await.unwrap();
+    }
+    process.trim(600).await.unwrap();
+    bench.clock.advance_us(DAY_US);
+    for _ in 0..20 {
+        for _ in 0..3 {
+            bench.faults.lay("/data/", Fault::Refuse);
+        }
+        may_fail(process.sweep().await);
+    }
+    while !bench.faults.is_empty() {
+        let _ = bench.bucket.get(&paths::objects(TOPIC).join("data").join("x"), 1).await;
+    }
+    process.sweep().await.unwrap();
+    assert_eq!(bench.names(&paths::objects(TOPIC)).await, []);
+}
+
+#[tokio::test]
 async fn a_deleted_topic_goes_when_nobody_reads_it_any_more() {
     let bench = Bench::new();
     let process = bench.start(1).await;
@@ -325,6 +347,23 @@ async fn a_deleted_topic_goes_when_nobody_reads_it_any_more() {
     assert!(sweep(false).await > 0);
     assert_eq!(bench.names(&Path::from(format!("topics/{TOPIC}"))).await, []);
     assert_eq!(sweep(false).await, 0);
+}
+
+#[tokio::test]
+async fn a_deleted_topic_with_more_files_than_one_sweep_removes_goes_in_several() {
+    let bench = Bench::new();
+    let process = bench.start(1).await;
+    let files = DELETES_MAX + 10;
+    for number in 0..files {
+        let path = paths::data(TOPIC, WriterEpoch(1), Uuid::from_u128(number as u128));
+        bench.bucket.put_new(&path, PutPayload::from_static(b"rows")).await.unwrap();
+    }
+    let sweep = async || process.sweeper.sweep_deleted(|_| false, bench.clock.now_us()).await.unwrap();
+    assert_eq!(sweep().await, 0);
+    bench.clock.advance_us(GRACE_US);
+    assert_eq!(sweep().await, DELETES_MAX as u64);
+    assert_eq!(sweep().await, 10);
+    assert_eq!(bench.names(&Path::from(format!("topics/{TOPIC}"))).await, []);
 }
 
 #[derive(Clone, Debug)]
