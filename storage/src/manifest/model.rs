@@ -123,7 +123,8 @@ pub(crate) struct Summary {
     pub(crate) rows: u64,
     /// Bytes of the objects.
     pub(crate) bytes: u64,
-    /// Smallest and largest timestamp, ms; the smallest is above the largest if there is no row.
+    /// Smallest and largest timestamp, ms; the smallest is above the largest if there is no row. All there are if
+    /// something is lost.
     pub(crate) timestamps_ms: (i64, i64),
     /// Smallest and largest commit time, us, likewise.
     pub(crate) committed_at_us: (i64, i64),
@@ -348,6 +349,10 @@ impl Summary {
         for entry in entries {
             sum.entries += 1;
             widen(&mut hulls, &entry.covers);
+            if !entry.lost.is_empty() {
+                // They had times too, which nobody knows.
+                (sum.timestamps_ms, sum.committed_at_us) = ((i64::MIN, i64::MAX), (i64::MIN, i64::MAX));
+            }
             let Some(object) = &entry.object else { continue };
             sum.objects += 1;
             sum.bytes += object.bytes;

@@ -181,6 +181,21 @@ async fn entries_without_an_object_go_with_their_neighbours_and_what_is_lost_sta
 }
 
 #[tokio::test]
+async fn who_looks_for_a_time_is_told_of_what_is_lost_whatever_its_time_was() {
+    let lost = Lost { partition: 0, start: 12, end: 15, place: "log".to_owned() };
+    let mut bench = Bench::of(&[("a", &[(0, 0, 10)])]).await;
+    bench.edit(Edit::Add(Entry { lost: vec![lost], ..entry("b", &[(0, 10, 20)]) })).await.unwrap();
+    // Until there are chunks, and chunks of chunks.
+    for end in (30..900).step_by(10) {
+        bench.add_to_end(&format!("object {end}"), end).await.unwrap();
+    }
+    assert!(bench.current.chunks.iter().any(|chunk| chunk.level > 0));
+    let wanted = Wanted { timestamp_min_ms: Some(850), ..Wanted::offsets(0, 900) };
+    let found = bench.found(0, wanted).await;
+    assert!(found.iter().any(|entry| entry.lost_within(0, 0, 900).is_some()));
+}
+
+#[tokio::test]
 async fn trimming_removes_what_lies_wholly_below_and_never_goes_back() {
     let mut bench = Bench::of(&[("a", &[(0, 0, 10), (1, 0, 10)]), ("b", &[(0, 10, 20)]), ("c", &[(0, 20, 30)])]).await;
     bench.edit(Edit::Trim { starts: vec![(0, 25)] }).await.unwrap();

@@ -101,7 +101,9 @@ impl Pinned {
             future::ready(lost.map_or(Ok(plan(&entry, partition.partition, &below)), |lost| Err(lost.error())))
         });
         let cold = parquet::rows(Arc::clone(&self.cold), reads, columns, below, request.batch_rows);
-        Ok(cold.chain(hot).boxed())
+        // Whoever reads holds the manifest to the end: the last objects are read when all entries have been.
+        let held = Arc::clone(&pinned.manifest);
+        Ok(cold.chain(hot).inspect(move |_| _ = &held).boxed())
     }
 }
 

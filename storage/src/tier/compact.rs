@@ -72,18 +72,20 @@ pub(crate) fn plan(
 ) -> Option<Plan> {
     let now_ms = policy.now_us.div_euclid(1000);
     let until_us = policy.now_us.saturating_sub(policy.delete_retention_ms.saturating_mul(1000));
-    let mut stopped: BTreeMap<i32, bool> = BTreeMap::new();
+    // By partition, the first offset that must stay.
+    let mut stopped: BTreeMap<i32, i64> = BTreeMap::new();
+    let mut holds: BTreeMap<i32, Option<i64>> = BTreeMap::new();
     let mut plan = Plan::default();
     let (mut bytes, mut dirty_bytes, mut overdue) = (0_u64, 0_u64, false);
     for at in entries.iter().flat_map(groups_of) {
-        let RowGroup { partition, last_offset, min_timestamp_ms, max_timestamp_ms, .. } = at.group;
-        if last_offset < manifest.start(partition) {
+        let RowGroup { partition, first_offset, last_offset, min_timestamp_ms, max_timestamp_ms, .. } = at.group;
+        if last_offset < manifest.start(partition) || stopped.contains_key(&partition) {
             continue;
         }
-        let stopped = stopped.entry(partition).or_default();
-        *stopped |= policy.lag_min_ms > 0 && max_timestamp_ms > now_ms.saturating_sub(policy.lag_min_ms);
-        *stopped |= held(partition).is_some_and(|held| last_offset >= held);
-        if *stopped {
+        let is_young = policy.lag_min_ms > 0 && max_timestamp_ms > now_ms.saturating_sub(policy.lag_min_ms);
+        let held = *holds.entry(partition).or_insert_with(|| held(partition));
+        if is_young || held.is_some_and(|held| last_offset >= held) {
+            stopped.insert(partition, first_offset);
             continue;
         }
         let group_bytes = bytes_of(&at);
@@ -96,7 +98,9 @@ pub(crate) fn plan(
         plan.groups.push(at);
     }
     for partition in plan.ends.keys() {
-        let horizon = Horizon { until_us, hot_start: hot_start(*partition) };
+        // A round of which some must stay is not looked at whole: its tombstones wait.
+        let stop = stopped.get(partition).copied().unwrap_or(i64::MAX);
+        let horizon = Horizon { until_us, hot_start: hot_start(*partition).min(stop) };
         plan.horizons.insert(*partition, horizon);
         let expired = cleaned.expired(*partition, horizon);
         if !expired.is_empty() {
@@ -305,5 +309,40 @@ impl Goes for Marked {
     fn row(&self, at: &GroupAt, row: usize) -> bool {
         let place = self.number(&at.group).zip(u32::try_from(row).ok());
         place.is_some_and(|(number, row)| self.marks.is_marked(number, row))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::ids::TopicId;
+    use crate::manifest::model::Ends;
+    use crate::manifest::model::tests::entry;
+
+    #[test]
+    fn tombstones_that_were_held_back_when_they_expired_are_looked_at_when_they_are_not() {
+        let mut manifest = TopicManifest::empty(TopicId(Uuid::nil()));
+        manifest.partitions.insert(0, Ends { start: 0, end: 100 });
+        let entries = [Arc::new(entry("a", &[(0, 0, 50)])), Arc::new(entry("b", &[(0, 50, 100)]))];
+        let never = Horizon { until_us: i64::MIN, hot_start: 0 };
+        let mut cleaned = Cleaned::default();
+        cleaned.note(0, 100, 1_000, true, never);
+        let policy = CompactPolicy {
+            dirty_ratio: 0.5,
+            lag_min_ms: 0,
+            lag_max_ms: i64::MAX,
+            delete_retention_ms: 1,
+            now_us: 1_000_000,
+        };
+        let plan_now = |cleaned: &Cleaned, held: Option<i64>| {
+            plan(&manifest, &entries, cleaned, &policy, |_| held, |_| 100).filter(|plan| !plan.expired.is_empty())
+        };
+        assert!(plan_now(&cleaned, None).is_some());
+        if let Some(plan) = plan_now(&cleaned, Some(60)) {
+            cleaned.note(0, plan.ends[&0], policy.now_us, false, plan.horizons[&0]);
+        }
+        assert!(plan_now(&cleaned, None).is_some(), "tombstones from 50 on were not looked at");
     }
 }

@@ -214,6 +214,29 @@ impl Tier {
     }
 }
 
+#[cfg(test)]
+impl Tier {
+    /// Another one that does what housekeeping does, one step at a time.
+    fn upkeep_for_test(&self) -> Upkeep {
+        let runner = Runner {
+            node: Arc::downgrade(&self.node),
+            cold: Arc::clone(&self.cold),
+            limits: self.limits,
+            run_bytes_max: self.node.settings().tier_run_bytes_max,
+            declared_by: DeclaredBy::default(),
+        };
+        Upkeep {
+            runner,
+            held_by: HeldBy::clone(&self.held_by),
+            object_bytes: 1 << 20,
+            memory_bytes: 1 << 20,
+            sweeper: Sweeper::new(Arc::clone(&self.cold), 0, 0),
+            spoiled: HashSet::new(),
+            settled: HashMap::new(),
+        }
+    }
+}
+
 /// Loads the manifests of all topics and tells the log how far each partition is tiered.
 async fn load(node: &Node, cold: &Cold) -> Result<()> {
     let topics: Vec<_> = node.topics().into_iter().filter(|topic| !topic.internal).collect();

@@ -26,6 +26,8 @@ pub(crate) struct Advance {
     pub(crate) bytes: u64,
     /// A stretch stays, so all behind it do.
     pub(crate) ended: bool,
+    /// Where the cold part that was looked at ends: what has been tiered since has not been.
+    pub(crate) cold_end: i64,
 }
 
 impl Advance {
@@ -82,7 +84,7 @@ mod tests {
 
     fn start_after(retention: Retention, start: i64, now_ms: i64, stretches: &[Stretch]) -> i64 {
         let bytes = stretches.iter().map(|stretch| stretch.bytes).sum();
-        let mut advance = Advance { start, bytes, ended: false };
+        let mut advance = Advance { start, bytes, ended: false, cold_end: 0 };
         stretches.iter().for_each(|stretch| advance.look(retention, stretch, now_ms));
         advance.start
     }

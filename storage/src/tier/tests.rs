@@ -22,6 +22,7 @@ use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
 use crate::testing::fault::{Fault, Faults, FaultyStore};
 use crate::tier::Tier;
+use crate::tier::retain::Retention;
 use crate::topic_config::TopicConfig;
 use crate::view::{Health, ScanRequest};
 
@@ -68,9 +69,13 @@ impl Bench {
     }
 
     async fn produce(&self, node: &Node, count: usize) {
+        self.produce_at(node, count, 1).await;
+    }
+
+    async fn produce_at(&self, node: &Node, count: usize, timestamp_ms: i64) {
         let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
         for _ in 0..count {
-            builder.push(1, None, Some(b"value"), &[]);
+            builder.push(timestamp_ms, None, Some(b"value"), &[]);
         }
         let batch = builder.build(Compression::None).unwrap();
         let topics = match node.topic_by_id(self.topic) {
@@ -269,4 +274,46 @@ async fn a_node_without_topics_has_nothing_to_tier() {
     tier.close().await;
     assert!(matches!(tier.checkpoint().await, Err(Error::Closed)));
     node.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_tiered_while_retention_looks_is_not_taken_for_what_it_has_looked_at() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    let retention = Retention { ms: 86_400_000, bytes: -1 };
+    bench.produce_at(&node, 10, 1).await;
+    tier.checkpoint().await.unwrap();
+    let upkeep = tier.upkeep_for_test();
+    let topic = node.topic_by_id(bench.topic).unwrap();
+    let advances = upkeep.advances(&node, &topic, retention).await.unwrap();
+    bench.produce_at(&node, 10, node.clock().now_ms()).await;
+    tier.checkpoint().await.unwrap();
+    let moved = upkeep.new_start(&node, bench.partition(), retention, advances[&0]).await.unwrap();
+    assert_eq!(moved, (0, 10), "the second object is young");
+    stop(node, tier).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scan_holds_what_it_reads_to_its_end_whoever_drops_the_snapshot() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    for _ in 0..2 {
+        bench.produce(&node, 10).await;
+        tier.checkpoint().await.unwrap();
+    }
+    let manifests = &tier.cold().manifests;
+    let before = manifests.get(bench.topic).version;
+    let pinned = Pinned::pin(&node, &tier, &[bench.topic], &HashMap::new()).unwrap();
+    let request = ScanRequest { batch_rows: 1, ..ScanRequest::all(vec![RecordColumn::Offset]) };
+    let mut rows = pinned.scan(bench.partition(), request).unwrap();
+    drop(pinned);
+    for _ in 0..20 {
+        rows.try_next().await.unwrap().unwrap();
+        tier.vacuum(None).await.unwrap();
+        assert!(manifests.get(bench.topic).version > before);
+        assert_eq!(manifests.oldest_held(bench.topic), before);
+    }
+    drop(rows);
+    assert!(manifests.oldest_held(bench.topic) > before);
+    stop(node, tier).await;
 }

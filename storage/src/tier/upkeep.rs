@@ -147,13 +147,21 @@ impl Upkeep {
 
     /// How far each partition's log start moves within the cold part. Entries are read as far as they must be and not
     /// kept.
-    async fn advances(&self, node: &Node, topic: &Topic, retention: Retention) -> Result<BTreeMap<i32, Advance>> {
+    pub(super) async fn advances(
+        &self,
+        node: &Node,
+        topic: &Topic,
+        retention: Retention,
+    ) -> Result<BTreeMap<i32, Advance>> {
         let (manifest, now_ms) = (self.runner.cold.manifests.get(topic.id), node.clock().now_ms());
         let mut advances = BTreeMap::new();
         for partition in 0..topic.partitions {
             let at = TopicPartition { topic: topic.id, partition };
-            let (start, bytes) = (node.watermarks(at)?.log_start_offset, node.untiered_bytes(at)?);
-            advances.insert(partition, Advance { start, bytes, ended: false });
+            let (watermarks, cold_end) = (node.watermarks(at)?, manifest.tiered_end(partition));
+            // What the log does not know to be cold yet would be counted twice.
+            let bytes = if watermarks.tiered_end_offset < cold_end { 0 } else { node.untiered_bytes(at)? };
+            let start = watermarks.log_start_offset;
+            advances.insert(partition, Advance { start, bytes, ended: false, cold_end });
         }
         let is_live = |advance: &Advance, group: &RowGroup| group.last_offset >= advance.start;
         if retention.bytes >= 0 {
@@ -184,7 +192,7 @@ impl Upkeep {
     }
 
     /// A partition's log start as it is and as it should be.
-    async fn new_start(
+    pub(super) async fn new_start(
         &self,
         node: &Node,
         partition: TopicPartition,
@@ -199,11 +207,11 @@ impl Upkeep {
         }
         if !advance.ended {
             if advance.start > start {
-                // Behind the last row nothing is cold any more.
-                advance.start = advance.start.max(watermarks.tiered_end_offset);
+                // Behind the last row nothing was cold.
+                advance.start = advance.start.max(advance.cold_end);
             }
             let now_ms = node.clock().now_ms();
-            for stretch in hot_stretches(node, partition, watermarks.tiered_end_offset.max(start)).await? {
+            for stretch in hot_stretches(node, partition, advance.cold_end.max(start)).await? {
                 advance.look(retention, &stretch, now_ms);
             }
         }
@@ -246,7 +254,11 @@ impl Upkeep {
             let Some(plan) = compact::plan(&manifest, &entries, &cleaned, &policy, held, hot_start) else { continue };
             let seeds = (node.random().next_u64(), node.random().next_u64());
             let marked = plan.mark(&self.runner.cold, &cleaned, &partitions, self.memory_bytes / 2, seeds).await?;
-            self.remove(&manifest, &entries, &marked, report).await?;
+            let is_free = || plan.ends.iter().all(|(partition, end)| held(*partition).is_none_or(|held| held >= *end));
+            if !self.remove(&manifest, &entries, &marked, is_free, report).await? {
+                // The next look sees who needs what.
+                return Ok(());
+            }
             for partition in &partitions {
                 let Some((end, horizon)) = plan.ends.get(partition).zip(plan.horizons.get(partition)) else { continue };
                 let tombstones = marked.tombstones.get(partition).is_some_and(|count| *count > 0);
@@ -257,20 +269,25 @@ impl Upkeep {
         Ok(())
     }
 
-    /// Rewrites what has marked rows, the oldest first.
+    /// Rewrites what has marked rows, the oldest first; stops, and says so, when somebody has come who needs them:
+    /// finding and rewriting them may take hours.
     async fn remove(
         &self,
         manifest: &TopicManifest,
         entries: &[Arc<Entry>],
         marked: &Marked,
+        is_free: impl Fn() -> bool,
         report: &mut VacuumReport,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         // What goes without having been superseded leaves the past as it was.
         let history_start_us = Some(marked.history_start_us().unwrap_or(i64::MIN));
         for window in marked.windows(entries, &reaches(entries), &self.merge_policy(Effort::Due)) {
+            if !is_free() {
+                return Ok(false);
+            }
             self.replace(manifest, &entries[window], marked, history_start_us, report).await?;
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn store(&self, node: &Node, topic: &Topic, cleaned: &Cleaned) -> Result<()> {
@@ -387,12 +404,13 @@ fn stretch_of(at: &GroupAt) -> Stretch {
     }
 }
 
-/// The runs of the log from an offset on; none if some of them are damaged, for what they hold is not known.
+/// The runs of the log from an offset on; none if some of them are damaged, for what they hold is not known, or if the
+/// log begins behind it, for what lies between is cold by now and for the next look.
 async fn hot_stretches(node: &Node, partition: TopicPartition, from: i64) -> Result<Vec<Stretch>> {
     let Some(range) = node.pin_hot(&[(partition, from)]).ok().and_then(|mut ranges| ranges.pop()) else {
         return Ok(Vec::new());
     };
-    if !range.damaged.is_empty() {
+    if !range.damaged.is_empty() || range.start > from {
         return Ok(Vec::new());
     }
     let stretch = |end: i64, run: &HotRun| Stretch {

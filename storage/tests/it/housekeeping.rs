@@ -74,12 +74,15 @@ async fn roll(bench: &Bench, storage: &Storage) {
         None => topic_with(storage, "filler", 1, config(CleanupPolicy::Delete)).await,
     };
     for round in 0..16_u32 {
-        let noise: String =
-            (0..2000_u32).map(|at| format!("{:08x}", (round * 2000 + at).wrapping_mul(0x9e37_79b9))).collect();
-        bench.produce(storage, &filler, 0, &[(None, Some(&noise))]).await;
+        bench.produce(storage, &filler, 0, &[(None, Some(&noise(round)))]).await;
     }
     bench.advance_ms(1);
     storage.checkpoint().await.unwrap();
+}
+
+/// 16 kB that hardly get smaller.
+fn noise(round: u32) -> String {
+    (0..2000_u32).map(|at| format!("{:08x}", (round * 2000 + at).wrapping_mul(0x9e37_79b9))).collect()
 }
 
 fn sent(offset: i64, timestamp_ms: i64, key: Option<&str>, value: Option<String>) -> Record {
@@ -178,6 +181,38 @@ async fn old_records_go_hot_and_cold_and_objects_with_them() {
     assert_eq!(contents(&storage, &topic, 0).await, rows(&[(3, "", Some("d"))]));
     assert_eq!(storage.watermarks(at(&topic, 1)).unwrap().high_watermark, 1);
     close(storage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_deleted_before_it_was_tiered_is_missed_by_nobody() {
+    for reopened in [false, true] {
+        let bench = Bench::new();
+        let storage = bench.open().await;
+        let topic = topic_with(&storage, "clicks", 1, config(CleanupPolicy::Delete)).await;
+        for round in 0..40 {
+            bench.produce(&storage, &topic, 0, &[(None, Some(&noise(round)))]).await;
+        }
+        let segments = storage.segments().len();
+        assert!(segments > 3, "{segments}");
+        storage.trim(vec![Trim { partition: at(&topic, 0), log_start_offset: 39 }]).await.unwrap();
+        eventually("the log forgets what was deleted", async || storage.segments().len() < segments / 2).await;
+        let storage = if reopened {
+            close(storage).await;
+            bench.open().await
+        } else {
+            storage
+        };
+        bench.produce(&storage, &topic, 0, &[(None, Some("last"))]).await;
+        assert_eq!(contents(&storage, &topic, 0).await.len(), 2);
+        storage.checkpoint().await.unwrap();
+        assert_eq!(contents(&storage, &topic, 0).await[1], (40, String::new(), Some("last".to_owned())));
+        assert_eq!(storage.watermarks(at(&topic, 0)).unwrap().tiered_end_offset, 41);
+        close(storage).await;
+        let storage = bench.open().await;
+        assert_eq!(storage.watermarks(at(&topic, 0)).unwrap().log_start_offset, 39);
+        assert_eq!(contents(&storage, &topic, 0).await.len(), 2);
+        close(storage).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -307,6 +342,35 @@ impl HoldsBack for Needs {
 fn held(topic: TopicId) -> DefinitionChange {
     let (kind, name, value) = ("query".to_owned(), "q".to_owned(), Some(Bytes::from_static(b"{}")));
     DefinitionChange { kind, name, value, holds: vec![topic], expect: Expect::Absent }
+}
+
+/// Needs nothing when it is asked the first times, and then everything: a query that is made meanwhile.
+#[derive(Debug)]
+struct ComesLate(Mutex<u32>);
+
+impl HoldsBack for ComesLate {
+    fn needed_from(&self, _: TopicPartition) -> Option<i64> {
+        let mut asked = self.0.lock();
+        *asked += 1;
+        (*asked > 2).then_some(0)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_while_rows_are_looked_for_still_gets_them() {
+    let bench = Bench::new();
+    let storage = bench.open().await;
+    let topic = topic_with(&storage, "users", 1, config(CleanupPolicy::Compact)).await;
+    bench.produce(&storage, &topic, 0, &[(Some("a"), Some("1")), (Some("a"), Some("2"))]).await;
+    storage.checkpoint().await.unwrap();
+    let late = Arc::new(ComesLate(Mutex::new(0)));
+    let weak: Weak<ComesLate> = Arc::downgrade(&late);
+    storage.hold_back(weak);
+    // One row group, planned twice; then it is asked again.
+    assert_eq!(storage.vacuum(None).await.unwrap().rows_removed, 0);
+    assert!(*late.0.lock() > 2);
+    assert_eq!(contents(&storage, &topic, 0).await.len(), 2);
+    close(storage).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
