@@ -1,7 +1,7 @@
 # The one door to the tools. `make help` lists what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test clients fmt clippy check bench log soak
+.PHONY: help run test clients fmt clippy check bench log fixtures soak
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
@@ -34,6 +34,9 @@ log: # a word behind `bench`
 
 sim: ## simulated histories of the storage: SEED=7 repeats one, SEEDS=2000 runs that many, BASE_SEED=1 says from where
 	AQUIFER_SEED=$(SEED) AQUIFER_SEEDS=$(SEEDS) AQUIFER_BASE_SEED=$(BASE_SEED) cargo test -p aquifer-storage --test simulation -- --nocapture many_histories
+
+fixtures: ## write tests/fixtures/v1 anew, for a format that nobody has in use yet
+	cargo test -p aquifer-storage --test it -- --ignored kept::writes_the_fixture
 
 soak: clients ## the long versions of the tests that kill and restart
 	AQUIFER_SOAK=1 cargo test --workspace --test system kill -- --nocapture

@@ -332,8 +332,9 @@ impl Look<'_> {
                 self.findings.violation(&place, wrong);
             }
             if at < self.first {
-                let what = format!("the segments from its position up to {} are gone", self.first);
-                self.findings.violation(&place, what);
+                let what =
+                    format!("gone: the log begins at position {}, its snapshot needs it from {at} on", self.first);
+                self.findings.violation(segment_path(dir, at).display(), what);
             }
             for damaged in &snapshot.damaged {
                 self.findings.note(&place, format!("known to be damaged: {damaged}"));

@@ -91,6 +91,10 @@ pub async fn verify(options: OpenOptions, sample: f64, tell: Tell) -> Result<Ver
     if !(0.0..=1.0).contains(&sample) {
         return Err(Error::Config { reason: format!("a sample of {sample} is no share; write a number from 0 to 1") });
     }
+    if !options.data_dir.is_dir() {
+        let shown = options.data_dir.display();
+        return Err(Error::Config { reason: format!("there is no data directory {shown}; name one with --data-dir") });
+    }
     let opening = Opening {
         url: options.object_store_url.as_deref(),
         options: &options.object_store,

@@ -8,6 +8,7 @@ mod commits;
 mod faults;
 mod fuzz;
 mod housekeeping;
+mod kept;
 mod large_commits;
 mod records;
 mod restarts;
