@@ -54,13 +54,16 @@ pub(crate) async fn act(client: &Client, storage: &Storage, chance: &Chance) {
         let model = client.world.model.borrow();
         !one.lost && one.tried.iter().all(|attempt| matches!(model.fate(*attempt), Fate::Durable | Fate::Written))
     };
-    let known = client.memory.borrow().transactional.as_ref().is_some_and(sound);
     let ended = client.memory.borrow().transactional.as_ref().and_then(|one| one.open.as_ref().map(|open| open.number));
     let ended = ended.and_then(|number| client.world.model.borrow().transactions.get(&number).copied());
     if matches!(ended, Some(Outcome::Committed | Outcome::Aborted)) {
-        // A start, or a reader, has told.
+        // A start, or a reader, has told; one that was aborted may have been so by its timeout, which fences.
         forget(client);
+        if ended == Some(Outcome::Aborted) {
+            begin_again(client);
+        }
     }
+    let known = client.memory.borrow().transactional.as_ref().is_some_and(sound);
     let open = client.memory.borrow().transactional.as_ref().is_some_and(|one| one.open.is_some());
     match chance.below(10) {
         _ if !known => begin(client, storage, chance).await,
@@ -83,6 +86,8 @@ async fn begin(client: &Client, storage: &Storage, chance: &Chance) {
     if let Some(open) = &left {
         client.world.model.borrow_mut().give_up(open.number);
     }
+    // Until it is answered nobody knows which epoch counts.
+    begin_again(client);
     let answer = ask(storage, TransactionChange::Init { transactional_id, timeout_ms, expected: None }).await;
     client.world.note(|| format!("client {}: begins: {answer:?}", client.number));
     match answer {

@@ -48,6 +48,9 @@ pub(crate) async fn whole(world: &World, storage: &Storage, bytes_max: usize) {
         values.insert(of.clone(), value);
     }
     for id in unknown {
+        if undecided(world, id) {
+            continue;
+        }
         let evidence = evidence(&world.model.borrow(), id, &values);
         let there = evidence.contains(&Evidence::Present);
         let mixed = there && evidence.contains(&Evidence::Absent);
@@ -59,6 +62,16 @@ pub(crate) async fn whole(world: &World, storage: &Storage, bytes_max: usize) {
         world.model.borrow_mut().set_fate(id, if there { Fate::Durable } else { Fate::Absent });
     }
     complete(world, &found);
+}
+
+/// Whether a large commit lies behind a transaction that a client has open: then nobody can tell yet.
+fn undecided(world: &World, id: u64) -> bool {
+    let sent: Vec<TopicPartition> = {
+        let model = world.model.borrow();
+        let large = model.attempts.get(&id).filter(|attempt| attempt.large && attempt.fate != Fate::Durable);
+        large.map(|attempt| attempt.sent.iter().map(|sent| sent.partition).collect()).unwrap_or_default()
+    };
+    sent.into_iter().any(|at| crate::transaction::holds(world, at))
 }
 
 /// Topics are there, or are not.
@@ -167,7 +180,9 @@ fn evidence(model: &Model, id: u64, values: &BTreeMap<Register, Option<u64>>) ->
             return Evidence::Hidden;
         }
         let records = model.partition(sent.partition).records;
-        let shown = records.values().any(|record| record.attempt == id && record.batch == batch);
+        // Of a large commit that was aborted there are records too, for whoever reads everything.
+        let counts = !attempt.large || attempt.fate == Fate::Durable;
+        let shown = counts && records.values().any(|record| record.attempt == id && record.batch == batch);
         if shown { Evidence::Present } else { Evidence::Absent }
     };
     let mut evidence: Vec<Evidence> = (0..attempt.sent.len()).map(of_batch).collect();
