@@ -14,7 +14,7 @@ use crate::config::Config;
 use crate::demo::DemoOptions;
 use crate::failure::Failure;
 use crate::node;
-use crate::telemetry::{self, RenderMetrics};
+use crate::telemetry::{self, Metrics};
 
 /// Time for closing SQL and storage after the connections have drained (`server.shutdown_drain_max`).
 const CLOSE_MS_MAX: u64 = 10_000;
@@ -40,11 +40,12 @@ pub(crate) fn run(flags: &ServeFlags, demo: Option<DemoOptions>) -> Result<(), F
     outcome
 }
 
-async fn until_signalled(config: Config, metrics: RenderMetrics, demo: Option<DemoOptions>) -> Result<(), Failure> {
+async fn until_signalled(config: Config, metrics: Metrics, demo: Option<DemoOptions>) -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let deadline_ms = config.server.shutdown_drain_max_ms.saturating_add(CLOSE_MS_MAX);
     let shutdown = CancellationToken::new();
-    let mut node = tokio::spawn(node::run(config, metrics, demo, shutdown.clone()));
+    let mut node = tokio::spawn(node::run(config, metrics.render(), demo, shutdown.clone()));
+    drop(tokio::spawn(metrics.keep_up()));
     let first = tokio::select! {
         ended = &mut node => return ended.unwrap_or(Err(Failure::Panicked)),
         first = signals.next() => first,

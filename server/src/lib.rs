@@ -11,4 +11,5 @@ mod kafka;
 mod postgres;
 mod server;
 
+pub use http::describe_metrics;
 pub use server::{Addresses, BoundAddresses, Components, Server};

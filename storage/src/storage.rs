@@ -8,6 +8,8 @@
 //! - A snapshot pins all its partitions in one act and reads every committed offset below the last stable offset once,
 //!   wherever it lies, however long it takes, whatever tiering or deletion does meanwhile.
 
+mod asked;
+
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
@@ -25,9 +27,8 @@ use crate::settings::{ObjectStoreOptions, StorageSettings};
 use crate::tier::{DeclaredColumns, HoldsBack, Tier};
 use crate::topic_config::TopicConfig;
 use crate::view::{
-    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, Isolation, ObjectInfo, ObjectRequests,
-    PinnedRange, ProducerInfo, RowStream, ScanRequest, SegmentInfo, TimedOffset, Topic, TransactionInfo, VacuumReport,
-    Watermarks,
+    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, Isolation, PinnedRange, RowStream,
+    ScanRequest, TimedOffset, Topic, TransactionInfo, VacuumReport, Watermarks,
 };
 use crate::worker;
 
@@ -316,14 +317,6 @@ impl Storage {
         self.node.transactions()
     }
 
-    /// What is remembered of a partition's producers, by id.
-    ///
-    /// # Errors
-    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`], [`Error::ReadOnly`], [`Error::Closed`].
-    pub async fn producers(&self, partition: TopicPartition) -> Result<Vec<ProducerInfo>> {
-        self.node.producers(partition).await
-    }
-
     /// Partitions of which a group's offsets wait for the end of a transaction.
     #[must_use]
     pub fn pending_offsets(&self, group: &str) -> Vec<TopicPartition> {
@@ -450,42 +443,6 @@ impl Storage {
     /// topic is tiered, and no more once it is gone.
     pub fn declare_columns(&self, by: Weak<dyn DeclaredColumns>) {
         self.tier.declare_columns(by);
-    }
-
-    // --- what an operator asks ---
-
-    /// What was asked of the object store since the storage was opened, a row per kind.
-    #[must_use]
-    pub fn object_requests(&self) -> Vec<ObjectRequests> {
-        self.tier.cold().bucket.meter().requests()
-    }
-
-    /// Bytes that the log holds of a partition; what is cold too is counted as long as the log has it.
-    ///
-    /// # Errors
-    /// [`Error::UnknownTopic`], [`Error::UnknownPartition`].
-    pub fn log_bytes(&self, partition: TopicPartition) -> Result<u64> {
-        self.node.log_bytes(partition)
-    }
-
-    /// The folder of the log's files.
-    #[must_use]
-    pub fn log_dir(&self) -> &std::path::Path {
-        self.node.log_dir()
-    }
-
-    /// The log's files.
-    #[must_use]
-    pub fn segments(&self) -> Vec<SegmentInfo> {
-        self.node.segments()
-    }
-
-    /// The live objects, a row per object and partition.
-    ///
-    /// # Errors
-    /// [`Error::ObjectStore`], [`Error::Corrupt`].
-    pub async fn objects(&self) -> Result<Vec<ObjectInfo>> {
-        self.tier.objects().await
     }
 }
 

@@ -102,6 +102,8 @@ pub struct TransactionInfo {
     pub partitions: Vec<TopicPartition>,
     /// Groups whose offsets the open transaction commits.
     pub groups: Vec<String>,
+    /// The log's own, for a commit larger than `wal.commit_bytes_max`: nobody's to end.
+    pub internal: bool,
 }
 
 /// What is remembered of a producer in a partition.
@@ -322,6 +324,102 @@ pub struct ObjectRequests {
     pub latency_p99_us: Option<u64>,
     /// What they would cost by the prices in the settings, millionths of a dollar; nothing for a folder or memory.
     pub cost_micros: u64,
+}
+
+/// Records and bytes of a topic since the process began, for `aquifer.traffic` and the metrics.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TopicTraffic {
+    /// The topic's name.
+    pub topic: String,
+    /// Records made durable, whoever wrote them; markers not counted.
+    pub records_in: u64,
+    /// Bytes of their batches, as stored.
+    pub bytes_in: u64,
+    /// Records of the batches that Kafka's fetches answered with.
+    pub records_out: u64,
+    /// Bytes of these batches.
+    pub bytes_out: u64,
+}
+
+/// How a cache does, for `aquifer.caches`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheInfo {
+    /// Which.
+    pub name: &'static str,
+    /// Look-ups that found what they wanted, since the process began.
+    pub hits: u64,
+    /// Look-ups that did not.
+    pub misses: u64,
+    /// Bytes in it.
+    pub bytes: u64,
+    /// Bytes in it, at the most.
+    pub bytes_max: u64,
+}
+
+/// What is cold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ColdTotals {
+    /// Objects.
+    pub objects: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+/// What is cold of a partition.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ColdPartition {
+    /// Rows in objects.
+    pub rows: u64,
+    /// Its share in the bytes of the objects, by rows: an object holds rows of several partitions.
+    pub bytes: u64,
+}
+
+/// Offsets that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DamageInfo {
+    /// Where.
+    pub partition: TopicPartition,
+    /// First offset.
+    pub start: i64,
+    /// First offset after them.
+    pub end: i64,
+    /// Which file, and where in it.
+    pub place: String,
+    /// Tiering has gone on behind them: they answer with an error for ever. Otherwise they still lie damaged in the log.
+    pub lost: bool,
+}
+
+/// How the storage stands now, in numbers that cost nothing to ask for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Commits in the log's queue.
+    pub queued_commits: u64,
+    /// About how many bytes these are.
+    pub queued_bytes: u64,
+    /// Commits that wait for room in the queue.
+    pub waiting_commits: u64,
+    /// Files of the log.
+    pub log_segments: u64,
+    /// Bytes in them.
+    pub log_bytes: u64,
+    /// Bytes of the log that may be tiered and are not.
+    pub untiered_bytes: u64,
+    /// Commit time of the oldest record that is not tiered, us.
+    pub untiered_since_us: Option<i64>,
+    /// What is cold.
+    pub cold: ColdTotals,
+    /// Topics, without our own.
+    pub topics: u64,
+    /// Their partitions.
+    pub partitions: u64,
+    /// Transactional ids that are remembered, without the log's own.
+    pub transactional_ids: u64,
+    /// How many of them have a transaction open.
+    pub transactions_open: u64,
+    /// Ranges of offsets in the log that are damaged.
+    pub damaged_ranges: u64,
 }
 
 /// What a checkpoint did.

@@ -24,6 +24,7 @@ mod object_store;
 mod process;
 mod readme;
 mod relations;
+mod seeing;
 mod tidy;
 mod transaction_kills;
 mod transactions;

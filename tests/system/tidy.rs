@@ -19,6 +19,7 @@ const ROOMS: [(&str, &[&str]); 3] = [
         "storage/src",
         &[
             "error ids clock settings worker",
+            "traffic",
             "envelope",
             "record",
             "object",
@@ -93,6 +94,12 @@ fn files(extension: &str) -> Vec<Source> {
 
 fn rust() -> Vec<Source> {
     files(".rs")
+}
+
+/// Path and text of every Rust file below these folders.
+pub(crate) fn sources(folders: &[&str]) -> Vec<(String, String)> {
+    let wanted = |source: &Source| folders.iter().any(|folder| source.path.starts_with(folder));
+    rust().into_iter().filter(wanted).map(|source| (source.path, source.text)).collect()
 }
 
 fn none(problems: &[String]) {

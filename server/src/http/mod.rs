@@ -1,6 +1,8 @@
 //! HTTP: `GET /health` says the process lives, `GET /ready` whether it takes writes and if not why, `GET /metrics` what
 //! it counts.
 
+mod metrics;
+
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -23,6 +25,11 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Prometheus's text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// Tells the process's recorder of metrics what each of them is.
+pub fn describe_metrics() {
+    metrics::describe();
+}
+
 /// Serves HTTP's port until `shutdown`, then waits for answers under way at most `shutdown_drain_max_ms`.
 pub(crate) async fn serve(
     listener: Listener,
@@ -33,7 +40,7 @@ pub(crate) async fn serve(
     let router = Router::new()
         .route("/health", get(|| async { "alive\n" }))
         .route("/ready", get(ready))
-        .route("/metrics", get(metrics))
+        .route("/metrics", get(show_metrics))
         .with_state(Answers { components, shutdown: shutdown.clone() });
     let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let drain_max = async {
@@ -78,7 +85,8 @@ fn reason_of(health: &Health) -> Result<String, String> {
     }
 }
 
-async fn metrics(State(answers): State<Answers>) -> impl IntoResponse {
+async fn show_metrics(State(answers): State<Answers>) -> impl IntoResponse {
+    metrics::sample(&answers.components.storage);
     ([(header::CONTENT_TYPE, METRICS_TYPE)], (answers.components.metrics)())
 }
 

@@ -11,6 +11,7 @@ use super::coordinator::Coordinator;
 use super::errors::Refusal;
 use super::fetch::FetchRoom;
 use super::frame::RequestRoom;
+use super::meter::Meter;
 use crate::settings::ServerSettings;
 
 pub(crate) const NODE_ID: BrokerId = BrokerId(1);
@@ -24,6 +25,7 @@ pub(crate) struct Broker {
     pub(crate) port: i32,
     pub(crate) fetch_room: FetchRoom,
     pub(crate) request_room: RequestRoom,
+    pub(crate) meter: Meter,
     pub(crate) settings: ServerSettings,
     /// Ends what waits for records or members.
     pub(crate) shutdown: CancellationToken,

@@ -7,6 +7,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Buf;
 use futures::future::BoxFuture;
@@ -122,9 +123,9 @@ impl Connection {
         let Frame { bytes: frame, room } = frame.ok_or(Ended::Gone)?;
         let bytes = frame.len();
         let incoming = Incoming::parse(frame)?;
+        let came_at = Instant::now();
         if let Incoming::Request(request) = &incoming {
-            let api = format!("{:?}", request.header.api.key);
-            metrics::counter!("aquifer_kafka_requests_total", "api" => api).increment(1);
+            self.broker.meter.asked(request.header.api);
         }
         match incoming {
             Incoming::UnknownApiVersions { correlation_id } => {
@@ -133,18 +134,20 @@ impl Connection {
                 self.send(dispatch::unknown_api_versions(api, correlation_id)?, shares)
             }
             Incoming::Request(request) if request.header.api.key == ApiKey::Produce => {
-                metrics::counter!("aquifer_kafka_produced_bytes_total").increment(bytes as u64);
+                self.broker.meter.produced(bytes);
                 let shares = u32::try_from(1 + bytes / SHARE_BYTES).unwrap_or(SHARES).min(SHARES);
                 let shares = self.take_shares(shares).await?;
-                let produced = produce::submit(self.broker.clone(), &request)?;
+                let (broker, api) = (self.broker.clone(), request.header.api);
+                let produced = produce::submit(broker.clone(), &request)?;
                 self.pending.push_back(Box::pin(async move {
                     let produced = produced.await;
+                    broker.meter.answered(api, came_at);
                     drop(room);
                     (produced, shares)
                 }));
                 Ok(())
             }
-            Incoming::Request(request) => self.handle_alone(request, room).await,
+            Incoming::Request(request) => self.handle_alone(request, room, came_at).await,
         }
     }
 
@@ -163,7 +166,12 @@ impl Connection {
     }
 
     /// Handles a request that may take long; gives it up when the client goes away or, if it only waits, at shutdown.
-    async fn handle_alone(&mut self, request: Request, room: OwnedSemaphorePermit) -> Result<(), Ended> {
+    async fn handle_alone(
+        &mut self,
+        request: Request,
+        room: OwnedSemaphorePermit,
+        came_at: Instant,
+    ) -> Result<(), Ended> {
         let shares = self.take_shares(SHARES).await?;
         let key = request.header.api.key;
         let caller = Caller { broker: &self.broker, peer: self.peer };
@@ -175,6 +183,7 @@ impl Connection {
             () = self.broker.shutdown.cancelled(), if waits => return Err(Ended::Shutdown),
         };
         drop(room);
+        self.broker.meter.answered(request.header.api, came_at);
         self.send(response, shares)
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use aquifer_storage::clock::Random;
 use kafka_protocol::ResponseError;
+use metrics::Gauge;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -34,6 +35,8 @@ struct Inner {
     /// A deadline is nearer than the one waited for.
     nearer: Notify,
     random: Arc<dyn Random>,
+    /// How many groups have members.
+    groups: Gauge,
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +51,8 @@ struct Rooms {
 impl Coordinator {
     pub(crate) fn new(random: Arc<dyn Random>) -> Self {
         let (rooms, nearer) = (Mutex::default(), Notify::new());
-        Self { inner: Arc::new(Inner { rooms, started: Instant::now(), nearer, random }) }
+        let groups = metrics::gauge!("aquifer_kafka_groups");
+        Self { inner: Arc::new(Inner { rooms, started: Instant::now(), nearer, random, groups }) }
     }
 
     /// An id for a member, never given twice.
@@ -83,6 +87,7 @@ impl Coordinator {
                     return None;
                 }
                 rooms.groups.insert(id.to_owned(), Group::default());
+                self.inner.groups.set(rooms.groups.len() as f64);
             }
             rooms.last_ticket += 1;
             let ticket = rooms.last_ticket;
@@ -144,7 +149,10 @@ impl Coordinator {
             }
         }
         match group.next_deadline_ms() {
-            None if group.is_forgettable() => drop(rooms.groups.remove(id)),
+            None if group.is_forgettable() => {
+                rooms.groups.remove(id);
+                self.inner.groups.set(rooms.groups.len() as f64);
+            }
             Some(deadline_ms) if rooms.next_deadline_ms.is_none_or(|next| deadline_ms < next) => {
                 rooms.next_deadline_ms = Some(deadline_ms);
                 self.inner.nearer.notify_one();

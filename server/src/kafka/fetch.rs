@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use aquifer_storage::record::batch::BatchHeader;
 use aquifer_storage::{AbortedTransaction, Error, FetchRequest, Fetched, Isolation, TopicPartition, Watermarks};
 use bytes::{BufMut, Bytes};
 use kafka_protocol::ResponseError;
@@ -129,7 +130,7 @@ pub(crate) async fn answer(broker: &Broker, request: &Request) -> Result<Respons
         let mut pass = read(broker, &call, bytes_max).await;
         let enough = pass.bytes >= call.bytes_min || pass.failed;
         if enough || Instant::now() >= deadline || broker.shutdown.is_cancelled() {
-            metrics::counter!("aquifer_kafka_fetched_bytes_total").increment(pass.bytes as u64);
+            count_fetched(broker, &pass);
             let held = shrink(held, pass.bytes);
             return Ok(encode(request, 0, pass).holding(held));
         }
@@ -331,6 +332,29 @@ pub(crate) fn check_epoch(asked: i32, current: i32) -> Result<(), Refusal> {
         _ if asked > current => Err(Refusal::new(ResponseError::UnknownLeaderEpoch, message("newer"))),
         _ => Ok(()),
     }
+}
+
+/// Counts what is sent: a pass that found too little is made again.
+fn count_fetched(broker: &Broker, pass: &Pass) {
+    broker.meter.fetched(pass.bytes);
+    for (topic, partitions) in &pass.topics {
+        let batches = partitions.iter().flat_map(|found| &found.batches);
+        let bytes: usize = batches.clone().map(Bytes::len).sum();
+        if bytes > 0 {
+            broker.storage.note_fetched(topic, batches.map(|batches| records_in(batches)).sum(), bytes as u64);
+        }
+    }
+}
+
+/// Records of whole batches, by their headers; markers are none.
+fn records_in(mut batches: &[u8]) -> u64 {
+    let mut records = 0;
+    while let Ok(header) = BatchHeader::parse(batches) {
+        let counted = if header.is_control() { 0 } else { header.record_count };
+        records += u64::try_from(counted).unwrap_or(0);
+        batches = batches.get(header.total_bytes().max(1)..).unwrap_or_default();
+    }
+    records
 }
 
 /// Keeps the whole batches below `end_offset` within `bytes_max`.

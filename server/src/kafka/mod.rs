@@ -16,6 +16,7 @@ mod frame;
 mod group;
 mod groups;
 mod metadata;
+mod meter;
 mod offsets;
 mod partitions;
 mod produce;
@@ -38,6 +39,7 @@ use self::broker::Broker;
 use self::coordinator::Coordinator;
 use self::fetch::FetchRoom;
 use self::frame::RequestRoom;
+use self::meter::Meter;
 use crate::listen::Listener;
 use crate::settings::ServerSettings;
 
@@ -65,6 +67,7 @@ pub(crate) async fn serve(
         storage,
         fetch_room: FetchRoom::new(settings.kafka_fetch_bytes_in_flight_max),
         request_room: RequestRoom::new(settings.kafka_request_bytes_in_flight_max),
+        meter: Meter::default(),
         settings: settings.clone(),
         shutdown: shutdown.clone(),
     });

@@ -1,6 +1,7 @@
 //! What an operator asks about transactions: DescribeProducers, DescribeTransactions, ListTransactions.
 //!
-//! They answer from what is durable, as `aquifer.transactions` and `aquifer.producers` do in SQL.
+//! They answer from what is durable, as `aquifer.transactions` and `aquifer.producers` do in SQL. The log's own transactions
+//! are left out: no client can do anything about them.
 
 use std::collections::BTreeMap;
 
@@ -79,7 +80,7 @@ fn producer_state(producer: &ProducerInfo) -> ProducerState {
 /// Answers DescribeTransactions.
 pub(crate) fn describe(broker: &Broker, request: DescribeTransactionsRequest) -> DescribeTransactionsResponse {
     let known: BTreeMap<String, TransactionInfo> =
-        broker.storage.transactions().into_iter().map(|info| (info.transactional_id.clone(), info)).collect();
+        of_clients(broker).map(|info| (info.transactional_id.clone(), info)).collect();
     let described = request.transactional_ids.into_iter().map(|id| match known.get(id.as_str()) {
         Some(info) => described(broker, id, info),
         None => {
@@ -116,7 +117,7 @@ fn described(broker: &Broker, id: TransactionalId, info: &TransactionInfo) -> De
 /// Answers ListTransactions.
 pub(crate) fn list(broker: &Broker, request: &ListTransactionsRequest) -> ListTransactionsResponse {
     let now_us = broker.storage.clock().now_us();
-    let listed = broker.storage.transactions().into_iter().filter(|info| is_wanted(info, request, now_us));
+    let listed = of_clients(broker).filter(|info| is_wanted(info, request, now_us));
     let listed = listed.map(|info| {
         Listed::default()
             .with_transactional_id(TransactionalId(text(&info.transactional_id)))
@@ -129,7 +130,12 @@ pub(crate) fn list(broker: &Broker, request: &ListTransactionsRequest) -> ListTr
         .with_transaction_states(listed.collect())
 }
 
-/// Empty filters let everything pass. A duration lets pass what has been open for longer.
+fn of_clients(broker: &Broker) -> impl Iterator<Item = TransactionInfo> {
+    broker.storage.transactions().into_iter().filter(|info| !info.internal)
+}
+
+/// Empty filters let everything pass. A duration lets pass what has been open for longer (KIP-994: "only transactions
+/// running longer than this"), so an id without an open transaction does not pass it.
 fn is_wanted(info: &TransactionInfo, request: &ListTransactionsRequest, now_us: i64) -> bool {
     let states = &request.state_filters;
     let producers = &request.producer_id_filters;
@@ -155,6 +161,7 @@ mod tests {
             updated_at_us: 0,
             partitions: Vec::new(),
             groups: Vec::new(),
+            internal: false,
         }
     }
 

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::errors::{Stop, canceled, shutting_down};
+use super::meter;
 use super::rows::{Format, Rows};
 use super::wire::{FLUSH_BYTES, Wire};
 
@@ -120,6 +121,7 @@ impl Cursor {
                 }
             }
             rows += wanted;
+            meter::sent(wanted);
             if wanted < batch.num_rows() {
                 self.rest = Some(batch.slice(wanted, batch.num_rows() - wanted));
             }

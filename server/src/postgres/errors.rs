@@ -6,6 +6,8 @@ use aquifer_sql::error::{Error, SqlState};
 use pgwire::messages::PgWireBackendMessage;
 use pgwire::messages::response::{ErrorResponse, NoticeResponse};
 
+use super::meter;
+
 /// Why a connection stops what it does.
 #[derive(Debug)]
 pub(crate) enum Stop {
@@ -65,6 +67,7 @@ impl Severity {
 
 /// An error as a message.
 pub(crate) fn error_response(error: &Error, severity: Severity) -> PgWireBackendMessage {
+    meter::told(error);
     PgWireBackendMessage::ErrorResponse(ErrorResponse::new(fields(error, severity)))
 }
 

@@ -12,6 +12,7 @@ mod errors;
 mod extended;
 mod frame;
 mod json;
+mod meter;
 mod oids;
 mod parameters;
 mod rows;

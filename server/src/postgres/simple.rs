@@ -9,6 +9,7 @@ use pgwire::messages::response::{CommandComplete, EmptyQueryResponse};
 use super::connection::Connection;
 use super::cursor::{Cursor, Interrupts};
 use super::errors::Stop;
+use super::meter;
 use super::rows::{Format, copy_out, describe};
 
 impl Connection {
@@ -66,6 +67,7 @@ impl Connection {
 
     /// Notices, then the command's tag; those of results that count rows have the count behind them.
     pub(crate) async fn complete(&mut self, tag: &str, rows: Option<u64>) -> Result<(), Error> {
+        meter::completed(tag);
         self.tell_notices().await?;
         let tag = match (tag, rows) {
             ("SHOW" | "EXPLAIN", _) | (_, None) => tag.to_owned(),

@@ -1,12 +1,13 @@
 //! The schema `aquifer`: whatever an operator would ask is a SELECT. Each table is a list of columns and a function
 //! that fills them when the table is scanned.
 
+mod stored;
 mod transactions;
 
 use std::sync::Arc;
 
 use aquifer_storage::settings::SettingInfo;
-use aquifer_storage::{ObjectInfo, Storage, TopicConfig, TopicPartition};
+use aquifer_storage::{Storage, TopicPartition};
 use arrow::array::{
     ArrayRef, BooleanArray, Int32Array, Int64Array, ListBuilder, RecordBatch, RecordBatchOptions, StringArray,
     StringBuilder, TimestampMicrosecondArray,
@@ -21,7 +22,6 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::future::BoxFuture;
 
 use super::Catalog;
-use crate::error::Error;
 use crate::settings::SettingRow;
 use crate::stream::Supervisor;
 use crate::types;
@@ -57,7 +57,24 @@ enum Fill {
     /// From what is in memory.
     Now(fn(&Catalog, &SystemSources) -> Vec<ArrayRef>),
     /// From what the log's writer or the manifests must be asked for.
-    Asked(for<'a> fn(&'a Catalog) -> BoxFuture<'a, DataFusionResult<Vec<ArrayRef>>>),
+    Asked(for<'a> fn(&'a Catalog, Wanted<'a>) -> BoxFuture<'a, DataFusionResult<Vec<ArrayRef>>>),
+}
+
+/// Which columns somebody looks at; what costs much is not asked for otherwise.
+#[derive(Clone, Copy, Debug)]
+struct Wanted<'a> {
+    columns: Option<&'a Vec<usize>>,
+    schema: &'a Schema,
+}
+
+impl Wanted<'_> {
+    fn any(self, names: &[&str]) -> bool {
+        let wanted = |name: &&str| {
+            let index = self.schema.index_of(name).ok();
+            self.columns.is_none_or(|columns| index.is_some_and(|index| columns.contains(&index)))
+        };
+        names.iter().any(wanted)
+    }
 }
 
 struct Table {
@@ -85,8 +102,13 @@ const TABLES: &[Table] = &[
             ("delete_retention_ms", Kind::BigInt),
             ("config", Kind::Text),
             ("internal", Kind::Boolean),
+            ("hot_bytes", Kind::BigInt),
+            ("cold_bytes", Kind::BigInt),
+            ("cold_rows", Kind::BigInt),
+            ("cold_objects", Kind::BigInt),
+            ("history_start", Kind::Time),
         ],
-        fill: Fill::Now(topics),
+        fill: Fill::Now(stored::topics),
     },
     Table {
         name: "partitions",
@@ -98,8 +120,13 @@ const TABLES: &[Table] = &[
             ("last_stable_offset", Kind::BigInt),
             ("high_watermark", Kind::BigInt),
             ("leader_epoch", Kind::Int),
+            ("history_start", Kind::Time),
+            ("hot_bytes", Kind::BigInt),
+            ("cold_bytes", Kind::BigInt),
+            ("cold_rows", Kind::BigInt),
+            ("lost_offsets", Kind::BigInt),
         ],
-        fill: Fill::Now(partitions),
+        fill: Fill::Asked(stored::partitions),
     },
     Table {
         name: "segments",
@@ -111,7 +138,7 @@ const TABLES: &[Table] = &[
             ("last_commit_at", Kind::Time),
             ("sealed", Kind::Boolean),
         ],
-        fill: Fill::Now(segments),
+        fill: Fill::Now(stored::segments),
     },
     Table {
         name: "objects",
@@ -126,7 +153,7 @@ const TABLES: &[Table] = &[
             ("url", Kind::Text),
             ("bytes", Kind::BigInt),
         ],
-        fill: Fill::Asked(objects),
+        fill: Fill::Asked(stored::objects),
     },
     Table {
         name: "object_store",
@@ -142,7 +169,41 @@ const TABLES: &[Table] = &[
             ("latency_total_us", Kind::BigInt),
             ("cost_micro_dollars", Kind::BigInt),
         ],
-        fill: Fill::Now(object_store),
+        fill: Fill::Now(stored::object_store),
+    },
+    Table {
+        name: "caches",
+        columns: &[
+            ("name", Kind::Text),
+            ("hits", Kind::BigInt),
+            ("misses", Kind::BigInt),
+            ("bytes", Kind::BigInt),
+            ("bytes_max", Kind::BigInt),
+        ],
+        fill: Fill::Now(stored::caches),
+    },
+    Table {
+        name: "lost",
+        columns: &[
+            ("topic", Kind::Text),
+            ("partition", Kind::Int),
+            ("first_offset", Kind::BigInt),
+            ("last_offset", Kind::BigInt),
+            ("for_ever", Kind::Boolean),
+            ("place", Kind::Text),
+        ],
+        fill: Fill::Asked(stored::lost),
+    },
+    Table {
+        name: "traffic",
+        columns: &[
+            ("topic", Kind::Text),
+            ("records_in", Kind::BigInt),
+            ("bytes_in", Kind::BigInt),
+            ("records_out", Kind::BigInt),
+            ("bytes_out", Kind::BigInt),
+        ],
+        fill: Fill::Now(stored::traffic),
     },
     Table {
         name: "consumer_groups",
@@ -173,6 +234,7 @@ const TABLES: &[Table] = &[
             ("updated_at", Kind::Time),
             ("partitions", Kind::Texts),
             ("groups", Kind::Texts),
+            ("internal", Kind::Boolean),
         ],
         fill: Fill::Now(transactions::transactions),
     },
@@ -286,7 +348,7 @@ impl TableProvider for SystemTable {
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let columns = match self.fill {
             Fill::Now(fill) => fill(&self.catalog, &self.sources),
-            Fill::Asked(ask) => ask(&self.catalog).await?,
+            Fill::Asked(ask) => ask(&self.catalog, Wanted { columns: projection, schema: &self.schema }).await?,
         };
         let rows = columns.first().map_or(0, |column| column.len());
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
@@ -343,106 +405,6 @@ fn name_of(storage: &Storage, partition: TopicPartition) -> String {
     storage.topic_by_id(partition.topic).map_or_else(|| partition.topic.to_string(), |topic| topic.name.clone())
 }
 
-fn topics(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {
-    let storage = catalog.storage();
-    let topics = storage.topics();
-    let configs: Vec<_> = topics.iter().map(|topic| topic.config.resolve(storage.settings())).collect();
-    let text = |name: &'static str| some_text(configs.iter().map(move |config| config.get(name).unwrap_or_default()));
-    vec![
-        some_text(topics.iter().map(|topic| &topic.name)),
-        some_text(topics.iter().map(|topic| topic.id.to_string())),
-        int(topics.iter().map(|topic| topic.partitions)),
-        text("cleanup.policy"),
-        bigint(configs.iter().map(|config| config.retention_ms)),
-        bigint(configs.iter().map(|config| config.retention_bytes)),
-        bigint(configs.iter().map(|config| config.local_retention_ms)),
-        bigint(configs.iter().map(|config| config.local_retention_bytes)),
-        bigint(configs.iter().map(|config| as_i64(config.max_message_bytes))),
-        text("compression.type"),
-        text("message.timestamp.type"),
-        bigint(configs.iter().map(|config| config.min_compaction_lag_ms)),
-        bigint(configs.iter().map(|config| config.delete_retention_ms)),
-        some_text(topics.iter().map(|topic| told(&topic.config))),
-        boolean(topics.iter().map(|topic| topic.internal)),
-    ]
-}
-
-/// What a topic has been told itself, as `name=value, …`.
-fn told(config: &TopicConfig) -> String {
-    config.entries().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(", ")
-}
-
-fn partitions(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {
-    let storage = catalog.storage();
-    let mut rows = Vec::new();
-    for topic in storage.topics() {
-        for partition in 0..topic.partitions {
-            // A topic may go between the two calls; then its partitions are not listed.
-            if let Ok(ends) = storage.watermarks(TopicPartition { topic: topic.id, partition }) {
-                rows.push((topic.name.clone(), partition, ends));
-            }
-        }
-    }
-    vec![
-        some_text(rows.iter().map(|(topic, _, _)| topic)),
-        int(rows.iter().map(|(_, partition, _)| *partition)),
-        bigint(rows.iter().map(|(_, _, ends)| ends.log_start_offset)),
-        bigint(rows.iter().map(|(_, _, ends)| ends.tiered_end_offset)),
-        bigint(rows.iter().map(|(_, _, ends)| ends.last_stable_offset)),
-        bigint(rows.iter().map(|(_, _, ends)| ends.high_watermark)),
-        int(rows.iter().map(|(_, _, ends)| ends.leader_epoch)),
-    ]
-}
-
-fn segments(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {
-    let segments = catalog.storage().segments();
-    vec![
-        bigint(segments.iter().map(|segment| as_i64(segment.id))),
-        some_text(segments.iter().map(|segment| &segment.path)),
-        bigint(segments.iter().map(|segment| as_i64(segment.bytes))),
-        time_us(segments.iter().map(|segment| segment.first_commit_at_us)),
-        time_us(segments.iter().map(|segment| segment.last_commit_at_us)),
-        boolean(segments.iter().map(|segment| segment.sealed)),
-    ]
-}
-
-fn objects(catalog: &Catalog) -> BoxFuture<'_, DataFusionResult<Vec<ArrayRef>>> {
-    Box::pin(async {
-        let storage = catalog.storage();
-        let objects = storage.objects().await.map_err(Error::from)?;
-        let name =
-            |object: &ObjectInfo| name_of(storage, TopicPartition { topic: object.topic, partition: object.partition });
-        Ok(vec![
-            some_text(objects.iter().map(name)),
-            int(objects.iter().map(|object| object.partition)),
-            bigint(objects.iter().map(|object| object.first_offset)),
-            bigint(objects.iter().map(|object| object.last_offset)),
-            bigint(objects.iter().map(|object| object.rows)),
-            time_us(objects.iter().map(|object| ms_as_us(object.min_timestamp_ms))),
-            time_us(objects.iter().map(|object| ms_as_us(object.max_timestamp_ms))),
-            some_text(objects.iter().map(|object| &object.url)),
-            bigint(objects.iter().map(|object| as_i64(object.bytes))),
-        ])
-    })
-}
-
-fn object_store(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {
-    let rows = catalog.storage().object_requests();
-    let latency = |latency_us: Option<u64>| latency_us.map(as_i64);
-    vec![
-        some_text(rows.iter().map(|row| row.kind.name())),
-        bigint(rows.iter().map(|row| as_i64(row.requests))),
-        bigint(rows.iter().map(|row| as_i64(row.bytes))),
-        bigint(rows.iter().map(|row| as_i64(row.failures))),
-        bigint(rows.iter().map(|row| as_i64(row.throttled))),
-        bigint(rows.iter().map(|row| as_i64(row.retries))),
-        Arc::new(Int64Array::from_iter(rows.iter().map(|row| latency(row.latency_p50_us)))),
-        Arc::new(Int64Array::from_iter(rows.iter().map(|row| latency(row.latency_p99_us)))),
-        bigint(rows.iter().map(|row| as_i64(row.latency_total_us))),
-        bigint(rows.iter().map(|row| as_i64(row.cost_micros))),
-    ]
-}
-
 fn consumer_groups(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {
     let mut groups: std::collections::BTreeMap<String, (std::collections::BTreeSet<_>, i64)> = Default::default();
     for (group, partition, offset) in catalog.storage().group_offsets(None) {
@@ -457,6 +419,9 @@ fn consumer_groups(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef>
     ]
 }
 
+/// The lag counts offsets, as Kafka's own tools do: a marker at the end of a transaction takes one and is never a record, so
+/// a group that has committed behind its last record may be shown a lag of one. How many of the offsets are markers only
+/// reading them would tell.
 fn consumer_lag(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {
     let storage = catalog.storage();
     let mut rows = Vec::new();

@@ -1,11 +1,23 @@
 //! `CALL aquifer.abort_transaction`: an operator ends a Kafka producer's transaction that hangs.
 
 use aquifer_storage::{Commit, Error as StorageError, Storage, TransactionChange};
+use datafusion::common::ScalarValue;
 
 use crate::error::{Error, Result, SqlState};
 
 /// Where an operator looks for the right id.
 const LIST: &str = "SELECT transactional_id, state FROM aquifer.transactions lists what there is";
+
+/// The transactional id as it was written, or as its parameter says.
+///
+/// # Errors
+/// 22023 for NULL.
+pub(crate) fn id_of(written: Option<&str>, parameters: &[ScalarValue]) -> Result<String> {
+    let given = written.or_else(|| parameters.first().and_then(|value| value.try_as_str().flatten()));
+    given
+        .map(str::to_owned)
+        .ok_or_else(|| Error::new(SqlState::InvalidParameterValue, "the transactional id is null").with_hint(LIST))
+}
 
 /// Aborts what is open under this transactional id and fences its producer.
 ///

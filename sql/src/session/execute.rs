@@ -62,7 +62,7 @@ impl Session {
                 Ok(Outcome::Done("CHECKPOINT".to_owned()))
             }
             Sentence::AbortTransaction(id) => {
-                transaction::abort(&self.engine.storage, id).await?;
+                transaction::abort(&self.engine.storage, &transaction::id_of(id.as_deref(), parameters)?).await?;
                 self.defined("CALL");
                 Ok(Outcome::Done("CALL".to_owned()))
             }

@@ -73,6 +73,7 @@ impl Session {
         };
         let parameters = match &bound {
             Some(bound) => parameter_types(&bound.plan, &known, said)?,
+            None if matches!(parsed.sentence, Sentence::AbortTransaction(None)) => vec![DataType::Utf8],
             None => Vec::new(),
         };
         Ok(Prepared { parameters, columns, parsed: Arc::clone(parsed), bound })

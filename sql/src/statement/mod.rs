@@ -55,8 +55,8 @@ pub(crate) enum Sentence {
     Terminate(Option<Name>),
     /// `CHECKPOINT`.
     Checkpoint,
-    /// `CALL aquifer.abort_transaction('transactional id')`.
-    AbortTransaction(String),
+    /// `CALL aquifer.abort_transaction('transactional id' | $1)`; `None` is the parameter.
+    AbortTransaction(Option<String>),
     /// `VACUUM [name]`.
     Vacuum(Option<VacuumTarget>),
     /// `SET name = value`.

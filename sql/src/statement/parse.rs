@@ -291,7 +291,7 @@ fn copy_options(cursor: &mut Cursor<'_>) -> Result<()> {
         .with_hint("COPY writes Postgres's text format: COPY (query) TO STDOUT"))
 }
 
-/// `CALL aquifer.abort_transaction('transactional id')`, the first word taken.
+/// `CALL aquifer.abort_transaction('transactional id' | $1)`, the first word taken.
 fn call(cursor: &mut Cursor<'_>) -> Result<Sentence> {
     const ONLY: &str = "CALL aquifer.abort_transaction('transactional id') is the only procedure";
     let position = cursor.position();
@@ -304,7 +304,11 @@ fn call(cursor: &mut Cursor<'_>) -> Result<Sentence> {
         return Err(error.with_hint(ONLY));
     }
     cursor.expect_token(&Token::LParen)?;
-    let id = cursor.text().ok_or_else(|| cursor.expected("a transactional id in quotes").with_hint(ONLY))?;
+    let parameter = cursor.eat_token(&Token::Placeholder("$1".to_owned()));
+    let id = if parameter { None } else { cursor.text() };
+    if id.is_none() && !parameter {
+        return Err(cursor.expected("a transactional id in quotes, or $1").with_hint(ONLY));
+    }
     cursor.expect_token(&Token::RParen)?;
     cursor.end()?;
     Ok(Sentence::AbortTransaction(id))
@@ -417,11 +421,13 @@ mod tests {
     #[test]
     fn a_procedure_we_lack_is_refused_by_its_name() {
         let id = |sql| match one(sql) {
-            Sentence::AbortTransaction(id) => id,
+            Sentence::AbortTransaction(id) => id.unwrap_or_else(|| "a parameter".to_owned()),
             other => panic!("{other:?}"),
         };
         assert_eq!(id("CALL aquifer.abort_transaction('orders; 1')"), "orders; 1");
         assert_eq!(id("call AQUIFER.Abort_Transaction ($$a$$)"), "a");
+        assert_eq!(id("CALL aquifer.abort_transaction($1)"), "a parameter");
+        assert_eq!(parse("CALL aquifer.abort_transaction($2)").unwrap_err().position, Some(32));
         let error = parse("CALL do_it(1)").unwrap_err();
         assert_eq!(error.state, SqlState::FeatureNotSupported);
         assert!(error.message.contains("CALL do_it") && error.hint.unwrap().contains("abort_transaction"));

@@ -15,6 +15,7 @@ use crate::log::frames::walk;
 use crate::log::index::{FooterPart, Held, Run, Runs, Stretch, plausible};
 use crate::log::segment::Segment;
 use crate::object::cache::Cache;
+use crate::view::CacheInfo;
 
 pub(crate) const FOOTER: Kind = Kind { magic: *b"AQFOOTER", version: 1, name: "segment footer" };
 
@@ -197,9 +198,14 @@ impl FooterRuns {
         Self(Cache::new(usize::try_from(bytes_max).unwrap_or(usize::MAX)))
     }
 
-    /// The runs of a stretch, if they were read lately.
-    pub(crate) fn at_hand(&self, segment: &Segment, part: FooterPart) -> Option<Arc<Vec<Run>>> {
-        self.0.get(&(segment.base, part.at))
+    /// Whether the runs of a stretch were read lately.
+    pub(crate) fn is_at_hand(&self, segment: &Segment, part: FooterPart) -> bool {
+        self.0.holds(&(segment.base, part.at))
+    }
+
+    /// How the cache does.
+    pub(crate) fn info(&self) -> CacheInfo {
+        self.0.info("log_footers")
     }
 
     /// The runs of a stretch. Blocks on the file if they are not at hand.
@@ -213,7 +219,7 @@ impl FooterRuns {
         stretch: &Stretch,
         part: FooterPart,
     ) -> Result<Arc<Vec<Run>>> {
-        if let Some(runs) = self.at_hand(segment, part) {
+        if let Some(runs) = self.0.get(&(segment.base, part.at)) {
             return Ok(runs);
         }
         let end = segment.extent().end;

@@ -129,7 +129,7 @@ impl HotStretch {
     pub(crate) fn is_at_hand(&self) -> bool {
         match &self.stretch.held {
             Held::Memory(_) => true,
-            Held::Footer(part) => self.footers.at_hand(&self.segment, *part).is_some(),
+            Held::Footer(part) => self.footers.is_at_hand(&self.segment, *part),
         }
     }
 

@@ -86,6 +86,13 @@ pub(crate) struct Judged {
     pub(crate) first_producer_id: i64,
 }
 
+/// Where the producers are that somebody asks about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ProducersOf {
+    Partition(TopicPartition),
+    All,
+}
+
 /// What is asked of the log in one go.
 #[derive(Debug, Default)]
 pub(crate) struct Request {
@@ -97,7 +104,7 @@ pub(crate) struct Request {
     /// Transactional ids to look at for timeout and expiry.
     pub(crate) overdue: Vec<String>,
     /// Whose producers to tell of.
-    pub(crate) producers_of: Option<TopicPartition>,
+    pub(crate) producers_of: Option<ProducersOf>,
     /// Batches to be carried over; nothing else is asked then.
     pub(crate) carried: Vec<PlacedBatch>,
 }
@@ -242,7 +249,13 @@ impl Judge<'_> {
         for id in &overdue {
             self.overdue(id)?;
         }
-        self.judged.producers = producers_of.map(|at| self.ledger.producers.infos(at)).unwrap_or_default();
+        self.judged.producers = match producers_of {
+            Some(ProducersOf::Partition(at)) => self.ledger.producers.infos(|partition| partition == at),
+            Some(ProducersOf::All) => {
+                self.ledger.producers.infos(|partition| self.ledger.own.topic_of(partition).is_ok())
+            }
+            None => Vec::new(),
+        };
         let own_bytes: u64 = self.judged.records.iter().map(record_bytes).sum();
         check_size(batch_bytes + own_bytes - self.unbounded_bytes, self.terms.commit_bytes_max)
     }

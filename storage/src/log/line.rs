@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
@@ -36,12 +37,13 @@ struct Waiting {
     bytes: u64,
     units: u32,
     answer: Answer,
+    came_at: Instant,
 }
 
 impl Waiting {
     fn with(self, permit: OwnedSemaphorePermit) -> Job {
-        let Self { request, bytes, answer, .. } = self;
-        Job { request, bytes, answer, permit }
+        let Self { request, bytes, answer, came_at, .. } = self;
+        Job { request, bytes, answer, permit, came_at }
     }
 }
 
@@ -57,7 +59,7 @@ impl Line {
     pub(crate) fn join(self: &Arc<Self>, shared: &Arc<Shared>, request: Request, answer: Answer) {
         let bytes = request.batch_bytes() + request.carried_bytes() + request.own_bytes() + COMMIT_OVERHEAD_BYTES;
         let units = u32::try_from(bytes.div_ceil(QUEUE_UNIT_BYTES)).unwrap_or(u32::MAX).min(self.room_units);
-        let next = Waiting { request, bytes, units, answer };
+        let next = Waiting { request, bytes, units, answer, came_at: Instant::now() };
         let mut waiting = self.waiting.lock();
         if waiting.is_empty() {
             match Arc::clone(&self.room).try_acquire_many_owned(units) {
@@ -86,6 +88,11 @@ impl Line {
                 return;
             }
         }
+    }
+
+    /// How many wait for room in the queue.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.lock().len()
     }
 
     /// Takes nobody any more.

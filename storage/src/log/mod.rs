@@ -28,6 +28,7 @@ pub(crate) mod index;
 mod large;
 mod ledger;
 mod line;
+mod meter;
 mod overdue;
 pub(crate) mod own;
 mod pipe;
@@ -38,6 +39,7 @@ mod recover;
 mod retain;
 pub(crate) mod segment;
 mod shared;
+mod shown;
 pub(crate) mod snapshot;
 mod tail;
 #[cfg(test)]
@@ -70,6 +72,7 @@ pub(crate) use crate::log::index::DamagedOffsets;
 pub use crate::log::large::LargeCommit;
 use crate::log::ledger::Request;
 use crate::log::line::Line;
+use crate::log::meter::LogMeter;
 use crate::log::pipe::{Done, Pipe};
 use crate::log::recover::{Recovered, RecoveryOptions, recover};
 use crate::log::shared::Shared;
@@ -79,10 +82,8 @@ use crate::object::open::outlives_process;
 use crate::record::batch::BatchLimits;
 use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
-use crate::view::{
-    Definition, FetchRequest, Fetched, GroupOffset, Health, Isolation, ProducerInfo, SegmentInfo, Topic,
-    TransactionInfo, Watermarks,
-};
+use crate::traffic::Traffic;
+use crate::view::{Definition, FetchRequest, Fetched, GroupOffset, Health, Isolation, Topic, Watermarks};
 use crate::worker::{self, Step, Thread};
 
 /// Producer ids made durable at once; those not given out are skipped at the next start.
@@ -162,6 +163,8 @@ impl Node {
             epoch: home.origin.epoch,
             published: RwLock::new(published.with_own_topics()),
             tail: Tail::default(),
+            meter: LogMeter::default(),
+            traffic: Traffic::default(),
             pipe: Pipe::default(),
             durable_end: AtomicU64::new(appender.end),
             first_position: AtomicU64::new(first_position),
@@ -327,23 +330,12 @@ impl Node {
         self.shared.published.read().own.positions.get(query).cloned()
     }
 
-    pub(crate) fn transactions(&self) -> Vec<TransactionInfo> {
-        let published = self.shared.published.read();
-        published.own.transactions.iter().map(|(id, transaction)| transaction.info(id)).collect()
-    }
-
     pub(crate) fn pending_offsets(&self, group: &str) -> Vec<TopicPartition> {
         let published = self.shared.published.read();
         let mut partitions: Vec<_> =
             published.own.pending_of_group(group).map(|((_, partition, _), _)| *partition).collect();
         partitions.dedup();
         partitions
-    }
-
-    /// Asks the writer, who alone knows; answered when what it saw is durable.
-    pub(crate) async fn producers(&self, partition: TopicPartition) -> Result<Vec<ProducerInfo>> {
-        self.watermarks(partition)?;
-        Ok(self.submit(Request { producers_of: Some(partition), ..Request::default() }).await?.producers)
     }
 
     pub(crate) fn watermarks(&self, partition: TopicPartition) -> Result<Watermarks> {
@@ -393,12 +385,6 @@ impl Node {
         }
     }
 
-    /// Bytes that the log holds of a partition.
-    pub(crate) fn log_bytes(&self, partition: TopicPartition) -> Result<u64> {
-        let published = self.shared.published.read();
-        Ok(published.partition(partition)?.runs.iter().map(|stretch| stretch.bytes).sum())
-    }
-
     /// The folder of the log's files.
     pub(crate) fn log_dir(&self) -> &Path {
         &self.shared.dir
@@ -411,10 +397,6 @@ impl Node {
     /// First offset the log holds or knows to be damaged; what lies below it was forgotten.
     pub(crate) fn known_start(&self, partition: TopicPartition) -> Result<i64> {
         Ok(self.shared.published.read().partition(partition)?.known_start())
-    }
-
-    pub(crate) fn segments(&self) -> Vec<SegmentInfo> {
-        self.shared.published.read().segments.values().map(|segment| segment.info()).collect()
     }
 
     /// Pins, under one read lock, what the log holds of these partitions from an offset on.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::log::Node;
 use crate::log::ledger::Request;
 use crate::log::transaction::is_own;
+use crate::view::TransactionState;
 use crate::worker;
 
 /// How often it looks.
@@ -21,17 +22,23 @@ impl Node {
     /// Ends what is due now; gives how many there were.
     pub(crate) async fn end_overdue(&self) -> usize {
         let due = self.due();
-        for id in &due {
+        for (id, overdue) in &due {
             let request = Request { overdue: vec![id.clone()], ..Request::default() };
             if let Err(error) = self.submit(request).await {
                 tracing::warn!(transactional_id = %id, %error, "an overdue transaction could not be ended, trying again");
                 break;
             }
+            // Its client may have been quicker.
+            let state = self.shared.published.read().own.transactions.get(id).map(|transaction| transaction.state);
+            if *overdue && state == Some(TransactionState::CompleteAbort) {
+                self.shared.meter.timed_out();
+            }
         }
         due.len()
     }
 
-    fn due(&self) -> Vec<String> {
+    /// Who may be due, and whether because of an open transaction's timeout.
+    fn due(&self) -> Vec<(String, bool)> {
         let (now_us, expiration_ms) = (self.shared.clock.now_us(), self.shared.settings.transaction_id_expiration_ms);
         let live = self.live.lock();
         let published = self.shared.published.read();
@@ -39,7 +46,9 @@ impl Node {
             let abandoned = is_own(id) && !live.contains(id.as_str());
             abandoned || transaction.is_overdue(now_us) || transaction.is_expired(now_us, expiration_ms)
         });
-        due.take(LOOK_MAX).map(|(id, _)| id.clone()).collect()
+        due.take(LOOK_MAX)
+            .map(|(id, transaction)| (id.clone(), transaction.is_overdue(now_us) && !is_own(id)))
+            .collect()
     }
 }
 

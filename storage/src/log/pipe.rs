@@ -14,12 +14,13 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::commit::{Durability, Receipt};
 use crate::error::Result;
-use crate::ids::TopicPartition;
+use crate::ids::{TopicId, TopicPartition};
 use crate::log::append::{PlacedRuns, Sealed};
 use crate::log::ledger::Request;
 use crate::log::own::Change;
 use crate::log::segment::Segment;
 use crate::log::transaction::Mark;
+use crate::traffic::Volume;
 use crate::view::ProducerInfo;
 use crate::worker::Patience;
 
@@ -50,6 +51,8 @@ pub(crate) struct Job {
     pub(crate) bytes: u64,
     pub(crate) answer: Answer,
     pub(crate) permit: OwnedSemaphorePermit,
+    /// When it came, to the queue or the line in front of it.
+    pub(crate) came_at: Instant,
 }
 
 /// An answer that waits for its group's sync.
@@ -58,7 +61,14 @@ pub(crate) struct Pending {
     pub(crate) answer: Answer,
     pub(crate) outcome: Result<Done>,
     pub(crate) permit: OwnedSemaphorePermit,
+    /// As of its job.
+    pub(crate) came_at: Instant,
+    /// Of its batches and of what is carried over.
+    pub(crate) bytes: u64,
 }
+
+/// Records of clients by topic; neighbours of one topic are added up.
+pub(crate) type Taken = Vec<(TopicId, Volume)>;
 
 /// What was written at once and will be published at once.
 #[derive(Debug)]
@@ -73,6 +83,8 @@ pub(crate) struct Group {
     /// The segment was sealed after it.
     pub(crate) sealed: Option<Sealed>,
     pub(crate) pending: Vec<Pending>,
+    /// What clients have written, by topic.
+    pub(crate) taken: Taken,
     /// When it was written; `wal.sync_interval_max` counts from here.
     pub(crate) written_at: Instant,
     /// Somebody waits for the sync.
@@ -218,6 +230,12 @@ impl Pipe {
             self.writer_wake.wait(&mut ends);
         }
         true
+    }
+
+    /// How many commits are queued, and about how many bytes.
+    pub(crate) fn queued(&self) -> (usize, u64) {
+        let ends = self.ends.lock();
+        (ends.queue.len(), ends.queued_bytes)
     }
 
     /// Takes no more jobs; those queued are still written.

@@ -185,12 +185,12 @@ impl Producers {
         })
     }
 
-    /// What an operator is shown of a partition's producers.
-    pub(crate) fn infos(&self, partition: TopicPartition) -> Vec<ProducerInfo> {
-        let of_partition = self.0.iter().filter(|((at, _), _)| *at == partition);
-        let mut infos: Vec<_> = of_partition
-            .map(|((_, id), known)| ProducerInfo {
-                partition,
+    /// What an operator is shown of the producers of some partitions.
+    pub(crate) fn infos(&self, wanted: impl Fn(TopicPartition) -> bool) -> Vec<ProducerInfo> {
+        let of_wanted = self.0.iter().filter(|((at, _), _)| wanted(*at));
+        let mut infos: Vec<_> = of_wanted
+            .map(|((partition, id), known)| ProducerInfo {
+                partition: *partition,
                 producer: ProducerIdentity { id: *id, epoch: known.epoch },
                 last_sequence: known.batches.back().map_or(-1, |batch| batch.last_sequence),
                 last_timestamp_ms: known.last_timestamp_ms,
@@ -198,7 +198,7 @@ impl Producers {
                 open_since: known.open,
             })
             .collect();
-        infos.sort_by_key(|info| info.producer.id);
+        infos.sort_by_key(|info| (info.partition, info.producer.id));
         infos
     }
 
@@ -343,7 +343,7 @@ mod tests {
         let gap = producers.judge(partition(), &header(1, 10, 10));
         assert!(matches!(gap, Err(Error::OutOfOrderSequence { expected: 0, .. })));
         assert_eq!(producers.judge(partition(), &header(1, 0, 10)).unwrap(), Verdict::Append);
-        let info = producers.infos(partition())[0];
+        let info = producers.infos(|_| true)[0];
         assert_eq!((info.producer.epoch, info.last_sequence, info.coordinator_epoch), (1, -1, 0));
     }
 }

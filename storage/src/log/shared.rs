@@ -12,11 +12,13 @@ use crate::ids::{TopicPartition, WriterEpoch};
 use crate::log::disk::{Access, Disk};
 use crate::log::index::DamagedOffsets;
 use crate::log::ledger::Request;
+use crate::log::meter::LogMeter;
 use crate::log::own::Change;
 use crate::log::pipe::{Group, Pending, Pipe};
 use crate::log::published::Published;
 use crate::log::tail::Tail;
 use crate::settings::StorageSettings;
+use crate::traffic::Traffic;
 
 /// Damaged ranges the health names at the most.
 const DAMAGED_RANGES_MAX: usize = 100;
@@ -32,6 +34,8 @@ pub(crate) struct Shared {
     pub(crate) epoch: WriterEpoch,
     pub(crate) published: RwLock<Published>,
     pub(crate) tail: Tail,
+    pub(crate) meter: LogMeter,
+    pub(crate) traffic: Traffic,
     pub(crate) pipe: Pipe,
     /// Everything below this position is on stable storage.
     pub(crate) durable_end: AtomicU64,
@@ -163,6 +167,7 @@ impl Shared {
         let mut published = self.published.write();
         for group in groups {
             for change in &group.changes {
+                self.meter.changes(&published.own, change);
                 published.apply(change);
                 match change {
                     Change::Topic { id, .. } => changed.push(*id),
@@ -179,6 +184,12 @@ impl Shared {
             }
             for mark in &group.marks {
                 published.mark(mark, commit_time_us);
+            }
+            for (topic, volume) in group.taken {
+                // Of a topic deleted meanwhile nobody asks any more.
+                if let Some(topic) = published.own.topics.get(&topic) {
+                    self.traffic.came_in(&topic.name, volume);
+                }
             }
             if let Some(sealed) = &group.sealed {
                 published.let_go(sealed);

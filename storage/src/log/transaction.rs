@@ -298,6 +298,7 @@ impl Transaction {
             updated_at_us: self.updated_at_us,
             partitions: self.partitions.iter().copied().collect(),
             groups: self.groups.iter().cloned().collect(),
+            internal: is_own(transactional_id),
         }
     }
 }

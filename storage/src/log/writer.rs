@@ -20,12 +20,13 @@ use crate::log::append::{AppendFailure, Appender, PlacedRuns, Sealed};
 use crate::log::frame::{EncodedFrame, FrameNumbers, PlacedBatch};
 use crate::log::ledger::{Judged, Ledger, Terms, Undo};
 use crate::log::own::{Change, OwnRecord, own_partition};
-use crate::log::pipe::{Done, Group, IDLE_BEFORE_COVER, Job, Next, Pending, ToSync};
+use crate::log::pipe::{Done, Group, IDLE_BEFORE_COVER, Job, Next, Pending, Taken, ToSync};
 use crate::log::producer::PRODUCERS_MAX;
 use crate::log::shared::Shared;
 use crate::log::snapshot::{LogSnapshot, StoredOwn, StoredPartition};
 use crate::log::transaction::Mark;
 use crate::record::batch::{BatchBuilder, Compression, TimestampType};
+use crate::traffic::Volume;
 use crate::worker::{self, Patience, Step};
 
 /// What the writer thread owns.
@@ -49,6 +50,7 @@ struct Gathered {
     records: Vec<OwnRecord>,
     batches: Vec<PlacedBatch>,
     marks: Vec<Mark>,
+    taken: Taken,
 }
 
 impl Writer {
@@ -160,8 +162,9 @@ impl Writer {
             timeout_max_ms: settings.transaction_timeout_max_ms,
             id_expiration_ms: settings.transaction_id_expiration_ms,
         };
-        for Job { request, answer, permit, bytes } in jobs {
+        for Job { request, answer, permit, bytes, came_at } in jobs {
             let commit = &request.commit;
+            let batch_bytes = request.batch_bytes() + request.carried_bytes();
             gathered.durabilities.push(commit.durability);
             let partitions = commit
                 .appends
@@ -176,11 +179,12 @@ impl Writer {
                 gathered.marks.extend(marks);
                 gathered.changes.extend(changes);
                 gathered.records.extend(records);
+                take(&mut gathered.taken, &batches);
                 gathered.batches.extend(batches);
                 let receipt = Receipt { appended, transactions, commit_time_us: now_us };
                 Done { receipt, partitions, first_producer_id, producers }
             });
-            gathered.pending.push(Pending { answer, outcome, permit });
+            gathered.pending.push(Pending { answer, outcome, permit, came_at, bytes: batch_bytes });
         }
         gathered
     }
@@ -232,11 +236,11 @@ impl Writer {
 
     fn hand_over(&mut self, gathered: Gathered, runs: PlacedRuns, urgent: bool) {
         let Some(segment) = self.appender.segment.clone() else { return };
-        let Gathered { changes, marks, pending, .. } = gathered;
+        let Gathered { changes, marks, pending, taken, .. } = gathered;
         let end = self.appender.end;
         let written_at = Instant::now();
-        let sealed = None;
-        self.shared.pipe.written(Group { end, segment, changes, runs, marks, sealed, pending, written_at, urgent });
+        let (sealed, pipe) = (None, &self.shared.pipe);
+        pipe.written(Group { end, segment, changes, runs, marks, sealed, pending, taken, written_at, urgent });
     }
 
     /// Behind all groups of the segment, so that its runs are let go when all of them are shown.
@@ -250,6 +254,7 @@ impl Writer {
             marks: Vec::new(),
             sealed: Some(sealed),
             pending: Vec::new(),
+            taken: Vec::new(),
             written_at: Instant::now(),
             urgent: false,
         });
@@ -331,6 +336,7 @@ fn answer_unsynced(shared: &Shared, gathered: &mut Gathered) -> bool {
             && matches!(&pending.outcome, Ok(done) if done.receipt.appended.iter().all(|one| !one.duplicate));
         if unsynced {
             shared.published.read().complete(&mut pending.outcome);
+            shared.meter.committed(pending.bytes, pending.came_at);
             let _ = pending.answer.send(pending.outcome);
         } else {
             waiting.push(pending);
@@ -338,6 +344,23 @@ fn answer_unsynced(shared: &Shared, gathered: &mut Gathered) -> bool {
     }
     gathered.pending = waiting;
     !gathered.pending.is_empty()
+}
+
+/// Counts what clients have written; markers and what is carried over are not theirs.
+fn take(taken: &mut Taken, batches: &[PlacedBatch]) {
+    for PlacedBatch { partition, batch, carried_us, .. } in batches {
+        let header = batch.header();
+        if carried_us.is_some() || header.is_control() {
+            continue;
+        }
+        if taken.last().is_none_or(|(topic, _)| *topic != partition.topic) {
+            taken.push((partition.topic, Volume::default()));
+        }
+        if let Some((_, volume)) = taken.last_mut() {
+            volume.records += u64::try_from(header.record_count).unwrap_or(0);
+            volume.bytes += batch.bytes().len() as u64;
+        }
+    }
 }
 
 fn by_topic(records: Vec<OwnRecord>) -> BTreeMap<OwnTopic, Vec<OwnRecord>> {
@@ -365,7 +388,14 @@ fn sync(shared: &Shared, groups: Vec<Group>) {
     let end = last.end;
     worker::crash_point("before a sync");
     // A segment is sealed and synced before the next one is made: the last one's sync covers all.
-    let synced = if end > shared.durable_end.load(Ordering::Acquire) { last.segment.sync() } else { Ok(()) };
+    let synced = if end > shared.durable_end.load(Ordering::Acquire) {
+        let began_at = Instant::now();
+        let synced = last.segment.sync();
+        shared.meter.synced(began_at.elapsed(), groups.iter().map(|group| group.pending.len()).sum());
+        synced
+    } else {
+        Ok(())
+    };
     let failure = match (synced, shared.read_only()) {
         (Ok(()), None) => None,
         (Ok(()), Some(reason)) => Some(Error::ReadOnly { reason }),
@@ -380,7 +410,10 @@ fn sync(shared: &Shared, groups: Vec<Group>) {
     worker::crash_point("after a sync");
     shared.durable_end.store(end, Ordering::Release);
     let answers = shared.publish(groups);
-    for Pending { answer, outcome, permit } in answers {
+    for Pending { answer, outcome, permit, came_at, bytes } in answers {
+        if outcome.is_ok() {
+            shared.meter.committed(bytes, came_at);
+        }
         // Whoever has gone away did not want to know.
         let _ = answer.send(outcome);
         drop(permit);

@@ -15,6 +15,7 @@ use crate::manifest::model::{ChunkName, ChunkRef, Entry, TopicManifest};
 use crate::object::bucket::Bucket;
 use crate::object::cache::Cache;
 use crate::object::paths;
+use crate::view::CacheInfo;
 
 /// See the top of this file.
 #[derive(Debug)]
@@ -27,6 +28,11 @@ impl Chunks {
     /// Of this bucket, at most so many bytes of them in memory.
     pub(crate) fn new(bucket: Bucket, bytes_max: usize) -> Self {
         Self { bucket, known: Cache::new(bytes_max) }
+    }
+
+    /// How the cache does.
+    pub(crate) fn info(&self) -> CacheInfo {
+        self.known.info("manifest_chunks")
     }
 
     /// What a chunk of this manifest holds, checked.

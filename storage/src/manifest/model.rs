@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use crate::ids::{TopicId, WriterEpoch};
 use crate::object::paths;
+use crate::view::ColdTotals;
 
 /// What one publish adds. Stored: new fields only with a new version of the codec.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -256,6 +257,17 @@ impl TopicManifest {
     /// First offset there is; equals the end if nothing is cold.
     pub(crate) fn start(&self, partition: i32) -> i64 {
         self.partitions.get(&partition).map_or(0, |ends| ends.start)
+    }
+
+    /// How many objects there are, with how many rows and bytes.
+    pub(crate) fn totals(&self) -> ColdTotals {
+        let tail = Summary::of_entries(self.tail.iter().map(|entry| &**entry));
+        let summaries = self.chunks.iter().map(|chunk| &chunk.summary).chain([&tail]);
+        summaries.fold(ColdTotals::default(), |sum, of| ColdTotals {
+            objects: sum.objects + of.objects,
+            rows: sum.rows + of.rows,
+            bytes: sum.bytes + of.bytes,
+        })
     }
 
     /// Whether nothing of what these cover is left to be read.

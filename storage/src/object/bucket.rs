@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::object::meter::Meter;
 use crate::object::ranges::RangeCache;
 use crate::object::retry::{Retry, lost_a_race};
-use crate::view::ObjectRequestKind;
+use crate::view::{CacheInfo, ObjectRequestKind};
 
 /// Ranges with no more than this between them are one request: a request costs more than the bytes.
 const GAP_BYTES_MAX: u64 = 1 << 20;
@@ -69,6 +69,11 @@ impl Bucket {
     /// The same, with ranges of objects kept on this machine.
     pub(crate) fn caching(self, ranges: RangeCache) -> Self {
         Self { ranges: Some(ranges), ..self }
+    }
+
+    /// How the cache of ranges does, if there is one.
+    pub(crate) fn cache(&self) -> Option<CacheInfo> {
+        self.ranges.as_ref().map(RangeCache::info)
     }
 
     /// What was asked of it.

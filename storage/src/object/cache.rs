@@ -4,8 +4,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
+
+use crate::view::CacheInfo;
 
 /// Values by key, at most so many bytes of them.
 #[derive(Debug)]
@@ -13,6 +16,8 @@ pub(crate) struct Cache<K, V> {
     bytes_max: usize,
     /// Held for a look-up or an insertion only, never while reading.
     state: Mutex<State<K, V>>,
+    hits: AtomicU64,
+    misses: AtomicU64,
 }
 
 #[derive(Debug)]
@@ -29,11 +34,34 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
     /// An empty one.
     pub(crate) fn new(bytes_max: usize) -> Self {
         let state = State { values: HashMap::new(), uses: BTreeMap::new(), bytes: 0, now: 0 };
-        Self { bytes_max, state: Mutex::new(state) }
+        Self { bytes_max, state: Mutex::new(state), hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
     }
 
     /// The value, if it is there.
     pub(crate) fn get(&self, key: &K) -> Option<V> {
+        let value = self.find(key);
+        let counter = if value.is_some() { &self.hits } else { &self.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        value
+    }
+
+    /// Whether a value is there, for who does not want it now.
+    pub(crate) fn holds(&self, key: &K) -> bool {
+        self.state.lock().values.contains_key(key)
+    }
+
+    /// How it does, under a name.
+    pub(crate) fn info(&self, name: &'static str) -> CacheInfo {
+        CacheInfo {
+            name,
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+            bytes: self.bytes() as u64,
+            bytes_max: self.bytes_max as u64,
+        }
+    }
+
+    fn find(&self, key: &K) -> Option<V> {
         let mut state = self.state.lock();
         state.now += 1;
         let now = state.now;
@@ -105,5 +133,8 @@ mod tests {
         assert_eq!(cache.bytes(), 10);
         cache.remove(&"a");
         assert_eq!((cache.bytes(), cache.get(&"a")), (4, None));
+        assert!(cache.holds(&"c") && !cache.holds(&"a"));
+        let expected = CacheInfo { name: "some", hits: 5, misses: 3, bytes: 4, bytes_max: 10 };
+        assert_eq!(cache.info("some"), expected);
     }
 }

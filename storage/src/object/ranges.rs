@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 
 use crate::object::bucket::Bucket;
 use crate::object::cache::Cache;
+use crate::view::CacheInfo;
 use crate::worker;
 
 /// Bytes of an object in one file.
@@ -83,6 +84,11 @@ impl RangeCache {
         Ok(Self { shared: Arc::new(shared) })
     }
 
+    /// How it does.
+    pub(crate) fn info(&self) -> CacheInfo {
+        self.shared.blocks.info("ranges")
+    }
+
     /// Ranges of an object of `object_bytes`, in the order asked for; what is not here comes from the bucket and stays.
     pub(crate) async fn get_ranges(
         &self,
@@ -109,9 +115,6 @@ impl RangeCache {
     async fn read_kept(&self, object: u64, path: &Path, blocks: &mut BTreeMap<u64, Option<Bytes>>) {
         let kept: Vec<u64> =
             blocks.keys().copied().filter(|block| self.shared.blocks.get(&(object, *block)).is_some()).collect();
-        metrics::counter!("aquifer_cache_hits_total", "cache" => "ranges").increment(kept.len() as u64);
-        metrics::counter!("aquifer_cache_misses_total", "cache" => "ranges")
-            .increment((blocks.len() - kept.len()) as u64);
         if kept.is_empty() {
             return;
         }
@@ -198,7 +201,6 @@ impl Shared {
         for (gone, ()) in self.blocks.insert(key, (), bytes) {
             remove(&self.file(gone));
         }
-        metrics::gauge!("aquifer_cache_bytes", "cache" => "ranges").set(self.blocks.bytes() as f64);
     }
 }
 

@@ -22,6 +22,7 @@ use crate::object::cache::Cache;
 use crate::record::columns::RecordColumn;
 use crate::scan::parquet;
 use crate::tier::cold::Cold;
+use crate::view::CacheInfo;
 use crate::worker;
 
 /// What a record is made of.
@@ -72,6 +73,11 @@ impl Groups {
         }
     }
 
+    /// How the cache of row groups does.
+    pub(crate) fn info(&self) -> CacheInfo {
+        self.decoded.info("row_groups")
+    }
+
     /// Whether a fetch has ended here: then this one goes on with it.
     pub(crate) fn expects(&self, partition: TopicPartition, offset: i64) -> bool {
         self.expected.get(&(partition, offset)).is_some()
@@ -86,10 +92,7 @@ impl Groups {
 /// A row group with all that a record is made of.
 pub(crate) async fn get(cold: &Arc<Cold>, at: &GroupAt) -> Result<Arc<RecordBatch>> {
     let key = key_of(at);
-    let known = cold.groups.decoded.get(&key);
-    let count = if known.is_some() { "aquifer_cache_hits_total" } else { "aquifer_cache_misses_total" };
-    metrics::counter!(count, "cache" => "row_groups").increment(1);
-    match known {
+    match cold.groups.decoded.get(&key) {
         Some(known) => Ok(known),
         None => start(cold, at, key, None).await,
     }
@@ -98,7 +101,7 @@ pub(crate) async fn get(cold: &Arc<Cold>, at: &GroupAt) -> Result<Arc<RecordBatc
 /// Begins to read a row group that somebody will ask for, if there is room for it.
 pub(crate) fn read_ahead(cold: &Arc<Cold>, at: &GroupAt) {
     let key = key_of(at);
-    if cold.groups.decoded.get(&key).is_some() || cold.groups.under_way.lock().contains_key(&key) {
+    if cold.groups.decoded.holds(&key) || cold.groups.under_way.lock().contains_key(&key) {
         return;
     }
     let Ok(room) = Arc::clone(&cold.groups.ahead).try_acquire_owned() else { return };

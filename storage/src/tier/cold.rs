@@ -22,6 +22,7 @@ use crate::object::cache::Cache;
 use crate::object::paths;
 use crate::scan::ahead::Groups;
 use crate::settings::{chunks_bytes_max, footers_bytes_max, row_groups_bytes_max};
+use crate::view::CacheInfo;
 use crate::worker;
 
 /// Who writes the cold part, and with what.
@@ -70,6 +71,12 @@ impl Cold {
             footers: Cache::new(bytes(footers_bytes_max(memory_bytes))),
             groups: Groups::new(bytes(row_groups_bytes_max(memory_bytes))),
         }
+    }
+
+    /// How its caches do.
+    pub(crate) fn caches(&self) -> Vec<CacheInfo> {
+        let here = [self.publisher.chunks.info(), self.footers.info("object_footers"), self.groups.info()];
+        here.into_iter().chain(self.bucket.cache()).collect()
     }
 
     /// Whose publishes count.

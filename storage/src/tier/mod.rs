@@ -20,6 +20,7 @@ mod retain;
 mod rewrite;
 mod run;
 mod seal;
+mod shown;
 mod sweep;
 #[cfg(test)]
 mod tests;

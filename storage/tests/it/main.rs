@@ -12,6 +12,7 @@ mod kept;
 mod large_commits;
 mod records;
 mod restarts;
+mod shown;
 mod support;
 mod tiering;
 mod topics;

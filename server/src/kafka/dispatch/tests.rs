@@ -38,6 +38,7 @@ async fn broker(data_dir: &std::path::Path) -> Arc<Broker> {
         port: 9092,
         fetch_room: FetchRoom::new(settings.kafka_fetch_bytes_in_flight_max),
         request_room: RequestRoom::new(settings.kafka_request_bytes_in_flight_max),
+        meter: Default::default(),
         settings,
         shutdown: CancellationToken::new(),
     })

@@ -1,11 +1,13 @@
 //! `aquifer.transactions` and `aquifer.producers`: who writes in transactions, what is open, and since when.
 
-use aquifer_storage::{Error as StorageError, Storage, TopicPartition, TransactionState};
+use aquifer_storage::{Storage, TopicPartition, TransactionState};
 use arrow::array::ArrayRef;
 use datafusion::error::Result as DataFusionResult;
 use futures::future::BoxFuture;
 
-use super::{SystemSources, bigint, int, ms_as_us, name_of, optional_bigint, some_text, texts, time_us};
+use super::{
+    SystemSources, Wanted, bigint, boolean, int, ms_as_us, name_of, optional_bigint, some_text, texts, time_us,
+};
 use crate::catalog::Catalog;
 use crate::error::Error;
 
@@ -39,23 +41,17 @@ pub(super) fn transactions(catalog: &Catalog, _sources: &SystemSources) -> Vec<A
         time_us(known.iter().map(|info| Some(info.updated_at_us))),
         texts(known.iter().map(|info| partitions(&info.partitions))),
         texts(known.iter().map(|info| info.groups.clone())),
+        boolean(known.iter().map(|info| info.internal)),
     ]
 }
 
-pub(super) fn producers(catalog: &Catalog) -> BoxFuture<'_, DataFusionResult<Vec<ArrayRef>>> {
+pub(super) fn producers<'a>(
+    catalog: &'a Catalog,
+    _wanted: Wanted<'a>,
+) -> BoxFuture<'a, DataFusionResult<Vec<ArrayRef>>> {
     Box::pin(async {
         let storage = catalog.storage();
-        let mut known = Vec::new();
-        for topic in storage.topics() {
-            for partition in 0..topic.partitions {
-                match storage.producers(TopicPartition { topic: topic.id, partition }).await {
-                    Ok(producers) => known.extend(producers),
-                    // A topic may go between the two calls; then its producers are not listed.
-                    Err(StorageError::UnknownTopic { .. } | StorageError::UnknownPartition { .. }) => {}
-                    Err(error) => return Err(Error::from(error).into()),
-                }
-            }
-        }
+        let known = storage.all_producers().await.map_err(Error::from)?;
         Ok(vec![
             some_text(known.iter().map(|info| name_of(storage, info.partition))),
             int(known.iter().map(|info| info.partition.partition)),
