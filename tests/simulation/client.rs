@@ -24,7 +24,7 @@ use crate::transaction::Transactional;
 use crate::world::World;
 
 /// What a commit holds beside its batches, at the most.
-const LARGE_SLACK_BYTES: u64 = 1_500;
+const LARGE_SLACK_BYTES: u64 = 2_500;
 /// Topics a client may have at a time.
 const TOPICS_MAX: usize = 2;
 

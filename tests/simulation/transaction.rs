@@ -290,7 +290,10 @@ async fn end(client: &Client, storage: &Storage, chance: &Chance) {
         model.transactions.insert(open.number, Outcome::Asked(committed));
         if committed {
             for (attempt, register) in &open.offsets {
-                model.registers.entry(register.clone()).or_default().push(*attempt);
+                // Asked for again after trouble it counts once.
+                let order = model.registers.entry(register.clone()).or_default();
+                order.retain(|other| other != attempt);
+                order.push(*attempt);
             }
         }
     }

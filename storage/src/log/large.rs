@@ -15,6 +15,8 @@ use crate::log::transaction::{check_change, own_id};
 
 /// Bytes of a data frame, about: small enough that others' commits come in between.
 const FRAME_BYTES: u64 = 2 << 20;
+/// What the estimate of our own topics' records may be short of.
+const OWN_SLACK_BYTES: u64 = 1 << 10;
 
 /// A commit of any size; see the top of this file. Dropped without [`LargeCommit::commit`] it is aborted.
 #[derive(Debug)]
@@ -160,8 +162,10 @@ impl Node {
         let limit = self.settings().wal_commit_bytes_max;
         let fits =
             |append: &Append| append.batch.bytes().len() as u64 <= limit && !append.batch.header().has_producer();
-        // What our own topics take is an estimate.
-        let bytes = Request::bytes_of(commit) + 2 * Request::own_bytes_of(commit);
+        // What our own topics take is an estimate: rather a transaction too many than a commit that fits nowhere.
+        let own_bytes = Request::own_bytes_of(commit);
+        let own_bytes = if own_bytes > 0 { 2 * own_bytes + OWN_SLACK_BYTES } else { 0 };
+        let bytes = Request::bytes_of(commit) + own_bytes;
         bytes > limit && !commit.appends.is_empty() && commit.appends.iter().all(fits)
     }
 

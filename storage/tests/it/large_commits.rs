@@ -73,6 +73,21 @@ async fn batches_that_fill_a_frame_are_part_of_a_large_commit() {
 }
 
 #[tokio::test]
+async fn a_commit_that_fits_a_frame_but_for_its_position_is_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(small_commits(dir.path())).await.unwrap();
+    let topic = topic(&storage, "events", 1).await;
+    let half = |bytes: usize| Append { topic: topic.id, partition: 0, batch: batch(&["x".repeat(bytes).as_str()]) };
+    let limit = usize::try_from(COMMIT_BYTES_MAX).unwrap();
+    for short in 0..100 {
+        let appends = vec![half(limit / 2 - 100), half(limit / 2 - 50 - short)];
+        let commit = Commit { appends, positions: vec![position(Expect::Anything)], ..Commit::default() };
+        storage.commit(commit).await.unwrap_or_else(|error| panic!("{short}: {error}"));
+    }
+    stop(storage).await;
+}
+
+#[tokio::test]
 async fn topics_made_by_a_large_commit_go_with_its_failure() {
     let dir = tempfile::tempdir().unwrap();
     let storage = Storage::open(small_commits(dir.path())).await.unwrap();
