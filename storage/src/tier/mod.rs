@@ -3,7 +3,7 @@
 //! 1. [`Tier::open`] opens the bucket, claims it, loads the manifests and tells the log how far it is tiered.
 //! 2. [`worker`] looks every second which partitions are due ([`seal`]), or is asked for everything (a checkpoint).
 //! 3. [`run`] takes what is due of a topic, [`write`] makes one object of it, the manifest is published.
-//! 4. Only then may the log forget.
+//! 4. Only then may the log forget, which it is asked to do every second ([`forgetting`]), whether or not a run goes on.
 //!
 //! What is cold is looked after by [`housekeeping`], topic by topic ([`upkeep`]): [`retain`] says what is too old, [`compact`]
 //! (with [`latest`] and [`cleaned`]) what is not the latest of its key, [`merge`] what is too small; [`rewrite`] makes the
@@ -13,6 +13,7 @@ mod cleaned;
 pub(crate) mod cold;
 mod compact;
 mod declared;
+mod forgetting;
 mod housekeeping;
 mod latest;
 mod merge;
@@ -47,6 +48,7 @@ use crate::object::open::Opening;
 use crate::record::batch::BatchLimits;
 use crate::storage::OpenOptions;
 use crate::tier::cold::{Cold, Writer};
+use crate::tier::forgetting::Forgetting;
 use crate::tier::housekeeping::Housekeeping;
 use crate::tier::run::{DeclaredBy, Runner};
 use crate::tier::seal::SealPolicy;
@@ -73,6 +75,7 @@ pub(crate) struct Tier {
     declared_by: DeclaredBy,
     held_by: HeldBy,
     worker: Worker,
+    forgetting: Forgetting,
     housekeeping: Housekeeping,
 }
 
@@ -137,7 +140,8 @@ impl Tier {
         };
         let housekeeping = Housekeeping::start(upkeep, settings.housekeeping_interval_ms);
         let worker = Worker::start(runner, SealPolicy::of(settings));
-        Ok(Arc::new(Self { node, cold, limits, declared_by, held_by, worker, housekeeping }))
+        let forgetting = Forgetting::start(Arc::downgrade(&node));
+        Ok(Arc::new(Self { node, cold, limits, declared_by, held_by, worker, forgetting, housekeeping }))
     }
 
     /// From now on objects get the declared columns that `by` knows of.
@@ -164,6 +168,7 @@ impl Tier {
     pub(crate) async fn close(&self) {
         self.housekeeping.stop().await;
         self.worker.stop().await;
+        self.forgetting.stop().await;
     }
 
     /// Tiers all that is stable now and lets the log forget.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
@@ -51,16 +52,20 @@ impl Bench {
     }
 
     async fn open(&self) -> (Arc<Node>, Arc<Tier>) {
+        self.open_over(self.bucket(), StorageSettings::default()).await
+    }
+
+    async fn open_over(&self, bucket: Bucket, settings: StorageSettings) -> (Arc<Node>, Arc<Tier>) {
         let options = OpenOptions {
             data_dir: self.home.path().to_path_buf(),
             object_store_url: None,
             object_store: Default::default(),
-            settings: StorageSettings::default(),
+            settings,
             clock: Arc::new(SystemClock),
             random: Arc::new(SystemRandom),
         };
         let node = Node::open(&options).await.unwrap();
-        let tier = Tier::over(Arc::clone(&node), self.bucket()).await.unwrap();
+        let tier = Tier::over(Arc::clone(&node), bucket).await.unwrap();
         (node, tier)
     }
 
@@ -259,6 +264,63 @@ async fn a_newer_writer_makes_the_older_read_only_for_good() {
     assert_eq!(bench.offsets(&node, &tier).await, (0..10).collect::<Vec<_>>());
     tier.close().await;
     assert!(matches!(node.close().await, Err(Error::ReadOnly { .. })));
+}
+
+/// A topic of which the log has some hundred kilobytes.
+async fn busy_topic(node: &Node) -> TopicId {
+    let id = TopicId(uuid::Uuid::from_u128(0xdef));
+    let create = TopicChange::Create { id, name: "busy".to_owned(), partitions: 1, config: TopicConfig::default() };
+    node.commit(Commit { topics: vec![create], ..Commit::default() }).await.unwrap();
+    for _ in 0..60 {
+        let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+        builder.push(1, None, Some(&[7; 16 << 10]), &[]);
+        let append = Append { topic: id, partition: 0, batch: builder.build(Compression::None).unwrap() };
+        node.commit(Commit { appends: vec![append], ..Commit::default() }).await.unwrap();
+    }
+    id
+}
+
+async fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let holds = async {
+        while !holds() {
+            crate::worker::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(crate::worker::timeout(Duration::from_secs(20), holds).await.is_some(), "never happened: {what}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_never_answers_does_not_keep_the_log_from_getting_smaller() {
+    let bench = Bench::new();
+    let settings = StorageSettings {
+        wal_segment_bytes: 64 << 10,
+        wal_reserve_bytes: 16 << 10,
+        topic_local_retention_ms: 0,
+        object_store_attempt_time_max_ms: 3_600_000,
+        object_store_retry_time_max_ms: 3_600_000,
+        ..StorageSettings::default()
+    };
+    let store: Arc<dyn object_store::ObjectStore> = Arc::<FaultyStore<InMemory>>::clone(&bench.store);
+    let random: Arc<dyn crate::clock::Random> = Arc::new(SystemRandom);
+    let bucket = crate::object::open::over(store, &settings, &random);
+    let (node, tier) = bench.open_over(bucket, settings).await;
+    bench.produce(&node, 100).await;
+    let busy = busy_topic(&node).await;
+    bench.lay("/data/", &[Fault::Stall]);
+    let of_task = Arc::clone(&tier);
+    let asked = crate::worker::spawn(async move {
+        let done = of_task.checkpoint().await;
+        panic!("the store does not answer, but {done:?}");
+    });
+    eventually("the run waits for the store", || bench.faults.is_empty()).await;
+    let before = node.segments();
+    assert!(before.len() > 10, "{} segments", before.len());
+    node.commit(Commit { topics: vec![TopicChange::Delete { id: busy }], ..Commit::default() }).await.unwrap();
+    eventually("what the old record holds up is gone", || node.segments().len() <= 4).await;
+    assert!(node.segments()[0].id > before[0].id, "the record was carried over");
+    assert_eq!(node.watermarks(bench.partition()).unwrap().tiered_end_offset, 0);
+    assert_eq!(bench.offsets(&node, &tier).await, (0..100).collect::<Vec<_>>());
+    asked.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -114,6 +114,7 @@ impl Work {
             None => self.tier(|backlog, _| seal::everything(backlog)).await,
         };
         self.note(done.as_ref().err());
+        let done = self.let_forget(done).await;
         for answer in answers {
             // Who no longer waits needs no answer.
             let _ = answer.send(done.clone());
@@ -130,16 +131,19 @@ impl Work {
         self.note(done.as_ref().err());
     }
 
-    /// Tiers what is chosen of the backlog, then lets the log forget.
+    /// Tiers what is chosen of the backlog. What the log may forget then, it does by itself.
     async fn tier(
         &self,
         choose: impl FnOnce(&[Backlog], i64) -> BTreeMap<TopicId, Vec<Target>>,
     ) -> Result<CheckpointReport> {
         let node = self.runner.node()?;
         let chosen = choose(&node.tiering_backlog(), node.clock().now_us());
-        let done = self.runner.tier_all(&chosen).await;
-        // What was tiered before may be old enough by now, whatever became of this run.
-        let forgotten = node.forget().await;
+        self.runner.tier_all(&chosen).await
+    }
+
+    /// Who asked for a checkpoint is answered when the log has forgotten too, whatever became of the run.
+    async fn let_forget(&self, done: Result<CheckpointReport>) -> Result<CheckpointReport> {
+        let forgotten = self.runner.node()?.forget().await;
         done.and_then(|report| forgotten.map(|()| report))
     }
 
