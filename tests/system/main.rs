@@ -28,3 +28,4 @@ mod seeing;
 mod tidy;
 mod transaction_kills;
 mod transactions;
+mod verify;

@@ -4,6 +4,7 @@
 
 use std::fs::{self, File};
 use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ impl Process {
     /// Starts `command` in `directory`, and waits until something listens on `port`.
     pub(crate) fn start(mut command: Command, directory: TempDir, port: u16) -> Result<Self> {
         let log = File::create(log_path(directory.path()))?;
+        // Some start others: a group of its own, so that none is left.
+        command.process_group(0);
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir(directory.path());
         let mut process = Self { child: command.spawn()?, directory };
         let begun = Instant::now();
@@ -59,7 +62,8 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // It may have ended already; nothing depends on how.
+        // It may have ended already; nothing depends on how. The standard library kills no groups.
+        let _ = Command::new("kill").args(["-KILL", "--", &format!("-{}", self.child.id())]).status();
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

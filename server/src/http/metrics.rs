@@ -66,6 +66,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("aquifer_tier_objects_total", Kind::Counter, "objects made by tiering"),
     ("aquifer_tier_rows_total", Kind::Counter, "rows in these objects"),
     ("aquifer_tier_failures_total", Kind::Counter, "attempts to tier a topic that failed and are made again"),
+    (
+        "aquifer_log_forget_failures_total",
+        Kind::Counter,
+        "attempts to free room in the log that failed and are made again",
+    ),
     ("aquifer_cold_objects", Kind::Gauge, "objects that hold history"),
     ("aquifer_cold_rows", Kind::Gauge, "rows in these objects"),
     ("aquifer_cold_bytes", Kind::Gauge, "bytes of these objects"),

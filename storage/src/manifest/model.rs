@@ -264,9 +264,9 @@ impl TopicManifest {
         let tail = Summary::of_entries(self.tail.iter().map(|entry| &**entry));
         let summaries = self.chunks.iter().map(|chunk| &chunk.summary).chain([&tail]);
         summaries.fold(ColdTotals::default(), |sum, of| ColdTotals {
-            objects: sum.objects + of.objects,
-            rows: sum.rows + of.rows,
-            bytes: sum.bytes + of.bytes,
+            objects: sum.objects.saturating_add(of.objects),
+            rows: sum.rows.saturating_add(of.rows),
+            bytes: sum.bytes.saturating_add(of.bytes),
         })
     }
 
@@ -367,7 +367,7 @@ impl Summary {
             }
             let Some(object) = &entry.object else { continue };
             sum.objects += 1;
-            sum.bytes += object.bytes;
+            sum.bytes = sum.bytes.saturating_add(object.bytes);
             let epoch = paths::epoch_of(&Path::from(object.path.as_str()));
             sum.newest_epoch = sum.newest_epoch.max(epoch.unwrap_or(WriterEpoch(0)));
             for group in &object.row_groups {
@@ -385,10 +385,10 @@ impl Summary {
         let mut hulls = BTreeMap::new();
         for ChunkRef { summary, .. } in chunks {
             widen(&mut hulls, &summary.covers);
-            sum.entries += summary.entries;
-            sum.objects += summary.objects;
-            sum.rows += summary.rows;
-            sum.bytes += summary.bytes;
+            sum.entries = sum.entries.saturating_add(summary.entries);
+            sum.objects = sum.objects.saturating_add(summary.objects);
+            sum.rows = sum.rows.saturating_add(summary.rows);
+            sum.bytes = sum.bytes.saturating_add(summary.bytes);
             sum.timestamps_ms = hull(sum.timestamps_ms, summary.timestamps_ms);
             sum.committed_at_us = hull(sum.committed_at_us, summary.committed_at_us);
             sum.newest_epoch = sum.newest_epoch.max(summary.newest_epoch);

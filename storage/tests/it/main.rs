@@ -17,4 +17,3 @@ mod support;
 mod tiering;
 mod topics;
 mod transactions;
-mod transactions_cut;
