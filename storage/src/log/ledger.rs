@@ -15,14 +15,12 @@ use crate::commit::{
 use crate::error::{Error, Result};
 use crate::ids::{ProducerIdentity, TopicId, TopicPartition};
 use crate::log::frame::PlacedBatch;
-use crate::log::own::{Change, OwnRecord, OwnState};
+use crate::log::own::{Change, OwnRecord, OwnState, PARTITIONS_MAX};
 use crate::log::producer::{Producers, Replaced, Verdict};
 use crate::log::transaction::{AbortedRange, Mark};
 use crate::record::batch::TimestampType;
 use crate::view::{Definition, GroupOffset, ProducerInfo, Topic};
 
-/// Partitions of one topic, at the most: each costs memory for ever.
-pub(crate) const PARTITIONS_MAX: i32 = 10_000;
 /// Kafka's limit.
 const TOPIC_NAME_BYTES_MAX: usize = 249;
 /// What a record of our own topics costs beside key and value, at the most.

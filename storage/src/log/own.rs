@@ -33,6 +33,22 @@ use crate::view::{Definition, GroupOffset, Topic};
 
 const VALUE_VERSION: u32 = 1;
 
+/// Partitions of one topic, at the most: each costs memory for ever.
+pub(crate) const PARTITIONS_MAX: i32 = 10_000;
+
+/// Refuses a stored topic that nobody can have made: believed, it would take all memory.
+///
+/// # Errors
+/// [`Error::Corrupt`].
+pub(crate) fn check_stored(topic: &Topic, place: &str) -> Result<()> {
+    if (1..=PARTITIONS_MAX).contains(&topic.partitions) {
+        return Ok(());
+    }
+    let reason =
+        format!("topic {} with {} partitions, 1 to {PARTITIONS_MAX} there may be", topic.name, topic.partitions);
+    Err(Error::Corrupt { place: place.to_owned(), reason })
+}
+
 /// One step of the state.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Change {
@@ -371,7 +387,11 @@ impl Change {
         let corrupt = |reason: String| Error::Corrupt { place: place.to_owned(), reason };
         let key: Key = serde_json::from_slice(key).map_err(|error| corrupt(format!("key: {error}")))?;
         Ok(match key {
-            Key::Topic(id) => Self::Topic { id, value: decode(value, place)?.map(Arc::new) },
+            Key::Topic(id) => {
+                let topic = decode::<Topic>(value, place)?;
+                topic.iter().try_for_each(|topic| check_stored(topic, place))?;
+                Self::Topic { id, value: topic.map(Arc::new) }
+            }
             Key::LogStart(topic, partition) => {
                 let value = decode::<StoredLogStart>(value, place)?.map(|stored| stored.offset);
                 Self::LogStart { partition: TopicPartition { topic, partition }, value }
@@ -487,6 +507,19 @@ mod tests {
             let record = change.to_record().unwrap();
             let back = Change::from_record(&record.key, record.value.as_deref(), "x").unwrap();
             assert_eq!(back, change);
+        }
+    }
+
+    #[test]
+    fn a_topic_of_absurdly_many_partitions_is_no_topic() {
+        for partitions in [i32::MIN, 0, PARTITIONS_MAX + 1, i32::MAX] {
+            let Some(Change::Topic { id, value: Some(topic) }) = changes().into_iter().next() else {
+                panic!("a topic")
+            };
+            let change = Change::Topic { id, value: Some(Arc::new(Topic { partitions, ..Topic::clone(&topic) })) };
+            let record = change.to_record().unwrap();
+            let read = Change::from_record(&record.key, record.value.as_deref(), "x");
+            assert!(matches!(read, Err(Error::Corrupt { .. })), "{read:?}");
         }
     }
 

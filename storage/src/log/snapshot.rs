@@ -15,7 +15,7 @@ use crate::ids::{TopicId, TopicPartition};
 use crate::log::disk::{Disk, read_file, replace_file};
 use crate::log::index::DamagedOffsets;
 use crate::log::ledger::stored_topics;
-use crate::log::own::{Change, OwnState, PendingKey};
+use crate::log::own::{Change, OwnState, PendingKey, check_stored};
 use crate::log::producer::Sequences;
 use crate::log::segment::position_in_name;
 use crate::log::transaction::{AbortedRange, Transaction};
@@ -147,6 +147,7 @@ impl LogSnapshot {
         let place = path.display().to_string();
         let bytes = read_file(disk, &path, SNAPSHOT_BYTES_MAX).map_err(Error::io(format!("read {place}")))?;
         let snapshot: Self = envelope::open(SNAPSHOT, &bytes, &place)?;
+        snapshot.own.topics.iter().try_for_each(|topic| check_stored(topic, &place))?;
         if snapshot.position == position {
             return Ok((snapshot, bytes.len() as u64));
         }
