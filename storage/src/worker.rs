@@ -12,11 +12,16 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use futures::future::{AbortHandle, Abortable};
+use parking_lot::Mutex;
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, Result};
 #[cfg(any(test, feature = "testing"))]
 use crate::testing::schedule;
+
+/// How long the stop of a loop waits for the step in progress, ms; then it is dropped where it stands, as by a crash.
+const STOP_MS_MAX: u64 = 5_000;
 
 /// How long a step may wait for something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +70,50 @@ impl Task {
     pub(crate) async fn ended(&mut self) {
         // The sender is dropped with the task, however it ends.
         let _ = (&mut self.ended).await;
+    }
+}
+
+/// Work that goes on until it is stopped, or until its owner is dropped without having stopped it.
+#[derive(Debug)]
+pub(crate) struct Loop {
+    /// What it does, for the log: "tiering".
+    name: &'static str,
+    stop: CancellationToken,
+    /// Taken by the first stop.
+    task: Mutex<Option<Task>>,
+}
+
+impl Loop {
+    /// Starts the work, which ends soon after the token it is given is cancelled.
+    pub(crate) fn start<W: Future<Output = ()> + Send + 'static>(
+        name: &'static str,
+        work: impl FnOnce(CancellationToken) -> W,
+    ) -> Self {
+        let stop = CancellationToken::new();
+        let task = spawn(work(stop.clone()));
+        Self { name, stop, task: Mutex::new(Some(task)) }
+    }
+
+    /// Stops it; returns when the step in progress is over, or dropped after [`STOP_MS_MAX`].
+    pub(crate) async fn stop(&self) {
+        self.stop_within(Duration::from_millis(STOP_MS_MAX)).await;
+    }
+
+    async fn stop_within(&self, limit: Duration) {
+        self.stop.cancel();
+        let task = self.task.lock().take();
+        let Some(mut task) = task else { return };
+        if timeout(limit, task.ended()).await.is_none() {
+            tracing::warn!(work = self.name, "work did not stop in time, its step is dropped");
+            task.abort();
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        // Whoever is dropped without being closed leaves no work behind.
+        self.stop.cancel();
     }
 }
 
@@ -185,4 +234,60 @@ pub(crate) fn crash_point(name: &'static str) {
     schedule::reach(name);
     #[cfg(not(any(test, feature = "testing")))]
     let _ = name;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    /// Notes when it is dropped.
+    struct Noted(Arc<AtomicBool>);
+
+    impl Drop for Noted {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// A loop that ends when told, or never; whether it has ended.
+    fn loop_that(listens: bool) -> (Loop, Arc<AtomicBool>) {
+        let ended = Arc::new(AtomicBool::new(false));
+        let noted = Noted(Arc::clone(&ended));
+        let work = Loop::start("a test", move |stop| async move {
+            let _noted = noted;
+            if listens { stop.cancelled().await } else { std::future::pending().await }
+        });
+        (work, ended)
+    }
+
+    async fn has_ended(ended: &AtomicBool) {
+        let wait = async {
+            while !ended.load(Ordering::SeqCst) {
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(Duration::from_secs(60), wait).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_loop_ends_when_it_is_stopped_or_dropped() {
+        let (stopped, ended) = loop_that(true);
+        stopped.stop().await;
+        assert!(ended.load(Ordering::SeqCst));
+        // Who stops it again does not wait.
+        stopped.stop().await;
+        let (dropped, ended) = loop_that(true);
+        drop(dropped);
+        has_ended(&ended).await;
+    }
+
+    #[tokio::test]
+    async fn a_loop_that_does_not_listen_is_dropped_where_it_stands() {
+        let (deaf, ended) = loop_that(false);
+        deaf.stop_within(Duration::ZERO).await;
+        has_ended(&ended).await;
+    }
 }

@@ -57,9 +57,9 @@ fn lost_is_covered(topic: TopicId, entry: &Entry) -> Result<()> {
 }
 
 fn group_is_sound(topic: TopicId, entry: &Entry, group: &RowGroup) -> Result<()> {
-    let covered = entry.covers.iter().any(|cover| {
-        cover.partition == group.partition && cover.start <= group.first_offset && group.last_offset < cover.end
-    });
+    let covered = entry
+        .cover(group.partition)
+        .is_some_and(|cover| cover.start <= group.first_offset && group.last_offset < cover.end);
     let span = i128::from(group.last_offset) - i128::from(group.first_offset) + 1;
     let counted = group.rows > 0 && i128::from(group.rows) <= span;
     let timed =
@@ -164,15 +164,18 @@ fn sums<'a>(entries: impl Iterator<Item = &'a Entry>) -> BTreeMap<i32, Sum> {
             let fresh = || Sum { ranges: vec![], rows: 0, timestamps: nothing, commits: nothing, lost: vec![] };
             let sum = sums.entry(cover.partition).or_insert_with(fresh);
             sum.ranges.push((cover.start, cover.end));
-            let lost = entry.lost.iter().filter(|lost| lost.partition == cover.partition);
-            sum.lost.extend(lost.map(|lost| (lost.start, lost.end)));
-            let groups = entry.object.iter().flat_map(|object| &object.row_groups);
-            for group in groups.filter(|group| group.partition == cover.partition) {
-                sum.rows += u64::from(group.rows);
-                let hull = |(min, max): (i64, i64), low: i64, high: i64| (min.min(low), max.max(high));
-                sum.timestamps = hull(sum.timestamps, group.min_timestamp_ms, group.max_timestamp_ms);
-                sum.commits = hull(sum.commits, group.min_committed_at_us, group.max_committed_at_us);
-            }
+        }
+        for lost in &entry.lost {
+            // Sound entries cover what they lost, and the partitions of their row groups.
+            let Some(sum) = sums.get_mut(&lost.partition) else { continue };
+            sum.lost.push((lost.start, lost.end));
+        }
+        for group in entry.object.iter().flat_map(|object| &object.row_groups) {
+            let Some(sum) = sums.get_mut(&group.partition) else { continue };
+            sum.rows += u64::from(group.rows);
+            let hull = |(min, max): (i64, i64), low: i64, high: i64| (min.min(low), max.max(high));
+            sum.timestamps = hull(sum.timestamps, group.min_timestamp_ms, group.max_timestamp_ms);
+            sum.commits = hull(sum.commits, group.min_committed_at_us, group.max_committed_at_us);
         }
     }
     for sum in sums.values_mut() {

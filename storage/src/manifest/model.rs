@@ -283,10 +283,11 @@ pub(crate) fn groups_of(
     start: i64,
     end: i64,
 ) -> impl Iterator<Item = GroupAt> + use<'_> {
-    let groups = entry.object.iter().flat_map(|object| object.row_groups.iter().enumerate());
-    let wanted = groups.filter(move |(_, group)| {
-        group.partition == partition && group.first_offset < end && group.last_offset >= start
-    });
+    let groups = entry.object.as_ref().map_or(&[][..], |object| &object.row_groups);
+    // They ascend by partition and offset, and there may be ten thousand of them.
+    let first = groups.partition_point(|group| (group.partition, group.last_offset) < (partition, start));
+    let wanted = groups.iter().enumerate().skip(first);
+    let wanted = wanted.take_while(move |(_, group)| group.partition == partition && group.first_offset < end);
     wanted.map(|(ordinal, group)| GroupAt { object: Arc::clone(entry), ordinal, group: *group })
 }
 

@@ -77,7 +77,7 @@ pub(crate) fn plan(
     let mut holds: BTreeMap<i32, Option<i64>> = BTreeMap::new();
     let mut plan = Plan::default();
     let (mut bytes, mut dirty_bytes, mut overdue) = (0_u64, 0_u64, false);
-    for at in entries.iter().flat_map(groups_of) {
+    for (at, group_bytes) in entries.iter().flat_map(groups_of) {
         let RowGroup { partition, first_offset, last_offset, min_timestamp_ms, max_timestamp_ms, .. } = at.group;
         if last_offset < manifest.start(partition) || stopped.contains_key(&partition) {
             continue;
@@ -88,7 +88,6 @@ pub(crate) fn plan(
             stopped.insert(partition, first_offset);
             continue;
         }
-        let group_bytes = bytes_of(&at);
         bytes += group_bytes;
         if last_offset >= cleaned.end(partition) {
             dirty_bytes += group_bytes;
@@ -112,18 +111,15 @@ pub(crate) fn plan(
     (is_dirty || overdue || !plan.expired.is_empty()).then_some(plan)
 }
 
-/// An entry's row groups.
-pub(crate) fn groups_of(entry: &Arc<Entry>) -> impl Iterator<Item = GroupAt> {
-    let groups = entry.object.iter().flat_map(|object| object.row_groups.iter().enumerate());
-    groups.map(|(ordinal, group)| GroupAt { object: Arc::clone(entry), ordinal, group: *group })
-}
-
-/// What a row group takes of its object, about.
-pub(crate) fn bytes_of(at: &GroupAt) -> u64 {
-    at.object().map_or(0, |object| {
-        let rows: u64 = object.row_groups.iter().map(|group| u64::from(group.rows)).sum();
-        object.bytes * u64::from(at.group.rows) / rows.max(1)
-    })
+/// An entry's row groups, each with what it takes of its object, about.
+pub(crate) fn groups_of(entry: &Arc<Entry>) -> impl Iterator<Item = (GroupAt, u64)> {
+    let groups = || entry.object.iter().flat_map(|object| object.row_groups.iter());
+    let rows: u64 = groups().map(|group| u64::from(group.rows)).sum();
+    let bytes = entry.object.as_ref().map_or(0, |object| object.bytes);
+    let share = move |group: &RowGroup| bytes * u64::from(group.rows) / rows.max(1);
+    groups()
+        .enumerate()
+        .map(move |(ordinal, group)| (GroupAt { object: Arc::clone(entry), ordinal, group: *group }, share(group)))
 }
 
 impl Plan {

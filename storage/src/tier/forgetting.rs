@@ -7,12 +7,11 @@
 use std::sync::Weak;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use crate::log::Node;
 use crate::tier::worker::chain;
-use crate::worker::{self, Task};
+use crate::worker::{self, Loop};
 
 /// How often it looks, ms.
 const LOOK_INTERVAL_MS: u64 = 1_000;
@@ -20,41 +19,9 @@ const LOOK_INTERVAL_MS: u64 = 1_000;
 /// Longest pause after failures, ms.
 const PAUSE_MS_MAX: u64 = 60_000;
 
-/// How long a stop waits for the look in progress, ms; then it is dropped where it stands, as by a crash.
-const STOP_MS_MAX: u64 = 5_000;
-
-/// The loop as its owner sees it.
-#[derive(Debug)]
-pub(crate) struct Forgetting {
-    stop: CancellationToken,
-    /// Taken by the first stop.
-    task: Mutex<Option<Task>>,
-}
-
-impl Forgetting {
-    /// Starts it. The node is held weakly, so that one that is dropped without being closed goes at once.
-    pub(crate) fn start(node: Weak<Node>) -> Self {
-        let stop = CancellationToken::new();
-        let task = worker::spawn(run(node, stop.clone()));
-        Self { stop, task: Mutex::new(Some(task)) }
-    }
-
-    /// Stops it; returns when the last look is over.
-    pub(crate) async fn stop(&self) {
-        self.stop.cancel();
-        let task = self.task.lock().take();
-        let Some(mut task) = task else { return };
-        if worker::timeout(Duration::from_millis(STOP_MS_MAX), task.ended()).await.is_none() {
-            tracing::warn!("forgetting did not stop in time, it is dropped");
-            task.abort();
-        }
-    }
-}
-
-impl Drop for Forgetting {
-    fn drop(&mut self) {
-        self.stop.cancel();
-    }
+/// Starts it. The node is held weakly, so that one that is dropped without being closed goes at once.
+pub(crate) fn start(node: Weak<Node>) -> Loop {
+    Loop::start("forgetting", |stop| run(node, stop))
 }
 
 async fn run(node: Weak<Node>, stop: CancellationToken) {

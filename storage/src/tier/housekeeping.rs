@@ -8,7 +8,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -18,7 +17,7 @@ use crate::log::Node;
 use crate::tier::upkeep::{Effort, Upkeep};
 use crate::tier::worker::chain;
 use crate::view::{Topic, VacuumReport};
-use crate::worker::{self, Task};
+use crate::worker::{self, Loop};
 
 /// Requests that wait; who comes later waits outside.
 const REQUESTS_MAX: usize = 64;
@@ -32,9 +31,6 @@ const TOPICS_MAX: usize = 64;
 /// First and longest time a topic that failed is left alone, us.
 const PAUSE_US: (i64, i64) = (10_000_000, 3_600_000_000);
 
-/// How long a stop waits for the step in progress, ms; then it is dropped where it stands, as by a crash.
-const STOP_MS_MAX: u64 = 5_000;
-
 struct Request {
     topic: Option<TopicId>,
     answer: oneshot::Sender<Result<VacuumReport>>,
@@ -44,21 +40,17 @@ struct Request {
 #[derive(Debug)]
 pub(crate) struct Housekeeping {
     requests: mpsc::Sender<Request>,
-    stop: CancellationToken,
-    /// Taken by the first stop.
-    task: Mutex<Option<Task>>,
+    work: Loop,
 }
 
 impl Housekeeping {
     /// Starts it; `interval_ms` 0 works on request only.
     pub(crate) fn start(upkeep: Upkeep, interval_ms: u64) -> Self {
         let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
-        let stop = CancellationToken::new();
         let interval_us = i64::try_from(interval_ms.saturating_mul(1000)).unwrap_or(i64::MAX);
         let next_us = None;
         let work = Work { upkeep, waiting, interval_us, next_us, after: None, troubles: HashMap::new(), fenced: None };
-        let task = worker::spawn(work.run(stop.clone()));
-        Self { requests, stop, task: Mutex::new(Some(task)) }
+        Self { requests, work: Loop::start("housekeeping", |stop| work.run(stop)) }
     }
 
     /// Does all there is to do to a topic, or to all; returns when done.
@@ -70,20 +62,7 @@ impl Housekeeping {
 
     /// Stops it.
     pub(crate) async fn stop(&self) {
-        self.stop.cancel();
-        let task = self.task.lock().take();
-        let Some(mut task) = task else { return };
-        if worker::timeout(Duration::from_millis(STOP_MS_MAX), task.ended()).await.is_none() {
-            tracing::warn!("housekeeping did not stop in time, its step is dropped");
-            task.abort();
-        }
-    }
-}
-
-impl Drop for Housekeeping {
-    fn drop(&mut self) {
-        // A storage dropped without being closed leaves no work behind.
-        self.stop.cancel();
+        self.work.stop().await;
     }
 }
 

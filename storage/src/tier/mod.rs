@@ -48,7 +48,6 @@ use crate::object::open::Opening;
 use crate::record::batch::BatchLimits;
 use crate::storage::OpenOptions;
 use crate::tier::cold::{Cold, Writer};
-use crate::tier::forgetting::Forgetting;
 use crate::tier::housekeeping::Housekeeping;
 use crate::tier::run::{DeclaredBy, Runner};
 use crate::tier::seal::SealPolicy;
@@ -56,6 +55,7 @@ use crate::tier::sweep::Sweeper;
 use crate::tier::upkeep::{HeldBy, Upkeep};
 use crate::tier::worker::Worker;
 use crate::view::{CheckpointReport, ObjectInfo, Topic, VacuumReport};
+use crate::worker::Loop;
 
 pub use declared::DeclaredColumns;
 pub use upkeep::HoldsBack;
@@ -75,7 +75,7 @@ pub(crate) struct Tier {
     declared_by: DeclaredBy,
     held_by: HeldBy,
     worker: Worker,
-    forgetting: Forgetting,
+    forgetting: Loop,
     housekeeping: Housekeeping,
 }
 
@@ -140,7 +140,7 @@ impl Tier {
         };
         let housekeeping = Housekeeping::start(upkeep, settings.housekeeping_interval_ms);
         let worker = Worker::start(runner, SealPolicy::of(settings));
-        let forgetting = Forgetting::start(Arc::downgrade(&node));
+        let forgetting = forgetting::start(Arc::downgrade(&node));
         Ok(Arc::new(Self { node, cold, limits, declared_by, held_by, worker, forgetting, housekeeping }))
     }
 

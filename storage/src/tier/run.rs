@@ -210,13 +210,17 @@ impl Runner {
     }
 }
 
-/// What of the pinned ranges goes into this run: runs in order until the limit is used up, at least one. Blocks on the
-/// log's files.
+/// What of the ranges, pinned in the order of `left`, goes into this run: runs in order until the limit is used up, at
+/// least one. Blocks on the log's files.
 fn take(ranges: Vec<HotRange>, left: &[(TopicPartition, i64, i64)], bytes_max: u64) -> Result<Vec<Part>> {
     let mut parts = Vec::new();
-    let mut bytes = 0;
-    for range in ranges {
-        let Some((_, start, end)) = left.iter().find(|(partition, ..)| *partition == range.partition) else { continue };
+    let (mut bytes, mut full) = (0, false);
+    // They were pinned in this order, and a topic may have ten thousand of them.
+    for (range, (partition, start, end)) in ranges.into_iter().zip(left) {
+        debug_assert_eq!(range.partition, *partition, "a range of another partition was pinned");
+        if full {
+            break;
+        }
         // What is damaged is in neither and never will be.
         if range.start > *start && !is_damaged(&range.damaged, *start, range.start.min(*end)) {
             return Err(Error::Corrupt {
@@ -231,6 +235,7 @@ fn take(ranges: Vec<HotRange>, left: &[(TopicPartition, i64, i64)], bytes_max: u
         for run in touched {
             if bytes > 0 && bytes + u64::from(run.len) > bytes_max {
                 cover.end = run.base_offset.max(*start);
+                full = true;
                 break;
             }
             bytes += u64::from(run.len);

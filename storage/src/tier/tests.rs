@@ -14,7 +14,10 @@ use crate::clock::{SystemClock, SystemRandom};
 use crate::commit::{Append, Commit, TopicChange};
 use crate::error::Error;
 use crate::ids::{TopicId, TopicPartition};
-use crate::log::Node;
+use crate::log::{Backlog, Node};
+use crate::manifest::invariant;
+use crate::manifest::model::tests::entry;
+use crate::manifest::model::{TopicManifest, groups_of};
 use crate::object::bucket::Bucket;
 use crate::record::batch::{BatchBuilder, Compression, TimestampType};
 use crate::record::columns::RecordColumn;
@@ -22,8 +25,9 @@ use crate::scan::Pinned;
 use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
 use crate::testing::fault::{Fault, Faults, FaultyStore};
-use crate::tier::Tier;
 use crate::tier::retain::Retention;
+use crate::tier::seal::SealPolicy;
+use crate::tier::{Tier, compact};
 use crate::topic_config::TopicConfig;
 use crate::view::{Health, ScanRequest};
 
@@ -377,5 +381,76 @@ async fn a_scan_holds_what_it_reads_to_its_end_whoever_drops_the_snapshot() {
     }
     drop(rows);
     assert!(manifests.oldest_held(bench.topic) > before);
+    stop(node, tier).await;
+}
+
+// --- many partitions ---
+
+/// The shortest of some tries.
+fn shortest(mut work: impl FnMut()) -> Duration {
+    let tries = (0..5).map(|_| {
+        let before = std::time::Instant::now();
+        work();
+        before.elapsed()
+    });
+    tries.min().unwrap()
+}
+
+#[test]
+fn what_is_done_to_a_topic_costs_ten_times_as_much_with_ten_times_the_partitions() {
+    let topic = TopicId(uuid::Uuid::from_u128(1));
+    let work = |partitions: i32| {
+        let covers = |start| (0..partitions).map(|partition| (partition, start, start + 10)).collect::<Vec<_>>();
+        let entries = [Arc::new(entry("a", &covers(0))), Arc::new(entry("b", &covers(10)))];
+        let whole = (0..partitions).map(|partition| (partition, 0, 20)).collect::<Vec<_>>();
+        let added = [entry("c", &whole)];
+        let backlog: Vec<_> = (0..partitions)
+            .map(|partition| Backlog {
+                partition: TopicPartition { topic, partition },
+                tiered_end: 0,
+                last_stable_offset: 10,
+                untiered_bytes: 100,
+                oldest_commit_time_us: Some(0),
+            })
+            .collect();
+        let manifest = TopicManifest::empty(topic);
+        let policy = SealPolicy { bytes_min: 100, age_max_us: 1000 };
+        shortest(|| {
+            assert_eq!(policy.due(&backlog, 0)[&topic].len(), backlog.len());
+            entries.iter().for_each(|entry| invariant::entry_is_sound(topic, entry).unwrap());
+            invariant::replacement_is_sound(&manifest, &entries, &added, None).unwrap();
+            assert_eq!(entries.iter().flat_map(compact::groups_of).count(), 2 * backlog.len());
+            let found = (0..partitions).map(|partition| groups_of(&entries[1], partition, 10, 20).count());
+            assert_eq!(found.sum::<usize>(), backlog.len());
+        })
+    };
+    let (few, many) = (work(1_000), work(10_000));
+    // A hundred times as much if any of it were quadratic.
+    assert!(many < few * 40, "{few:?} for 1,000 partitions, {many:?} for 10,000");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ten_thousand_partitions_become_one_object() {
+    const PARTITIONS: i32 = 10_000;
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    let create = TopicChange::Create {
+        id: bench.topic,
+        name: "clicks".to_owned(),
+        partitions: PARTITIONS,
+        config: TopicConfig::default(),
+    };
+    node.commit(Commit { topics: vec![create], ..Commit::default() }).await.unwrap();
+    let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+    builder.push(1, None, Some(b"value"), &[]);
+    let batch = builder.build(Compression::None).unwrap();
+    let appends = (0..PARTITIONS).map(|partition| Append { topic: bench.topic, partition, batch: batch.clone() });
+    node.commit(Commit { appends: appends.collect(), ..Commit::default() }).await.unwrap();
+    let before = std::time::Instant::now();
+    let report = tier.checkpoint().await.unwrap();
+    println!("{PARTITIONS} partitions are tiered in {:?}", before.elapsed());
+    assert_eq!((report.objects, report.rows), (1, 10_000));
+    let ends = (0..PARTITIONS).map(|partition| node.watermarks(TopicPartition { topic: bench.topic, partition }));
+    assert!(ends.into_iter().all(|ends| ends.unwrap().tiered_end_offset == 1));
     stop(node, tier).await;
 }

@@ -16,7 +16,7 @@ use crate::log::{HotRun, Node};
 use crate::manifest::edit::Edit;
 use crate::manifest::model::{Entry, GroupAt, RowGroup, TopicManifest};
 use crate::tier::cleaned::{Cleaned, stored_name};
-use crate::tier::compact::{self, CompactPolicy, Marked, bytes_of, groups_of};
+use crate::tier::compact::{self, CompactPolicy, Marked, groups_of};
 use crate::tier::merge::{MergePolicy, OBJECTS_MAX, pieces, reaches};
 use crate::tier::retain::{Advance, Retention, Stretch};
 use crate::tier::rewrite::{Goes, NoneGoes};
@@ -167,9 +167,9 @@ impl Upkeep {
         if retention.bytes >= 0 {
             let mut entries = self.runner.cold.entries(&manifest);
             while let Some(entry) = entries.try_next().await? {
-                for at in groups_of(&entry) {
+                for (at, bytes) in groups_of(&entry) {
                     if let Some(advance) = advances.get_mut(&at.group.partition).filter(|a| is_live(a, &at.group)) {
-                        advance.bytes += bytes_of(&at);
+                        advance.bytes += bytes;
                     }
                 }
             }
@@ -177,10 +177,10 @@ impl Upkeep {
         let mut left = manifest.partitions.len();
         let mut entries = self.runner.cold.entries(&manifest);
         while let Some(entry) = entries.try_next().await? {
-            for at in groups_of(&entry) {
+            for (at, bytes) in groups_of(&entry) {
                 let Some(advance) = advances.get_mut(&at.group.partition) else { continue };
                 if !advance.ended && is_live(advance, &at.group) {
-                    advance.look(retention, &stretch_of(&at), now_ms);
+                    advance.look(retention, &stretch_of(&at, bytes), now_ms);
                     left -= usize::from(advance.ended);
                 }
             }
@@ -395,10 +395,10 @@ impl Upkeep {
     }
 }
 
-fn stretch_of(at: &GroupAt) -> Stretch {
+fn stretch_of(at: &GroupAt, bytes: u64) -> Stretch {
     Stretch {
         end: at.group.last_offset + 1,
-        bytes: bytes_of(at),
+        bytes,
         max_timestamp_ms: at.group.max_timestamp_ms,
         max_committed_at_us: at.group.max_committed_at_us,
     }

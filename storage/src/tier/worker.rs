@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
@@ -16,7 +15,7 @@ use crate::log::Backlog;
 use crate::tier::run::Runner;
 use crate::tier::seal::{self, SealPolicy, Target};
 use crate::view::CheckpointReport;
-use crate::worker::{self, Task};
+use crate::worker::{self, Loop};
 
 /// Checkpoints that wait; who comes later waits outside.
 const REQUESTS_MAX: usize = 64;
@@ -27,28 +26,21 @@ const LOOK_INTERVAL_MS: u64 = 1_000;
 /// Longest pause after failures, ms.
 const PAUSE_MS_MAX: u64 = 60_000;
 
-/// How long a stop waits for the run in progress, ms; then the run is dropped where it stands, as by a crash.
-const STOP_MS_MAX: u64 = 5_000;
-
 type Answer = oneshot::Sender<Result<CheckpointReport>>;
 
 /// The worker as its owner sees it.
 #[derive(Debug)]
 pub(crate) struct Worker {
     requests: mpsc::Sender<Answer>,
-    stop: CancellationToken,
-    /// Taken by the first stop.
-    task: Mutex<Option<Task>>,
+    work: Loop,
 }
 
 impl Worker {
     /// Starts it.
     pub(crate) fn start(runner: Runner, policy: SealPolicy) -> Self {
         let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
-        let stop = CancellationToken::new();
         let work = Work { runner, policy, waiting, pause_ms: 0, fenced: None };
-        let task = worker::spawn(work.run(stop.clone()));
-        Self { requests, stop, task: Mutex::new(Some(task)) }
+        Self { requests, work: Loop::start("tiering", |stop| work.run(stop)) }
     }
 
     /// Tiers everything that is stable now; returns when done.
@@ -60,20 +52,7 @@ impl Worker {
 
     /// Stops it.
     pub(crate) async fn stop(&self) {
-        self.stop.cancel();
-        let task = self.task.lock().take();
-        let Some(mut task) = task else { return };
-        if worker::timeout(Duration::from_millis(STOP_MS_MAX), task.ended()).await.is_none() {
-            tracing::warn!("tiering did not stop in time, its run is dropped");
-            task.abort();
-        }
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        // A storage dropped without being closed leaves no work behind.
-        self.stop.cancel();
+        self.work.stop().await;
     }
 }
 
