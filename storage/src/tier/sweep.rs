@@ -6,19 +6,23 @@
 //! either known to the process that put it, which makes garbage of it with the next publish, or the process is dead, and
 //! then its epoch stands in the name: such names are compared with the manifest once per topic and process.
 //!
+//! A clock that is set back puts off what waits for its grace by no more than the grace itself, and lets nothing go early: see
+//! [`Moment`]. A damaged chunk of garbage is named and stays, with what only it names; the rest goes.
+//!
 //! Before anything of a topic is removed, a root of our own epoch stands: a root that a fenced process put long ago and
 //! that arrives only now sorts before it, and so can never bring back what is gone (see `manifest/publish`). And the claim
 //! is looked at first, so that a process that was replaced removes nothing.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use parking_lot::Mutex;
 use uuid::Uuid;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{TopicId, WriterEpoch};
 use crate::manifest::codec::Content;
 use crate::manifest::edit::Edit;
@@ -46,17 +50,57 @@ pub(crate) struct Sweeper {
     cold: Arc<Cold>,
     /// `sweep.grace`, us.
     grace_us: i64,
-    /// Since when this process is the one that writes.
-    began_us: i64,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+/// Since when something waits for its grace. If the clock is set back to before that, what has passed is measured from
+/// when it was noticed, by a clock that nobody sets: the clock may be right again at any time, so nothing is reckoned with
+/// both. A restart begins anew, as long as the clock is behind.
+#[derive(Clone, Copy, Debug)]
+struct Moment {
+    /// By the clock.
+    at_us: i64,
+    /// When it was found to be still to come.
+    ahead_since: Option<Duration>,
+}
+
+impl Moment {
+    fn new(at_us: i64) -> Self {
+        Self { at_us, ahead_since: None }
+    }
+
+    /// Whether it is so long ago.
+    fn is_past(&mut self, grace_us: i64, now_us: i64) -> bool {
+        if now_us.saturating_sub(self.at_us) >= grace_us {
+            return true;
+        }
+        let steady = worker::steady();
+        if now_us < self.at_us {
+            self.ahead_since = self.ahead_since.or(Some(steady));
+        }
+        let grace = Duration::from_micros(u64::try_from(grace_us).unwrap_or(0));
+        self.ahead_since.is_some_and(|since| steady.saturating_sub(since) >= grace)
+    }
+}
+
+#[derive(Debug)]
 struct State {
+    /// Since when this process is the one that writes.
+    began: Moment,
+    /// When garbage went that waits, by topic and version; only of what the clock was set back before.
+    ahead: HashMap<(TopicId, u64), Moment>,
     /// When a topic in the bucket was first seen that the catalog does not have; `None` when all of it is removed.
-    deleted: HashMap<TopicId, Option<i64>>,
+    deleted: HashMap<TopicId, Option<Moment>>,
     /// The version at which a topic's old roots were removed last.
     roots_cleared: HashMap<TopicId, u64>,
+}
+
+impl State {
+    /// Whether a topic that the catalog does not have was seen so long ago, and not all of it is removed.
+    fn is_deleted_for(&mut self, topic: TopicId, grace_us: i64, now_us: i64) -> bool {
+        let seen = self.deleted.entry(topic).or_insert_with(|| Some(Moment::new(now_us)));
+        seen.as_mut().is_some_and(|since| since.is_past(grace_us, now_us))
+    }
 }
 
 /// What one sweep may still remove.
@@ -75,18 +119,32 @@ impl Budget {
 impl Sweeper {
     /// Begins now.
     pub(crate) fn new(cold: Arc<Cold>, grace_us: i64, now_us: i64) -> Self {
-        Self { cold, grace_us, began_us: now_us, state: Mutex::default() }
+        let state = State {
+            began: Moment::new(now_us),
+            ahead: HashMap::new(),
+            deleted: HashMap::new(),
+            roots_cleared: HashMap::new(),
+        };
+        Self { cold, grace_us, state: Mutex::new(state) }
     }
 
-    fn is_old(&self, since_us: i64, now_us: i64) -> bool {
-        now_us.saturating_sub(since_us) >= self.grace_us
+    /// Whether garbage of a topic has had its grace.
+    fn is_old(&self, topic: TopicId, garbage: &Garbage, now_us: i64) -> bool {
+        let mut state = self.state.lock();
+        let known = state.ahead.get(&(topic, garbage.version)).copied();
+        let mut moment = known.unwrap_or_else(|| Moment::new(garbage.at_us));
+        let is_past = moment.is_past(self.grace_us, now_us);
+        if !is_past && moment.ahead_since.is_some() {
+            state.ahead.insert((topic, garbage.version), moment);
+        }
+        is_past
     }
 
     /// Removes what is due of a topic that is there; gives how many files.
     ///
     /// # Errors
     /// [`Error::Fenced`] if a newer writer has the bucket, [`Error::ObjectStore`], [`Error::Corrupt`] for a damaged
-    /// chunk.
+    /// chunk that is still needed.
     pub(crate) async fn sweep_topic(&self, topic: TopicId, now_us: i64) -> Result<u64> {
         let mut budget = Budget::new();
         let done = self.sweep_topic_within(topic, now_us, &mut budget).await;
@@ -100,42 +158,34 @@ impl Sweeper {
             return Ok(());
         }
         let swept = self.cold.manifests.swept(topic);
-        let is_due = |garbage: &Garbage| {
-            garbage.version > swept.version
-                && garbage.version <= self.cold.manifests.oldest_held(topic)
-                && self.is_old(garbage.at_us, now_us)
-        };
+        let held = self.cold.manifests.oldest_held(topic);
+        let waiting = manifest.garbage.iter().filter(|garbage| garbage.version > swept.version);
+        let is_due = |garbage: &&Arc<Garbage>| garbage.version <= held && self.is_old(topic, garbage, now_us);
+        let due: Vec<_> = waiting.take_while(is_due).map(Arc::clone).collect();
         let orphans_due = swept.orphans_checked.max(manifest.orphans_checked).0 + 1 < self.cold.epoch().0
-            && self.is_old(self.began_us, now_us);
+            && self.state.lock().began.is_past(self.grace_us, now_us);
         let cleared = self.state.lock().roots_cleared.get(&topic).copied().unwrap_or(0);
         let roots_due = manifest.version >= cleared + ROOTS_KEPT as u64;
-        if !orphans_due && !roots_due && !manifest.garbage.iter().any(|garbage| is_due(garbage)) {
+        if !orphans_due && !roots_due && due.is_empty() {
             return Ok(());
         }
         if manifest.epoch != self.cold.epoch() {
             manifest = self.cold.publish(topic, Edit::Trim { starts: vec![] }).await?;
         }
-        let due: Vec<_> = manifest
-            .garbage
-            .iter()
-            .take_while(|garbage| garbage.version <= swept.version || is_due(garbage))
-            .filter(|garbage| is_due(garbage))
-            .map(Arc::clone)
-            .collect();
         for garbage in due {
             if !self.remove_gone(topic, garbage.gone.clone(), budget).await? {
                 return Ok(());
             }
             let swept = Swept { version: garbage.version, ..self.cold.manifests.swept(topic) };
             self.cold.manifests.note_swept(topic, swept);
+            self.state.lock().ahead.remove(&(topic, garbage.version));
         }
-        if orphans_due {
-            self.remove_orphans(&manifest, budget).await?;
-        }
-        if roots_due {
+        // What keeps one from being removed must not keep the other.
+        let orphans = if orphans_due { self.remove_orphans(&manifest, budget).await } else { Ok(()) };
+        if roots_due && !orphans.as_ref().is_err_and(|error| error.kind() == ErrorKind::StepDown) {
             self.remove_old_roots(&manifest, budget).await?;
         }
-        Ok(())
+        orphans
     }
 
     /// Removes what went, what it names before itself; whether all of it is removed.
@@ -155,7 +205,15 @@ impl Sweeper {
                     paths.push(chunk(name));
                 }
                 Gone::Below(name) | Gone::List(name) => {
-                    let below = self.named_by(topic, name).await?;
+                    let below = match self.named_by(topic, name).await {
+                        Ok(below) => below,
+                        Err(Error::Corrupt { place, reason }) => {
+                            // It would keep all later garbage in the bucket for ever.
+                            tracing::warn!(%topic, place, reason, "nobody needs it, but it is damaged: it stays with what it names");
+                            continue;
+                        }
+                        Err(error) => return Err(error),
+                    };
                     opened.insert(name);
                     waiting.push(Gone::Chunk(name));
                     waiting.extend(below);
@@ -259,7 +317,10 @@ impl Sweeper {
 
     /// What waits to be removed may still be held by a reader.
     async fn leave_out_garbage(&self, manifest: &TopicManifest, orphans: &mut HashSet<Path>) -> Result<()> {
-        let mut waiting: Vec<Gone> = manifest.garbage.iter().flat_map(|garbage| garbage.gone.clone()).collect();
+        // What was swept is gone; of it only that stays which only a damaged chunk names, and nobody holds that.
+        let swept = self.cold.manifests.swept(manifest.topic).version;
+        let garbage = manifest.garbage.iter().filter(|garbage| garbage.version > swept);
+        let mut waiting: Vec<Gone> = garbage.flat_map(|garbage| garbage.gone.clone()).collect();
         while let Some(next) = waiting.pop() {
             match next {
                 Gone::Object(path) => drop(orphans.remove(&Path::from(path))),
@@ -296,8 +357,7 @@ impl Sweeper {
             if is_there(topic) {
                 continue;
             }
-            let seen = *self.state.lock().deleted.entry(topic).or_insert(Some(now_us));
-            let is_due = seen.is_some_and(|since_us| self.is_old(since_us, now_us));
+            let is_due = self.state.lock().is_deleted_for(topic, self.grace_us, now_us);
             if !is_due || self.cold.manifests.is_held(topic) {
                 continue;
             }

@@ -329,6 +329,85 @@ async fn what_a_chunk_names_is_gone_before_the_chunk_is() {
 }
 
 #[tokio::test]
+async fn a_damaged_chunk_of_garbage_stays_and_the_rest_goes() {
+    let bench = Bench::new();
+    let process = bench.start(1).await;
+    for _ in 0..30 {
+        process.add(10).await.unwrap();
+    }
+    let damaged = process.manifest().chunks[0].name;
+    let kept = process.manifest().chunks.iter().map(|chunk| chunk.summary.objects).next().unwrap();
+    let path = paths::chunk(TOPIC, damaged.epoch, damaged.id);
+    let mut bytes = bench.stall(&path).await.to_vec();
+    bytes[40] ^= 1;
+    bench.bucket.put_new(&path, PutPayload::from(bytes)).await.unwrap();
+    process.trim(290).await.unwrap();
+    process.merge(0, 1).await.unwrap();
+    bench.clock.advance_us(GRACE_US);
+    assert!(process.sweep().await.unwrap() > 0);
+    let left = bench.names(&paths::objects(TOPIC)).await.len();
+    assert_eq!(left, process.entries(&process.manifest()).await.len() + usize::try_from(kept).unwrap());
+    assert!(bench.names(&paths::chunks(TOPIC)).await.contains(&path), "it can still be looked at");
+    assert_eq!(process.sweep().await.unwrap(), 0, "there is no more to do");
+    process.is_whole(&bench.bucket, &process.manifest()).await;
+    // What goes later goes too.
+    process.add(10).await.unwrap();
+    process.merge(0, 2).await.unwrap();
+    bench.clock.advance_us(GRACE_US);
+    assert!(process.sweep().await.unwrap() > 0);
+    // To the next process it is an orphan like any other.
+    drop(process);
+    let process = bench.start(2).await;
+    bench.clock.advance_us(GRACE_US);
+    assert!(process.sweep().await.unwrap() > 0);
+    let left = bench.names(&paths::objects(TOPIC)).await.len();
+    assert_eq!(left, process.entries(&process.manifest()).await.len());
+    process.is_whole(&bench.bucket, &process.manifest()).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_puts_the_sweep_off_by_its_grace_only() {
+    let bench = Bench::new();
+    let process = bench.start(1).await;
+    for _ in 0..4 {
+        process.add(10).await.unwrap();
+    }
+    process.merge(0, 2).await.unwrap();
+    let patient = Sweeper::new(Arc::clone(&process.cold), DAY_US, bench.clock.now_us());
+    bench.clock.advance_us(-DAY_US / 2);
+    let now_us = bench.clock.now_us();
+    process.merge(1, 2).await.unwrap();
+    // One of a deleted topic too.
+    let stray = TopicId(Uuid::from_u128(77));
+    let path = paths::data(stray, WriterEpoch(1), Uuid::nil());
+    bench.bucket.put_new(&path, PutPayload::from_static(b"rows")).await.unwrap();
+    assert_eq!(process.sweeper.sweep_deleted(|topic| topic == TOPIC, now_us + DAY_US).await.unwrap(), 0);
+    // The grace of a thousandth of a second, by a clock that was not set back.
+    let swept = async {
+        let mut swept = 0;
+        while bench.names(&paths::objects(TOPIC)).await.len() > 2
+            || !bench.names(&paths::objects(stray)).await.is_empty()
+        {
+            swept += process.sweeper.sweep_topic(TOPIC, now_us + GRACE_US).await.unwrap();
+            swept += process.sweeper.sweep_deleted(|topic| topic == TOPIC, now_us + GRACE_US).await.unwrap();
+            assert_eq!(patient.sweep_topic(TOPIC, now_us + GRACE_US).await.unwrap(), 0, "its grace is a day");
+        }
+        swept
+    };
+    assert!(worker::timeout(Duration::from_secs(60), swept).await.is_some());
+    process.is_whole(&bench.bucket, &process.manifest()).await;
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_back_and_right_again_lets_nothing_go_early() {
+    let grace_us = 3_600_000_000;
+    let mut moment = Moment::new(DAY_US);
+    assert!(!moment.is_past(grace_us, DAY_US - grace_us));
+    assert!(!moment.is_past(grace_us, DAY_US + grace_us - 1), "both clocks must not be added up");
+    assert!(moment.is_past(grace_us, DAY_US + grace_us));
+}
+
+#[tokio::test]
 async fn a_deleted_topic_goes_when_nobody_reads_it_any_more() {
     let bench = Bench::new();
     let process = bench.start(1).await;
