@@ -25,10 +25,9 @@ pub enum Command {
     Verify(VerifyFlags),
 }
 
-/// Flags of `serve`. Each is also `AQUIFER_…` in the environment and a key of the TOML file; the flag wins, then the
-/// environment, then the file.
+/// Flags that say where a node keeps what it keeps.
 #[derive(Clone, Debug, Default, clap::Args)]
-pub struct ServeFlags {
+pub struct StoredFlags {
     /// TOML file with any of the settings [environment: AQUIFER_CONFIG]
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
@@ -38,6 +37,15 @@ pub struct ServeFlags {
     /// Where history goes: `s3://bucket/prefix`, `gs://…`, `az://…`, `file:///…`, or `memory:` to keep all of it in the log [default: objects below the data directory]
     #[arg(long, value_name = "URL")]
     pub object_store: Option<String>,
+}
+
+/// Flags of `serve`. Each is also `AQUIFER_…` in the environment and a key of the TOML file; the flag wins, then the
+/// environment, then the file.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct ServeFlags {
+    /// Where it keeps what it keeps.
+    #[command(flatten)]
+    pub stored: StoredFlags,
     /// Where Kafka clients connect; port 0 takes a free one [default: 127.0.0.1:9092]
     #[arg(long, value_name = "HOST:PORT")]
     pub kafka_addr: Option<String>,
@@ -56,8 +64,8 @@ impl ServeFlags {
     /// The flags that were given, under the names that the environment and the file use for them.
     pub(crate) fn given(&self) -> Vec<(&'static str, &str)> {
         [
-            ("data_dir", &self.data_dir),
-            ("object_store", &self.object_store),
+            ("data_dir", &self.stored.data_dir),
+            ("object_store", &self.stored.object_store),
             ("kafka_addr", &self.kafka_addr),
             ("kafka_advertised", &self.kafka_advertised),
             ("postgres_addr", &self.postgres_addr),
@@ -80,27 +88,13 @@ pub struct DemoFlags {
     pub rate: u32,
 }
 
-/// Flags of `verify`. The first three are those of `serve`, and may stand in environment and file as well.
+/// Flags of `verify`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct VerifyFlags {
-    /// TOML file of the node, for its data directory, object store and credentials [environment: AQUIFER_CONFIG]
-    #[arg(long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
-    /// Directory with the log [default: ./aquifer-data]
-    #[arg(long, value_name = "DIR")]
-    pub data_dir: Option<String>,
-    /// Where its history is; nothing of it is looked at for `memory:` [default: objects below the data directory]
-    #[arg(long, value_name = "URL")]
-    pub object_store: Option<String>,
+    /// Those of the node that wrote it; nothing cold is looked at for `memory:`.
+    #[command(flatten)]
+    pub stored: StoredFlags,
     /// Share of the objects whose data are read too, 0 to 1; all else is always read
     #[arg(long, value_name = "FRACTION", default_value_t = 1.0)]
     pub sample: f64,
-}
-
-impl VerifyFlags {
-    /// As the flags of the node that wrote it.
-    pub(crate) fn of_node(&self) -> ServeFlags {
-        let Self { config, data_dir, object_store, .. } = self.clone();
-        ServeFlags { config, data_dir, object_store, ..ServeFlags::default() }
-    }
 }

@@ -101,7 +101,7 @@ impl Config {
             }
         }
         let named_in_environment = environment.iter().find(|(name, _)| name == "AQUIFER_CONFIG");
-        let path = flags.config.clone().or_else(|| named_in_environment.map(|(_, path)| PathBuf::from(path)));
+        let path = flags.stored.config.clone().or_else(|| named_in_environment.map(|(_, path)| PathBuf::from(path)));
         let file = path.and_then(|path| {
             let name = path.display().to_string();
             match read_file(&path) {

@@ -17,7 +17,7 @@ mod shutdown;
 mod telemetry;
 mod verify;
 
-pub use args::{Args, Command, DemoFlags, ServeFlags, VerifyFlags};
+pub use args::{Args, Command, DemoFlags, ServeFlags, StoredFlags, VerifyFlags};
 pub use failure::Failure;
 
 /// `aquifer serve`: runs a node until a signal ends it.

@@ -10,13 +10,13 @@ use std::time::Instant;
 use aquifer_storage::clock::{SystemClock, SystemRandom};
 use aquifer_storage::{Finding, OpenOptions, VerifyReport};
 
-use crate::args::VerifyFlags;
+use crate::args::{ServeFlags, VerifyFlags};
 use crate::config::Config;
 use crate::failure::Failure;
 
 /// Looks, tells; whether nothing is wrong.
 pub(crate) fn run(flags: &VerifyFlags) -> Result<bool, Failure> {
-    let config = Config::load(&flags.of_node())?;
+    let config = Config::load(&ServeFlags { stored: flags.stored.clone(), ..ServeFlags::default() })?;
     let data_dir = config.data_dir.display().to_string();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -14,6 +14,7 @@ use kafka_protocol::messages::incremental_alter_configs_response::AlterConfigsRe
 use kafka_protocol::messages::{
     AlterConfigsRequest, AlterConfigsResponse, IncrementalAlterConfigsRequest, IncrementalAlterConfigsResponse,
 };
+use kafka_protocol::protocol::StrBytes;
 
 use super::{RESOURCE_BROKER, RESOURCE_TOPIC, read};
 use crate::kafka::broker::Broker;
@@ -28,30 +29,28 @@ const DELETE: i8 = 1;
 const APPEND: i8 = 2;
 const SUBTRACT: i8 = 3;
 
+/// A resource by its type and name.
+type Place = (i8, StrBytes);
+
 /// Answers AlterConfigs: what is not named goes back to the default.
 pub(crate) async fn alter(broker: &Broker, request: AlterConfigsRequest) -> AlterConfigsResponse {
-    let twice = twice(request.resources.iter().map(|one| (one.resource_type, one.resource_name.clone())));
-    let mut responses = Vec::with_capacity(request.resources.len());
-    for resource in request.resources {
-        let place = (resource.resource_type, resource.resource_name.clone());
-        let done = if twice.contains(&place) {
-            Err(named_twice(&place.1))
-        } else {
-            let commit_bytes_max = broker.storage.settings().wal_commit_bytes_max;
-            let configs = &resource.configs;
-            change(broker, (place.0, &place.1), request.validate_only, |_| {
-                let configs = configs.iter().map(|config| (config.name.as_str(), config.value.as_deref()));
-                read(configs, commit_bytes_max)
-            })
-            .await
+    let commit_bytes_max = broker.storage.settings().wal_commit_bytes_max;
+    let edits = request.resources.iter().map(|resource| {
+        let edit = move |_: &TopicConfig| {
+            let configs = resource.configs.iter().map(|config| (config.name.as_str(), config.value.as_deref()));
+            read(configs, commit_bytes_max)
         };
-        let response = AlterConfigsResourceResponse::default().with_resource_type(place.0).with_resource_name(place.1);
-        responses.push(match done {
+        ((resource.resource_type, resource.resource_name.clone()), edit)
+    });
+    let done = change_all(broker, request.validate_only, edits.collect()).await;
+    let responses = done.into_iter().map(|((kind, name), done)| {
+        let response = AlterConfigsResourceResponse::default().with_resource_type(kind).with_resource_name(name);
+        match done {
             Ok(()) => response,
             Err(refusal) => response.with_error_code(refusal.code()).with_error_message(Some(refusal.text())),
-        });
-    }
-    AlterConfigsResponse::default().with_responses(responses)
+        }
+    });
+    AlterConfigsResponse::default().with_responses(responses.collect())
 }
 
 /// Answers IncrementalAlterConfigs: what is not named stays.
@@ -59,33 +58,44 @@ pub(crate) async fn alter_incrementally(
     broker: &Broker,
     request: IncrementalAlterConfigsRequest,
 ) -> IncrementalAlterConfigsResponse {
-    let twice = twice(request.resources.iter().map(|one| (one.resource_type, one.resource_name.clone())));
-    let mut responses = Vec::with_capacity(request.resources.len());
-    for resource in request.resources {
-        let place = (resource.resource_type, resource.resource_name.clone());
-        let done = if twice.contains(&place) {
-            Err(named_twice(&place.1))
-        } else {
-            let steps = &resource.configs;
-            change(broker, (place.0, &place.1), request.validate_only, |config| stepped(config, steps)).await
-        };
-        let response = IncrementalResponse::default().with_resource_type(place.0).with_resource_name(place.1);
-        responses.push(match done {
+    let edits = request.resources.iter().map(|resource| {
+        let edit = move |config: &TopicConfig| stepped(config, &resource.configs);
+        ((resource.resource_type, resource.resource_name.clone()), edit)
+    });
+    let done = change_all(broker, request.validate_only, edits.collect()).await;
+    let responses = done.into_iter().map(|((kind, name), done)| {
+        let response = IncrementalResponse::default().with_resource_type(kind).with_resource_name(name);
+        match done {
             Ok(()) => response,
             Err(refusal) => response.with_error_code(refusal.code()).with_error_message(Some(refusal.text())),
-        });
+        }
+    });
+    IncrementalAlterConfigsResponse::default().with_responses(responses.collect())
+}
+
+/// Edits resources one after the other, those that are named once; what became of each.
+async fn change_all(
+    broker: &Broker,
+    validate_only: bool,
+    edits: Vec<(Place, impl Fn(&TopicConfig) -> Result<TopicConfig, Refusal>)>,
+) -> Vec<(Place, Result<(), Refusal>)> {
+    let twice = twice(edits.iter().map(|(place, _)| place.clone()));
+    let mut all = Vec::with_capacity(edits.len());
+    for (place, edit) in edits {
+        let done = if twice.contains(&place) {
+            Err(Refusal::new(ResponseError::InvalidRequest, format!("resource {} is named twice", place.1)))
+        } else {
+            change(broker, (place.0, &place.1), validate_only, edit).await
+        };
+        all.push((place, done));
     }
-    IncrementalAlterConfigsResponse::default().with_responses(responses)
+    all
 }
 
 /// What occurs more than once.
 fn twice<T: Eq + Hash + Clone>(all: impl Iterator<Item = T>) -> HashSet<T> {
     let mut seen = HashSet::new();
     all.filter(|one| !seen.insert(one.clone())).collect()
-}
-
-fn named_twice(name: &str) -> Refusal {
-    Refusal::new(ResponseError::InvalidRequest, format!("resource {name} is named twice"))
 }
 
 /// Gives a topic the configuration that `edit` makes of the one it has.
