@@ -21,7 +21,6 @@ use crate::commit::{Commit, Receipt, TopicChange, Trim};
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition, WriterEpoch};
 use crate::log::{LargeCommit, Node, Reach};
-use crate::record::batch::CheckedBatch;
 use crate::scan::{self, Pinned, Sought};
 use crate::settings::{ObjectStoreOptions, StorageSettings};
 use crate::tier::{DeclaredColumns, HoldsBack, Tier};
@@ -341,19 +340,7 @@ impl Storage {
         match self.node.fetch_hot(request).await? {
             Reach::Hot(fetched) => Ok(fetched),
             Reach::Below { hot_start, watermarks } => {
-                let FetchRequest { partition, offset, bytes_max, .. } = request;
-                let batches = scan::cold_fetch(&self.tier, partition, offset, hot_start, bytes_max).await?;
-                if batches.is_empty() {
-                    // Offsets up to the seam are a gap: the next record is the first hot one. If the objects end
-                    // before the log begins, something is missing, and the log says so.
-                    let seam = hot_start.min(watermarks.tiered_end_offset);
-                    let at_seam = FetchRequest { offset: seam, ..request };
-                    return match self.node.fetch_hot(at_seam).await? {
-                        Reach::Hot(fetched) => Ok(over_gap(fetched, request)),
-                        Reach::Below { watermarks, .. } => Ok(Fetched { batches, watermarks, aborted: Vec::new() }),
-                    };
-                }
-                Ok(Fetched { batches, watermarks, aborted: Vec::new() })
+                scan::fetch_below(&self.node, &self.tier, request, hot_start, watermarks).await
             }
         }
     }
@@ -444,19 +431,6 @@ impl Storage {
     pub fn declare_columns(&self, by: Weak<dyn DeclaredColumns>) {
         self.tier.declare_columns(by);
     }
-}
-
-/// Nothing is left from the offset up to the end: the last of it were markers, aborted or compacted away, and the log has
-/// forgotten them. A batch without records takes the consumer there, who would else ask for ever.
-fn over_gap(mut fetched: Fetched, request: FetchRequest) -> Fetched {
-    let end = match request.isolation {
-        Isolation::ReadUncommitted => fetched.watermarks.high_watermark,
-        Isolation::ReadCommitted => fetched.watermarks.last_stable_offset,
-    };
-    if fetched.batches.is_empty() && request.offset < end {
-        fetched.batches.push(CheckedBatch::of_nothing(request.offset, end).bytes().clone());
-    }
-    fetched
 }
 
 impl Snapshot {

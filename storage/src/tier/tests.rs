@@ -11,7 +11,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 
 use crate::clock::{SystemClock, SystemRandom};
-use crate::commit::{Append, Commit, TopicChange};
+use crate::commit::{Append, Commit, TopicChange, Trim};
 use crate::error::Error;
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::{Backlog, Node};
@@ -19,9 +19,9 @@ use crate::manifest::invariant;
 use crate::manifest::model::tests::entry;
 use crate::manifest::model::{TopicManifest, groups_of};
 use crate::object::bucket::Bucket;
-use crate::record::batch::{BatchBuilder, Compression, TimestampType};
+use crate::record::batch::{BatchBuilder, CheckedBatch, Compression, TimestampType};
 use crate::record::columns::RecordColumn;
-use crate::scan::Pinned;
+use crate::scan::{self, Pinned};
 use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
 use crate::testing::fault::{Fault, Faults, FaultyStore};
@@ -29,7 +29,7 @@ use crate::tier::retain::Retention;
 use crate::tier::seal::SealPolicy;
 use crate::tier::{Tier, compact};
 use crate::topic_config::TopicConfig;
-use crate::view::{Health, ScanRequest};
+use crate::view::{FetchRequest, Health, Isolation, ScanRequest};
 
 /// A node over a faulty bucket that survives restarts.
 struct Bench {
@@ -381,6 +381,45 @@ async fn a_scan_holds_what_it_reads_to_its_end_whoever_drops_the_snapshot() {
     }
     drop(rows);
     assert!(manifests.oldest_held(bench.topic) > before);
+    stop(node, tier).await;
+}
+
+// --- a log start that moves ---
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_whose_offset_goes_while_it_is_read_is_told_so_and_never_given_other_records() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    for _ in 0..4 {
+        bench.produce(&node, 100).await;
+        tier.checkpoint().await.unwrap();
+    }
+    let partition = bench.partition();
+    let request = |offset| FetchRequest { partition, offset, bytes_max: 100, isolation: Isolation::ReadUncommitted };
+    // Each fetch begins before the log start moves, as if the log held nothing any more, and reads after it.
+    let before = node.watermarks(partition).unwrap();
+    let read = async |offset| scan::fetch_below(&node, &tier, request(offset), 400, before).await;
+    let trims = vec![Trim { partition, log_start_offset: 200 }];
+    node.commit(Commit { trims, ..Commit::default() }).await.unwrap();
+    let upkeep = tier.upkeep_for_test();
+    upkeep.runner.follow(&node, bench.topic, 0..1).await.unwrap();
+    assert_eq!(tier.cold().manifests.get(bench.topic).start(0), 200);
+    for offset in [0, 50, 150, 199, 200, 399] {
+        match read(offset).await {
+            Ok(fetched) => {
+                let first = CheckedBatch::parse_stored(fetched.batches[0].clone()).unwrap();
+                assert!(offset >= 200 && first.header().base_offset == offset, "{offset}: {:?}", first.header());
+            }
+            Err(Error::OffsetOutOfRange { log_start_offset: 200, .. }) => assert!(offset < 200),
+            Err(error) => panic!("{offset}: {error}"),
+        }
+    }
+    // Nor is it told of what is damaged there no longer.
+    for path in bench.bucket().list(&Path::from(format!("topics/{}/data", bench.topic)), None).await.unwrap() {
+        bench.bucket().delete(&path).await.unwrap();
+    }
+    let gone = read(0).await;
+    assert!(matches!(gone, Err(Error::OffsetOutOfRange { .. })), "{gone:?}");
     stop(node, tier).await;
 }
 
