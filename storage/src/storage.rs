@@ -426,6 +426,15 @@ impl Storage {
         self.tier.hold_back(by);
     }
 
+    /// Returns when of a topic's records none goes any more that a definition held before this was asked: whoever reads
+    /// them only then can read the same ones again later.
+    ///
+    /// # Errors
+    /// [`Error::ObjectStore`], [`Error::Fenced`], if compaction was cut off and the store does not let that be settled.
+    pub async fn settle(&self, topic: TopicId) -> Result<()> {
+        self.tier.cold().settle(topic).await
+    }
+
     /// From now on cold objects get the declared columns that `by` knows of, beside the raw ones. It is asked each time a
     /// topic is tiered, and no more once it is gone.
     pub fn declare_columns(&self, by: Weak<dyn DeclaredColumns>) {

@@ -106,9 +106,27 @@ impl Job {
         let stored = stored.ok_or_else(|| internal("the query's position is gone"))?;
         let mut position = Position::from_bytes(&stored)?;
         self.progress.reach(&position);
+        self.settle(stop).await?;
         while !stop.is_cancelled() {
             self.reader.grow(partitions_of(&self.storage, self.reader.topic()));
             self.follow(&mut position, stop).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until what is there to be read is there at every later start too: compaction may have begun to take records
+    /// away before it knew of this query.
+    async fn settle(&self, stop: &CancellationToken) -> Result<()> {
+        let mut pause = RETRY_PAUSE_MIN;
+        while !stop.is_cancelled() {
+            let settled = tokio::select! {
+                () = stop.cancelled() => return Ok(()),
+                settled = self.storage.settle(self.reader.topic()) => settled,
+            };
+            match settled {
+                Ok(()) => return Ok(()),
+                Err(error) => pause = retry(Error::from(error), pause, stop).await?,
+            }
         }
         Ok(())
     }

@@ -28,6 +28,8 @@ struct OfTopic {
     swept: Swept,
     /// Held while a publish is on its way.
     turn: Arc<Mutex<()>>,
+    /// A publish that takes rows away was begun, and nothing has counted since.
+    unsettled: bool,
 }
 
 impl Manifests {
@@ -50,9 +52,20 @@ impl Manifests {
         let of_topic = topics.entry(manifest.topic).or_insert_with(|| OfTopic::new(manifest.topic));
         let before = std::mem::replace(&mut of_topic.newest, Arc::clone(&manifest));
         of_topic.older.push(Arc::downgrade(&before));
+        of_topic.unsettled = false;
         drop(before);
         of_topic.older.retain(|older| older.strong_count() > 0);
         manifest
+    }
+
+    /// A publish that takes rows away is begun; the next manifest that is installed settles what becomes of it.
+    pub(crate) fn note_unsettled(&self, topic: TopicId) {
+        self.topics.write().entry(topic).or_insert_with(|| OfTopic::new(topic)).unsettled = true;
+    }
+
+    /// Whether such a publish may yet come to count.
+    pub(crate) fn is_unsettled(&self, topic: TopicId) -> bool {
+        self.topics.read().get(&topic).is_some_and(|of_topic| of_topic.unsettled)
     }
 
     /// The oldest version of a topic's manifest that somebody holds or can get.
@@ -97,6 +110,6 @@ impl Manifests {
 impl OfTopic {
     fn new(topic: TopicId) -> Self {
         let newest = Arc::new(TopicManifest::empty(topic));
-        Self { newest, older: Vec::new(), swept: Swept::default(), turn: Arc::default() }
+        Self { newest, older: Vec::new(), swept: Swept::default(), turn: Arc::default(), unsettled: false }
     }
 }

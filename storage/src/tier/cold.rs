@@ -1,10 +1,26 @@
 //! `Cold`: the bucket, the manifests that count, and what was read of them lately. What readers of the cold part hold.
+//!
+//! A continuous query makes its state of its input anew at every start, so from the first record it reads on nothing of its
+//! input may go. Between looking who needs what and publishing, nothing slips:
+//!
+//! 1. A query is known to whoever asks who needs what (its definition is durable and shown) before it reads a record, and
+//!    before it reads one it waits for [`Cold::settle`].
+//! 2. Compaction asks while it has the turn of the topic, and keeps the turn until what it publishes counts or not
+//!    ([`Cold::publish_while`]).
+//! 3. If it had the turn before the query was in [`Cold::settle`], what it took away was gone before the query read
+//!    anything, now and at every later start. If it has the turn afterwards, it is told that the query needs it.
+//! 4. A publish of which nobody learned whether it was applied, because the store did not answer or it was stopped, is
+//!    settled by one that takes nothing away and whose root sorts behind it: then the rows are all there for good, however
+//!    late the other arrives.
+//!
+//! Retention is kept from it in another way: its commit is refused if somebody has come who had not agreed.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use object_store::PutPayload;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
+use tokio::sync::OwnedMutexGuard;
 
 use crate::clock::{Clock, Random};
 use crate::error::Result;
@@ -97,7 +113,43 @@ impl Cold {
     /// [`crate::Error::Fenced`]; [`crate::Error::ObjectStore`] if the outcome stays unknown, which the next publish
     /// settles; [`crate::Error::Corrupt`] naming the invariant the edit would break.
     pub(crate) async fn publish(&self, topic: TopicId, edit: Edit) -> Result<Arc<TopicManifest>> {
-        let _turn = self.manifests.turn(topic).await;
+        let turn = self.manifests.turn(topic).await;
+        self.publish_in(&turn, topic, edit).await
+    }
+
+    /// As [`Cold::publish`], of an edit that takes rows away: `None`, and nothing is published, unless they are free to go
+    /// when its turn has come. See the top of this file.
+    ///
+    /// # Errors
+    /// As there.
+    pub(crate) async fn publish_while(
+        &self,
+        topic: TopicId,
+        edit: Edit,
+        is_free: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Option<Arc<TopicManifest>>> {
+        let turn = self.manifests.turn(topic).await;
+        if !is_free() {
+            return Ok(None);
+        }
+        self.manifests.note_unsettled(topic);
+        self.publish_in(&turn, topic, edit).await.map(Some)
+    }
+
+    /// Returns when of a topic's rows none goes any more that somebody needs who was known before. See the top of this
+    /// file.
+    ///
+    /// # Errors
+    /// As [`Cold::publish`].
+    pub(crate) async fn settle(&self, topic: TopicId) -> Result<()> {
+        let turn = self.manifests.turn(topic).await;
+        if self.manifests.is_unsettled(topic) {
+            self.publish_in(&turn, topic, Edit::Trim { starts: vec![] }).await?;
+        }
+        Ok(())
+    }
+
+    async fn publish_in(&self, _turn: &OwnedMutexGuard<()>, topic: TopicId, edit: Edit) -> Result<Arc<TopicManifest>> {
         let current = self.manifests.get(topic);
         let next = self.publisher.publish(&current, edit, self.manifests.swept(topic)).await?;
         worker::crash_point("after a manifest is published");

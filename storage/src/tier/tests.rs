@@ -15,10 +15,12 @@ use crate::commit::{Append, Commit, TopicChange, Trim};
 use crate::error::Error;
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::{Backlog, Node};
+use crate::manifest::edit::Edit;
 use crate::manifest::invariant;
 use crate::manifest::model::tests::entry;
-use crate::manifest::model::{TopicManifest, groups_of};
+use crate::manifest::model::{Entry, TopicManifest, groups_of};
 use crate::object::bucket::Bucket;
+use crate::object::paths;
 use crate::record::batch::{BatchBuilder, CheckedBatch, Compression, TimestampType};
 use crate::record::columns::RecordColumn;
 use crate::scan::{self, Pinned};
@@ -30,6 +32,7 @@ use crate::tier::seal::SealPolicy;
 use crate::tier::{Tier, compact};
 use crate::topic_config::TopicConfig;
 use crate::view::{FetchRequest, Health, Isolation, ScanRequest};
+use crate::worker;
 
 /// A node over a faulty bucket that survives restarts.
 struct Bench {
@@ -381,6 +384,58 @@ async fn a_scan_holds_what_it_reads_to_its_end_whoever_drops_the_snapshot() {
     }
     drop(rows);
     assert!(manifests.oldest_held(bench.topic) > before);
+    stop(node, tier).await;
+}
+
+// --- who comes while rows are taken away ---
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_settles_waits_for_what_was_begun_and_sees_the_same_after_a_restart() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    bench.produce(&node, 10).await;
+    tier.checkpoint().await.unwrap();
+    let (cold, topic) = (Arc::clone(tier.cold()), bench.topic);
+    let entries: Vec<_> = cold.entries(&cold.manifests.get(topic)).try_collect().await.unwrap();
+    let paths = entries.iter().map(|entry| entry.object.as_ref().unwrap().path.clone());
+    // All rows go.
+    let removal = Edit::Replace {
+        removed: paths.collect(),
+        added: vec![Entry { object: None, ..Entry::clone(&entries[0]) }],
+        history_start_us: Some(5),
+    };
+    let refused = cold.publish_while(topic, removal.clone(), &|| false).await.unwrap();
+    assert!(refused.is_none() && !cold.manifests.is_unsettled(topic));
+
+    // It is put, and nobody learns of it; then whoever held the turn goes.
+    bench.lay("/manifest/", &[Fault::LoseAnswer]);
+    bench.lay("/manifest/", &[Fault::Stall; EVERY_ATTEMPT]);
+    let bucket = bench.bucket();
+    let roots = async || bucket.list(&paths::roots(topic), None).await.unwrap().len();
+    let before = roots().await;
+    let publishing = async { cold.publish_while(topic, removal, &|| true).await.map(drop) };
+    let is_put = async {
+        while roots().await == before {
+            worker::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::select! {
+        done = publishing => assert!(done.is_err(), "the store never answers"),
+        () = is_put => {}
+    }
+    assert!(cold.manifests.is_unsettled(topic));
+    bench.heal().await;
+    cold.settle(topic).await.unwrap();
+    assert!(!cold.manifests.is_unsettled(topic));
+    assert_eq!(bench.offsets(&node, &tier).await, (0..10).collect::<Vec<_>>());
+    let settled = cold.manifests.get(topic).version;
+    // There is nothing to settle any more.
+    cold.settle(topic).await.unwrap();
+    assert_eq!(cold.manifests.get(topic).version, settled);
+    stop(node, tier).await;
+    drop(cold);
+    let (node, tier) = bench.open().await;
+    assert_eq!(bench.offsets(&node, &tier).await, (0..10).collect::<Vec<_>>());
     stop(node, tier).await;
 }
 

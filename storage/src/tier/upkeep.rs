@@ -63,6 +63,14 @@ pub(crate) enum Effort {
     All,
 }
 
+/// What a rewrite that takes rows away asks for.
+struct Removal<'a> {
+    /// As in [`Edit::Replace`].
+    history_start_us: i64,
+    /// Whether nobody needs the rows.
+    is_free: &'a (dyn Fn() -> bool + Sync),
+}
+
 /// See the top of this file.
 #[derive(Debug)]
 pub(crate) struct Upkeep {
@@ -255,7 +263,7 @@ impl Upkeep {
             let seeds = (node.random().next_u64(), node.random().next_u64());
             let marked = plan.mark(&self.runner.cold, &cleaned, &partitions, self.memory_bytes / 2, seeds).await?;
             let is_free = || plan.ends.iter().all(|(partition, end)| held(*partition).is_none_or(|held| held >= *end));
-            if !self.remove(&manifest, &entries, &marked, is_free, report).await? {
+            if !self.remove(&manifest, &entries, &marked, &is_free, report).await? {
                 // The next look sees who needs what.
                 return Ok(());
             }
@@ -276,16 +284,17 @@ impl Upkeep {
         manifest: &TopicManifest,
         entries: &[Arc<Entry>],
         marked: &Marked,
-        is_free: impl Fn() -> bool,
+        is_free: &(dyn Fn() -> bool + Sync),
         report: &mut VacuumReport,
     ) -> Result<bool> {
         // What goes without having been superseded leaves the past as it was.
-        let history_start_us = Some(marked.history_start_us().unwrap_or(i64::MIN));
+        let history_start_us = marked.history_start_us().unwrap_or(i64::MIN);
+        let removal = Removal { history_start_us, is_free };
         for window in marked.windows(entries, &reaches(entries), &self.merge_policy(Effort::Due)) {
-            if !is_free() {
+            // Asked again when it is published; but why rewrite what must stay?
+            if !is_free() || !self.replace(manifest, &entries[window], marked, Some(&removal), report).await? {
                 return Ok(false);
             }
-            self.replace(manifest, &entries[window], marked, history_start_us, report).await?;
         }
         Ok(true)
     }
@@ -358,30 +367,40 @@ impl Upkeep {
         object.is_some_and(|object| policy.is_large(object.bytes) || self.spoiled.contains(&object.path))
     }
 
-    /// Rewrites neighbours and publishes what came of it.
+    /// Rewrites neighbours and publishes what came of it; whether it did: not if rows were to go that are not free.
     async fn replace(
         &self,
         manifest: &TopicManifest,
         entries: &[Arc<Entry>],
         goes: &dyn Goes,
-        history_start_us: Option<i64>,
+        removal: Option<&Removal<'_>>,
         report: &mut VacuumReport,
-    ) -> Result<()> {
+    ) -> Result<bool> {
         let rewritten = self.runner.rewrite(manifest, entries, goes).await?;
         let objects = entries.iter().filter_map(|entry| entry.object.as_ref());
         let removed: Vec<String> = objects.map(|object| object.path.clone()).collect();
         let written = rewritten.entry.object.as_ref().map(|object| object.bytes);
-        report.objects_merged += removed.len() as u64;
-        report.objects_written += u64::from(written.is_some());
         report.bytes_rewritten += written.unwrap_or(0);
         worker::crash_point("after a rewritten object is put");
-        let (topic, rows_removed) = (manifest.topic, rewritten.rows_removed);
-        tracing::info!(%topic, objects = removed.len(), rows_removed, bytes = written.unwrap_or(0), "rewritten");
+        let (topic, objects, rows_removed) = (manifest.topic, removed.len(), rewritten.rows_removed);
+        // What is put and not published is swept.
         let (added, upload) = (vec![rewritten.entry], rewritten.upload);
-        self.runner.cold.publish(topic, Edit::Replace { removed, added, history_start_us }).await?;
+        let history_start_us = removal.map(|removal| removal.history_start_us);
+        let edit = Edit::Replace { removed, added, history_start_us };
+        let cold = &self.runner.cold;
+        let published = match removal {
+            None => Some(cold.publish(topic, edit).await?),
+            Some(removal) => cold.publish_while(topic, edit, removal.is_free).await?,
+        };
         drop(upload);
+        if published.is_none() {
+            return Ok(false);
+        }
+        tracing::info!(%topic, objects, rows_removed, bytes = written.unwrap_or(0), "rewritten");
+        report.objects_merged += objects as u64;
+        report.objects_written += u64::from(written.is_some());
         report.rows_removed += rows_removed;
-        Ok(())
+        Ok(true)
     }
 
     async fn entries(&self, topic: &Topic) -> Result<(Arc<TopicManifest>, Vec<Arc<Entry>>)> {
