@@ -14,8 +14,7 @@ use crate::log::footer::FooterRuns;
 use crate::log::frame::{FRAME_HEADER_BYTES, FrameHeader, decode_directory, read_directory};
 use crate::log::index::{DamagedOffsets, Held, Run, Stretch};
 pub(crate) use crate::log::segment::Segment;
-pub(crate) use crate::log::transaction::AbortedRange;
-use crate::log::transaction::is_aborted;
+pub(crate) use crate::log::transaction::{Aborted, AbortedRange};
 use crate::record::batch::{BatchHeader, CheckedBatch};
 use crate::view::Watermarks;
 
@@ -45,8 +44,8 @@ pub(crate) struct HotRange {
 }
 
 /// Whether a batch holds rows: no control batch, and not aborted.
-pub(crate) fn has_rows(header: &BatchHeader, aborted: &[AbortedRange]) -> bool {
-    let undone = header.is_transactional() && is_aborted(aborted, header.producer_id, header.base_offset);
+pub(crate) fn has_rows(header: &BatchHeader, aborted: &Aborted) -> bool {
+    let undone = header.is_transactional() && aborted.holds(header.producer_id, header.base_offset);
     !header.is_control() && !undone
 }
 

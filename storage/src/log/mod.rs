@@ -66,7 +66,7 @@ use crate::log::disk::{Disk, SystemDisk};
 use crate::log::footer::FooterRuns;
 use crate::log::home::Home;
 pub(crate) use crate::log::hot::{
-    AbortedRange, Backlog, HotBatch, HotRange, HotRun, HotStretch, Piece, has_rows, read_runs,
+    Aborted, Backlog, HotBatch, HotRange, HotRun, HotStretch, Piece, has_rows, read_runs,
 };
 pub(crate) use crate::log::index::DamagedOffsets;
 pub use crate::log::large::LargeCommit;

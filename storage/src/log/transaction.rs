@@ -303,16 +303,34 @@ impl Transaction {
     }
 }
 
-/// Whether a transactional batch of a producer lies in what was aborted. The ranges are in the order of their markers.
-pub(crate) fn is_aborted(ranges: &[AbortedRange], producer_id: i64, base_offset: i64) -> bool {
-    let later = ranges.partition_point(|range| range.last_offset <= base_offset);
-    // A producer's transactions follow one another: only its next marker counts.
-    let next = ranges[later..].iter().find(|range| range.producer_id == producer_id);
-    next.is_some_and(|range| range.first_offset <= base_offset)
+/// Aborted ranges, to be asked about one batch after another.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Aborted {
+    /// By producer and, of each, by marker.
+    ranges: Vec<AbortedRange>,
+}
+
+impl Aborted {
+    /// In whatever order they come.
+    pub(crate) fn new(mut ranges: Vec<AbortedRange>) -> Self {
+        ranges.sort_unstable_by_key(|range| (range.producer_id, range.last_offset));
+        Self { ranges }
+    }
+
+    /// Whether a transactional batch of a producer lies in what was aborted. Its cost is logarithmic: there may be a
+    /// range for every few batches.
+    pub(crate) fn holds(&self, producer_id: i64, base_offset: i64) -> bool {
+        let before = |range: &AbortedRange| (range.producer_id, range.last_offset) <= (producer_id, base_offset);
+        // A producer's transactions follow one another: only its next marker counts.
+        let next = self.ranges.get(self.ranges.partition_point(before));
+        next.is_some_and(|range| range.producer_id == producer_id && range.first_offset <= base_offset)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const A: ProducerIdentity = ProducerIdentity { id: 7, epoch: 3 };
@@ -417,9 +435,53 @@ mod tests {
 
     #[test]
     fn what_is_aborted_ends_before_its_marker() {
-        let ranges = [AbortedRange { producer_id: 7, first_offset: 10, last_offset: 20 }];
-        let aborted = |producer_id, offset| is_aborted(&ranges, producer_id, offset);
+        let ranges = Aborted::new(vec![AbortedRange { producer_id: 7, first_offset: 10, last_offset: 20 }]);
+        let aborted = |producer_id, offset| ranges.holds(producer_id, offset);
         assert!(aborted(7, 10) && aborted(7, 19) && !aborted(7, 20) && !aborted(7, 9) && !aborted(8, 10));
+    }
+
+    #[test]
+    fn a_batch_among_very_many_aborted_ranges_costs_no_look_at_all_of_them() {
+        // Batches of one producer among the ranges of another: looked at one by one that would be 10^11 steps.
+        const COUNT: i64 = 400_000;
+        let range = |number| AbortedRange { producer_id: 1, first_offset: 3 * number, last_offset: 3 * number + 1 };
+        let ranges = Aborted::new((0..COUNT).map(range).collect());
+        for number in 0..COUNT {
+            assert!(
+                ranges.holds(1, 3 * number) && !ranges.holds(1, 3 * number + 2) && !ranges.holds(2, 3 * number + 2)
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_batch_is_aborted_if_its_producers_next_marker_says_so(
+            steps in proptest::collection::vec((0_i64..4, any::<bool>(), any::<bool>()), 0..80),
+        ) {
+            // Each step is a batch of a producer and, maybe, the marker that ends its transaction.
+            let (mut offset, mut open, mut ranges) = (0, [None; 4], Vec::new());
+            let (mut batches, mut undone) = (Vec::new(), std::collections::BTreeSet::new());
+            for (producer_id, ends, committed) in steps {
+                let index = usize::try_from(producer_id).unwrap();
+                let first_offset = *open[index].get_or_insert(offset);
+                batches.push((producer_id, offset));
+                offset += 1;
+                if ends {
+                    open[index] = None;
+                    if !committed {
+                        ranges.push(AbortedRange { producer_id, first_offset, last_offset: offset });
+                        let of_it = |batch: &&(i64, i64)| batch.0 == producer_id && batch.1 >= first_offset;
+                        undone.extend(batches.iter().filter(of_it).copied());
+                    }
+                    offset += 1;
+                }
+            }
+            let aborted = Aborted::new(ranges);
+            for (producer_id, base_offset) in batches {
+                let expected = undone.contains(&(producer_id, base_offset));
+                prop_assert_eq!(aborted.holds(producer_id, base_offset), expected, "{} at {}", producer_id, base_offset);
+            }
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use arrow::record_batch::RecordBatch;
 use futures::{Stream, stream};
 
 use crate::error::Result;
-use crate::log::{AbortedRange, HotBatch, HotRange, HotRun, HotStretch, Piece, has_rows, read_runs};
+use crate::log::{Aborted, HotBatch, HotRange, HotRun, HotStretch, Piece, has_rows, read_runs};
 use crate::manifest::model::Wanted;
 use crate::record::batch::BatchLimits;
 use crate::record::columns::RecordColumn;
@@ -30,7 +30,7 @@ struct HotScan {
     /// Not looked into yet.
     stretches: VecDeque<HotStretch>,
     runs: VecDeque<HotRun>,
-    aborted: Vec<AbortedRange>,
+    aborted: Aborted,
     /// Batches read and not yet looked at.
     batches: VecDeque<HotBatch>,
     rows: RowBuilder,
@@ -56,7 +56,7 @@ pub(crate) fn rows(
         counting: columns.is_empty(),
         stretches: touched.iter().cloned().collect(),
         runs: VecDeque::new(),
-        aborted: range.aborted.clone(),
+        aborted: Aborted::new(range.aborted.clone()),
         batches: VecDeque::new(),
         rows: RowBuilder::new(columns),
         ready: VecDeque::new(),

@@ -11,7 +11,7 @@ use parking_lot::RwLock;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{TopicId, TopicPartition};
-use crate::log::{AbortedRange, DamagedOffsets, HotRange, HotRun, Node, Piece, has_rows, read_runs};
+use crate::log::{Aborted, DamagedOffsets, HotRange, HotRun, Node, Piece, has_rows, read_runs};
 use crate::manifest::edit::Edit;
 use crate::manifest::model::{Cover, Entry, Lost, Object};
 use crate::manifest::uploads::Upload;
@@ -44,7 +44,7 @@ pub(crate) struct Runner {
 struct Part {
     cover: Cover,
     runs: Vec<HotRun>,
-    aborted: Vec<AbortedRange>,
+    aborted: Aborted,
     /// What is known to be unreadable.
     damaged: Vec<DamagedOffsets>,
 }
@@ -242,7 +242,7 @@ fn take(ranges: Vec<HotRange>, left: &[(TopicPartition, i64, i64)], bytes_max: u
             runs.push(run);
         }
         if cover.start < cover.end {
-            parts.push(Part { cover, runs, aborted: range.aborted, damaged: range.damaged });
+            parts.push(Part { cover, runs, aborted: Aborted::new(range.aborted), damaged: range.damaged });
         }
     }
     parts.sort_by_key(|part| part.cover.partition);
