@@ -3,7 +3,8 @@
 //! Exact, whatever order timestamps come in: "first" is by offset. Log and manifest are pinned as for a scan (the log
 //! first, see [`crate::scan::seam`]), so that no record is looked for on the wrong side of the seam while tiering moves it.
 //! The log is looked at up to its high watermark: who wants stable records only compares the offset. What is damaged is
-//! passed over: it cannot be read either.
+//! passed over: it cannot be read either. As with Kafka, records of an aborted transaction count as long as the log has
+//! them; markers never do.
 
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 
 use crate::error::{Error, Result};
 use crate::ids::TopicPartition;
-use crate::log::{HotStretch, Node};
+use crate::log::{HotStretch, Node, Piece};
 use crate::manifest::model::{GroupAt, TopicManifest, Wanted, groups_of};
 use crate::record::batch::{BatchLimits, CheckedBatch};
 use crate::record::columns::RecordColumn;
@@ -189,7 +190,9 @@ fn best_of_stretch(
     for run in stretch.runs()? {
         if sought.may_be_in(run.max_timestamp_ms, run.base_offset, best) {
             for piece in run.read()? {
-                for found in piece.whole()? {
+                // What cannot be read is nobody's answer; who asks for it is told.
+                let Piece::Batches(batches) = piece else { continue };
+                for found in batches {
                     best = best_of_batch(&found.batch, within, sought, best)?;
                 }
             }

@@ -150,7 +150,7 @@ async fn on_a_full_disk_records_are_refused_and_topics_can_still_be_deleted() {
     produce(&storage, at(&topic, 0), &[&long]).await.unwrap();
 }
 
-fn segment_files(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn segment_files(dir: &Path) -> Vec<PathBuf> {
     let mut files: Vec<_> = std::fs::read_dir(dir.join("log"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
@@ -160,12 +160,12 @@ fn segment_files(dir: &Path) -> Vec<PathBuf> {
     files
 }
 
-fn position_of(bytes: &[u8], text: &str) -> usize {
+pub(crate) fn position_of(bytes: &[u8], text: &str) -> usize {
     bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap()
 }
 
 /// Three records in frames of their own, a silence that covers them, and the directory.
-async fn three_records(dir: &Path, cover: bool) -> Arc<Topic> {
+pub(crate) async fn three_records(dir: &Path, cover: bool) -> Arc<Topic> {
     let storage = open(dir).await;
     let topic = topic(&storage, "events", 1).await;
     for value in ["first record", "second record", "third record"] {
@@ -390,7 +390,7 @@ async fn what_was_shown_after_a_failed_sync_and_a_restart_is_there_after_a_power
 }
 
 /// Rows of some offsets, or why there are none.
-async fn scanned(storage: &Storage, topic: &Topic, offsets: std::ops::Range<i64>) -> Result<usize, Error> {
+pub(crate) async fn scanned(storage: &Storage, topic: &Topic, offsets: std::ops::Range<i64>) -> Result<usize, Error> {
     let snapshot = storage.snapshot(&[topic.id], &HashMap::new())?;
     let request = ScanRequest { offset_start: offsets.start, offset_end: offsets.end, ..ScanRequest::all(Vec::new()) };
     let mut batches = snapshot.scan(at(topic, 0), request)?;

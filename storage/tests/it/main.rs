@@ -16,4 +16,5 @@ mod shown;
 mod support;
 mod tiering;
 mod topics;
+mod times;
 mod transactions;
