@@ -32,6 +32,8 @@ pub struct LargeCommit {
     waiting: Vec<Append>,
     waiting_bytes: u64,
     appended: Vec<Appended>,
+    /// Why not all that was given to it is in the log; then it cannot be committed any more.
+    failed: Option<Error>,
 }
 
 impl LargeCommit {
@@ -50,6 +52,7 @@ impl LargeCommit {
             waiting_bytes: 0,
             appended: Vec::new(),
         };
+            failed: None,
         // What a topic asks of its batches is known once it is durable.
         let durability = if topics.is_empty() { Durability::Written } else { Durability::Synced };
         let commit = Commit { durability, topics, ..Commit::default() };
@@ -63,9 +66,22 @@ impl LargeCommit {
     ///
     /// # Errors
     /// [`Error::InvalidBatch`] for a batch with a producer of its own, [`Error::TooLarge`] for one that fits no frame, and
-    /// what a commit says. After an error nothing is left but to abort.
+    /// what a commit says. After an error, or when the answer was not waited for, it can only be aborted: every further
+    /// step answers with that error.
     pub async fn append(&mut self, append: Append) -> Result<()> {
         let limit_bytes = self.node.settings().wal_commit_bytes_max;
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
+        // If the caller goes away meanwhile, nobody knows what of it is written.
+        let reason = "an append of a large commit was not waited for".to_owned();
+        self.failed = Some(Error::InvalidTransactionState { reason });
+        let appended = self.take(append).await;
+        self.failed = appended.as_ref().err().cloned();
+        appended
+    }
+
+    async fn take(&mut self, append: Append) -> Result<()> {
         let bytes = append.batch.bytes().len() as u64;
         if bytes > limit_bytes {
             return Err(Error::TooLarge { what: "batch", bytes, setting: "wal.commit_bytes_max", limit_bytes });
@@ -87,12 +103,13 @@ impl LargeCommit {
     /// are looked at now.
     ///
     /// # Errors
-    /// As [`crate::Storage::commit`]; nothing of it is there then.
+    /// As [`crate::Storage::commit`], and that of an append that failed; nothing of it is there then.
     pub async fn commit(mut self, mut commit: Commit) -> Result<Receipt> {
-        for append in std::mem::take(&mut commit.appends) {
-            self.append(append).await?;
+        if let Err(error) = self.write(std::mem::take(&mut commit.appends)).await {
+            // The cause is what the caller has to know; an abort that fails is tried again in the background.
+            let _ = self.abort().await;
+            return Err(error);
         }
-        self.flush().await?;
         commit.durability = Durability::Synced;
         commit.transactions.push(self.end(true));
         let mut receipt = self.node.submit(Request { commit, ..Request::default() }).await?.receipt;
@@ -111,6 +128,17 @@ impl LargeCommit {
     }
 
     fn end(&self, committed: bool) -> TransactionChange {
+    /// Writes these and all that waits.
+    async fn write(&mut self, appends: Vec<Append>) -> Result<()> {
+        for append in appends {
+            self.append(append).await?;
+        }
+        match &self.failed {
+            Some(error) => Err(error.clone()),
+            None => self.flush().await,
+        }
+    }
+
         TransactionChange::End { transactional_id: self.id.clone(), producer: self.producer, committed }
     }
 

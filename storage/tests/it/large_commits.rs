@@ -6,6 +6,7 @@ use aquifer_storage::testing::FaultDisk;
 use aquifer_storage::{
     Append, Commit, Error, Expect, OpenOptions, PositionChange, Storage, Topic, TopicChange, TopicConfig,
 };
+use futures::FutureExt;
 
 use crate::support::*;
 use crate::transactions::{both, select};
@@ -144,6 +145,55 @@ async fn a_large_commit_that_is_written_piece_by_piece_is_seen_when_it_is_commit
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[tokio::test]
+async fn a_large_commit_of_which_an_append_failed_cannot_be_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = FaultDisk::new(1);
+    let storage = Storage::open_on(small_commits(dir.path()), &disk).await.unwrap();
+    let topic = topic(&storage, "events", 1).await;
+    let fits_no_frame = || Append { topic: topic.id, partition: 0, batch: batch(&["x".repeat(70_000).as_str()]) };
+    let mut refused = storage.begin().await.unwrap();
+    refused.append(large(&topic, 1).remove(0)).await.unwrap();
+    assert!(matches!(refused.append(fits_no_frame()).await, Err(Error::TooLarge { .. })));
+    assert!(matches!(refused.append(large(&topic, 1).remove(0)).await, Err(Error::TooLarge { .. })));
+    let committed = refused.commit(Commit { positions: vec![position(Expect::Absent)], ..Commit::default() }).await;
+    assert!(matches!(committed, Err(Error::TooLarge { .. })), "{committed:?}");
+    assert!(storage.transactions().is_empty(), "it is aborted when that is answered");
+
+    let mut unwritten = storage.begin().await.unwrap();
+    disk.fail_write_after(0);
+    let mut failed = 0;
+    for append in large(&topic, 60) {
+        failed += usize::from(unwritten.append(append).await.is_err());
+    }
+    assert!(failed > 0, "a data frame could not be written");
+    let committed = unwritten.commit(Commit { positions: vec![position(Expect::Absent)], ..Commit::default() }).await;
+    assert!(matches!(committed, Err(Error::Full { .. })), "{committed:?}");
+    assert_eq!(both(&storage, at(&topic, 0)).await, [""; 0]);
+    assert_eq!(storage.position("q"), None);
+    stop(storage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_commit_of_which_an_append_was_not_waited_for_cannot_be_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(small_commits(dir.path())).await.unwrap();
+    let topic = topic(&storage, "events", 1).await;
+    let mut left = 0;
+    // The writer may be quicker than the caller who goes away.
+    while left == 0 {
+        let mut open = storage.begin().await.unwrap();
+        for append in large(&topic, 60) {
+            left += usize::from(open.append(append).now_or_never().is_none());
+        }
+        let committed = open.commit(Commit::default()).await;
+        assert_eq!(committed.is_err(), left > 0, "{committed:?}");
+    }
+    eventually("it is aborted", async || storage.transactions().is_empty()).await;
+    assert_eq!(both(&storage, at(&topic, 0)).await.len() % 60, 0);
+    stop(storage).await;
+}
+
 async fn a_crash_amid_a_large_commit_leaves_nothing_of_it() {
     for seed in 1..=16_u64 {
         let dir = tempfile::tempdir().unwrap();
