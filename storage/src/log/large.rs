@@ -37,7 +37,8 @@ pub struct LargeCommit {
 }
 
 impl LargeCommit {
-    /// Begins one. Topics to be made for it are made now, empty, and deleted again if it is aborted.
+    /// Begins one. Topics to be made for it are made now, shown to nobody before its end, and deleted again if it is
+    /// aborted. Until then their names are taken.
     pub(crate) async fn begin(node: Arc<Node>, topics: Vec<TopicChange>) -> Result<Self> {
         let id = own_id(node.writer_epoch(), node.random().next_u64());
         // Before anybody can find it open, so that nobody takes it for an abandoned one.
@@ -51,8 +52,8 @@ impl LargeCommit {
             waiting: Vec::new(),
             waiting_bytes: 0,
             appended: Vec::new(),
-        };
             failed: None,
+        };
         // What a topic asks of its batches is known once it is durable.
         let durability = if topics.is_empty() { Durability::Written } else { Durability::Synced };
         let commit = Commit { durability, topics, ..Commit::default() };
@@ -69,7 +70,6 @@ impl LargeCommit {
     /// what a commit says. After an error, or when the answer was not waited for, it can only be aborted: every further
     /// step answers with that error.
     pub async fn append(&mut self, append: Append) -> Result<()> {
-        let limit_bytes = self.node.settings().wal_commit_bytes_max;
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
@@ -82,6 +82,7 @@ impl LargeCommit {
     }
 
     async fn take(&mut self, append: Append) -> Result<()> {
+        let limit_bytes = self.node.settings().wal_commit_bytes_max;
         let bytes = append.batch.bytes().len() as u64;
         if bytes > limit_bytes {
             return Err(Error::TooLarge { what: "batch", bytes, setting: "wal.commit_bytes_max", limit_bytes });
@@ -127,7 +128,6 @@ impl LargeCommit {
         self.node.submit(Request { commit, ..Request::default() }).await.map(drop)
     }
 
-    fn end(&self, committed: bool) -> TransactionChange {
     /// Writes these and all that waits.
     async fn write(&mut self, appends: Vec<Append>) -> Result<()> {
         for append in appends {
@@ -139,6 +139,7 @@ impl LargeCommit {
         }
     }
 
+    fn end(&self, committed: bool) -> TransactionChange {
         TransactionChange::End { transactional_id: self.id.clone(), producer: self.producer, committed }
     }
 

@@ -263,7 +263,8 @@ impl Node {
     }
 
     pub(crate) fn topic(&self, name: &str) -> Option<Arc<Topic>> {
-        self.shared.published.read().own.topic_named(name).cloned()
+        let published = self.shared.published.read();
+        published.own.topic_named(name).filter(|topic| published.own.is_shown(topic.id)).cloned()
     }
 
     pub(crate) fn topic_by_id(&self, id: TopicId) -> Option<Arc<Topic>> {
@@ -272,7 +273,8 @@ impl Node {
 
     pub(crate) fn topics(&self) -> Vec<Arc<Topic>> {
         let published = self.shared.published.read();
-        published.own.names.values().filter_map(|id| published.own.topics.get(id).cloned()).collect()
+        let shown = published.own.names.values().filter(|id| published.own.is_shown(**id));
+        shown.filter_map(|id| published.own.topics.get(id).cloned()).collect()
     }
 
     pub(crate) async fn commit(&self, mut commit: Commit) -> Result<Receipt> {

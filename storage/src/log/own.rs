@@ -18,7 +18,7 @@
 //! Keys are stored: never rename one. Each value names its version. With a transaction that is no longer open go its
 //! pending offsets: no record says so.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -80,6 +80,8 @@ pub(crate) struct OwnState {
     pub(crate) pending_offsets: BTreeMap<PendingKey, GroupOffset>,
     /// Whose a producer id is, if it has a transactional id.
     pub(crate) transactional_producers: HashMap<i64, String>,
+    /// Topics made for a transaction that is still open: nobody is shown them before it ends.
+    in_the_making: HashSet<TopicId>,
 }
 
 /// The one partition of one of our own topics.
@@ -100,6 +102,7 @@ impl Default for OwnState {
             transactions: BTreeMap::new(),
             pending_offsets: BTreeMap::new(),
             transactional_producers: HashMap::new(),
+            in_the_making: HashSet::new(),
         };
         for own in OwnTopic::ALL {
             let id = TopicId::own(own);
@@ -122,6 +125,23 @@ impl OwnState {
     /// The topic of that name.
     pub(crate) fn topic_named(&self, name: &str) -> Option<&Arc<Topic>> {
         self.names.get(name).and_then(|id| self.topics.get(id))
+    }
+
+    /// Whether readers may be shown a topic.
+    pub(crate) fn is_shown(&self, topic: TopicId) -> bool {
+        !self.in_the_making.contains(&topic)
+    }
+
+    /// Whether readers of topics or definitions must look again when this change is made.
+    pub(crate) fn changes_catalog(&self, change: &Change) -> bool {
+        match change {
+            Change::Topic { .. } | Change::Definition { .. } => true,
+            Change::Transaction { id, value } => {
+                let ends = value.as_ref().is_none_or(|now| !now.is_open());
+                ends && self.transactions.get(id).is_some_and(|before| !before.made.is_empty())
+            }
+            _ => false,
+        }
     }
 
     /// The topic, if it has that partition.
@@ -195,6 +215,12 @@ impl OwnState {
         let before = replace(&mut self.transactions, id.to_owned(), value);
         if let Some(before) = &before {
             self.transactional_producers.remove(&before.producer.id);
+            for topic in &before.made {
+                self.in_the_making.remove(topic);
+            }
+        }
+        if let Some(open) = self.transactions.get(id).filter(|now| now.is_open()) {
+            self.in_the_making.extend(&open.made);
         }
         if let Some(producer_id) = producer_id {
             self.transactional_producers.insert(producer_id, id.to_owned());
@@ -333,11 +359,6 @@ impl StoredBytes {
 }
 
 impl Change {
-    /// Whether readers of topics or definitions must look again.
-    pub(crate) fn is_of_catalog(&self) -> bool {
-        matches!(self, Self::Topic { .. } | Self::Definition { .. })
-    }
-
     /// The record that stores it.
     pub(crate) fn to_record(&self) -> Result<OwnRecord> {
         let (topic, key, value) = match self {

@@ -163,10 +163,10 @@ impl PartitionView {
 impl Published {
     /// Applies the changes of a synced group.
     pub(crate) fn apply(&mut self, change: &Change) {
-        self.own.apply(change);
-        if change.is_of_catalog() {
+        if self.own.changes_catalog(change) {
             self.catalog_version += 1;
         }
+        self.own.apply(change);
         match change {
             Change::Topic { id, value: Some(topic) } => {
                 for partition in 0..topic.partitions {

@@ -138,13 +138,13 @@ async fn a_large_commit_that_is_written_piece_by_piece_is_seen_when_it_is_commit
     let fits_no_frame = Append { topic: topic.id, partition: 0, batch: batch(&["x".repeat(70_000).as_str()]) };
     let mut refused = storage.begin().await.unwrap();
     assert!(matches!(refused.append(fits_no_frame).await, Err(Error::TooLarge { .. })));
+    let mut refused = storage.begin().await.unwrap();
     let of_another = sequenced(&batch(&["x"]), 5, 0, 0);
     let of_another = Append { topic: topic.id, partition: 0, batch: of_another };
     assert!(matches!(refused.append(of_another).await, Err(Error::InvalidBatch { .. })));
     stop(storage).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 #[tokio::test]
 async fn a_large_commit_of_which_an_append_failed_cannot_be_committed() {
     let dir = tempfile::tempdir().unwrap();
@@ -194,6 +194,7 @@ async fn a_large_commit_of_which_an_append_was_not_waited_for_cannot_be_committe
     stop(storage).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
 async fn a_crash_amid_a_large_commit_leaves_nothing_of_it() {
     for seed in 1..=16_u64 {
         let dir = tempfile::tempdir().unwrap();
@@ -226,4 +227,34 @@ async fn a_crash_amid_a_large_commit_leaves_nothing_of_it() {
         assert_eq!(storage.topic("made").is_some(), whole, "seed {seed}");
         stop(storage).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_made_by_a_large_commit_appears_with_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = Storage::open(small_commits(dir.path())).await.unwrap();
+    let known = topic(&storage, "known", 1).await;
+    let id = storage.new_topic_id();
+    let create = TopicChange::Create { id, name: "made".to_owned(), partitions: 2, config: TopicConfig::default() };
+    let to_be = Topic { id, partitions: 2, ..known.as_ref().clone() };
+    let commit = Commit { topics: vec![create], appends: large(&to_be, 1000), ..Commit::default() };
+    let committing = tokio::spawn({
+        let storage = storage.clone();
+        async move { storage.commit(commit).await }
+    });
+    let mut hidden = None;
+    while !committing.is_finished() {
+        let listed = storage.topics().iter().any(|topic| topic.id == id);
+        let (shown, version) = (listed || storage.topic("made").is_some(), storage.catalog_version());
+        // Looked at last: what is open now was open when the topic was looked for.
+        let open = storage.transactions().iter().any(|transaction| !transaction.partitions.is_empty());
+        assert!(!(shown && open), "the topic is shown before its commit");
+        hidden = open.then_some(version).or(hidden);
+        tokio::task::yield_now().await;
+    }
+    committing.await.unwrap().unwrap();
+    assert!(storage.topic("made").is_some() && storage.topics().iter().any(|topic| topic.id == id));
+    assert!(storage.catalog_version() > hidden.unwrap(), "who keeps a catalog learns of it");
+    assert_eq!(both(&storage, at(&to_be, 1)).await.len(), 500);
+    stop(storage).await;
 }
