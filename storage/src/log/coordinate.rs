@@ -21,7 +21,7 @@ use crate::view::GroupOffset;
 /// Transactional ids kept, at the most: each costs memory until it expires.
 const TRANSACTIONAL_IDS_MAX: usize = 100_000;
 /// What a marker takes in the log, at the most.
-const MARKER_BYTES: u64 = 192;
+pub(crate) const MARKER_BYTES: u64 = 192;
 
 /// Whether a change ends a transaction and nothing else: those come after everything that may belong to it.
 fn is_end(change: &TransactionChange) -> bool {
@@ -226,7 +226,12 @@ impl Judge<'_> {
     }
 
     /// Puts a marker where the transaction has written.
-    fn mark(&mut self, partition: TopicPartition, producer: ProducerIdentity, committed: bool) -> Result<()> {
+    pub(crate) fn mark(
+        &mut self,
+        partition: TopicPartition,
+        producer: ProducerIdentity,
+        committed: bool,
+    ) -> Result<()> {
         let open = self.ledger.producers.open_since(partition, producer.id);
         let Some(first_offset) = open.filter(|_| self.ledger.own.topic_of(partition).is_ok()) else { return Ok(()) };
         let marker = Marker { committed, coordinator_epoch: COORDINATOR_EPOCH };

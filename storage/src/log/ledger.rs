@@ -101,6 +101,8 @@ pub(crate) struct Request {
     pub(crate) begin: Option<String>,
     /// Transactional ids to look at for timeout and expiry.
     pub(crate) overdue: Vec<String>,
+    /// Whether transactions that nobody can end any more are to be ended.
+    pub(crate) orphans: bool,
     /// Whose producers to tell of.
     pub(crate) producers_of: Option<ProducersOf>,
     /// Batches to be carried over; nothing else is asked then.
@@ -210,7 +212,7 @@ impl Judge<'_> {
     fn judge(&mut self, request: Request) -> Result<()> {
         let batch_bytes = request.batch_bytes();
         check_size(batch_bytes, self.terms.commit_bytes_max)?;
-        let Request { commit, producer_ids, begin, overdue, producers_of, carried } = request;
+        let Request { commit, producer_ids, begin, overdue, orphans, producers_of, carried } = request;
         // These were judged when they first came.
         let own = &self.ledger.own;
         self.judged.batches.extend(carried.into_iter().filter(|placed| own.topic_of(placed.partition).is_ok()));
@@ -246,6 +248,9 @@ impl Judge<'_> {
         self.transactions(&commit.transactions, true)?;
         for id in &overdue {
             self.overdue(id)?;
+        }
+        if orphans {
+            self.end_orphans()?;
         }
         self.judged.producers = match producers_of {
             Some(ProducersOf::Partition(at)) => self.ledger.producers.infos(|partition| partition == at),

@@ -10,7 +10,8 @@
 //! 6. `tier` makes objects of what is stable; [`Node::forget`] then deletes segments (`retain`), whose rest is carried
 //!    over to the end (`carry`).
 //!
-//! At start `recover` goes the way back: `snapshot`, footers, frames. `home` keeps other processes out.
+//! At start `recover` goes the way back: `snapshot`, footers, frames; what damage has left without an end is ended (`orphan`).
+//! `home` keeps other processes out.
 
 mod admit;
 mod append;
@@ -29,6 +30,7 @@ mod large;
 mod ledger;
 mod line;
 mod meter;
+mod orphan;
 mod overdue;
 pub(crate) mod own;
 mod pipe;
@@ -50,7 +52,7 @@ mod writer;
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -103,6 +105,8 @@ pub(crate) struct Node {
     forgets: bool,
     /// Producer ids that are durable and not given out: first, and first beyond. Held over a commit by whoever refills.
     producer_ids: tokio::sync::Mutex<(i64, i64)>,
+    /// Transactions without an end that recovery has found, and whose end is not made up yet.
+    orphans: AtomicUsize,
     /// Transactions of the log itself that somebody goes on with.
     live: Mutex<HashSet<String>>,
     /// Wakes the look at overdue transactions.
@@ -136,6 +140,7 @@ impl Node {
         let options = options.clone();
         let node = worker::blocking(move || Self::open_blocking(&options, &disk)).await?;
         // What an older process has left open is ended before anybody reads.
+        node.end_orphans().await;
         node.end_overdue().await;
         drop(worker::spawn(overdue::look(Arc::downgrade(&node))));
         Ok(node)
@@ -152,6 +157,7 @@ impl Node {
             limits: BatchLimits::STORED,
         })?;
         let Recovered { ledger, mut published, appender, snapshot_position } = recovered;
+        let orphans = AtomicUsize::new(ledger.orphan_count());
         published.end = appender.end;
         published.footers = Arc::new(FooterRuns::new(settings.memory_limit / FOOTERS_SHARE));
         let first_position = published.segments.keys().next().copied().unwrap_or(appender.end);
@@ -190,6 +196,7 @@ impl Node {
             line: Arc::new(Line::new(settings.wal_queue_bytes_max)),
             forgets: outlives_process(options.object_store_url.as_deref()),
             producer_ids: tokio::sync::Mutex::new((0, 0)),
+            orphans,
             live: Mutex::default(),
             look: Arc::default(),
             threads: Mutex::new(threads),

@@ -59,6 +59,7 @@ pub(crate) async fn look(node: Weak<Node>) {
         let Some(woken) = node.upgrade().map(|node| Arc::clone(&node.look)) else { return };
         let _due_or_woken = worker::timeout(LOOK_INTERVAL, woken.notified()).await;
         let Some(node) = node.upgrade().filter(|node| !node.line.is_closed()) else { return };
+        node.end_orphans().await;
         node.end_overdue().await;
     }
 }

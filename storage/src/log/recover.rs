@@ -35,7 +35,6 @@ use crate::log::segment::{
 use crate::log::snapshot::{LogSnapshot, StoredPartition, covered};
 use crate::log::transaction::{AbortedRange, Mark};
 use crate::record::batch::{BatchHeader, BatchLimits, CheckedBatch, Marker};
-use crate::view::TransactionState;
 
 /// Bytes of a tail that are written again at once.
 const WRITE_AGAIN_BYTES: usize = 1 << 20;
@@ -126,7 +125,6 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
     appender.next_sequence = recovery.next_sequence;
     appender.last_commit_time_us = recovery.last_commit_time_us;
     recovery.finish();
-    recovery.end_orphans();
     let Recovery { ledger, published, .. } = recovery;
     Ok(Recovered { ledger, published, appender, snapshot_position: covered(&names) })
 }
@@ -394,38 +392,6 @@ impl Recovery {
             self.ledger.aborted.entry(partition).or_default().push(range);
         }
         Some(Mark::Ended { partition, producer_id: producer.id, marker_offset, committed })
-    }
-
-    /// A transaction of which a batch is there but no state, or whose state says that it has ended: its records or its
-    /// markers were lost to damage. It must not hold the partition up for ever.
-    fn end_orphans(&mut self) {
-        let own = &self.ledger.own;
-        let outcome = |partition: TopicPartition, producer: ProducerIdentity| {
-            let known = own.transactional_producers.get(&producer.id).and_then(|id| own.transactions.get(id));
-            match known {
-                Some(known) if known.is_open() && known.partitions.contains(&partition) => None,
-                Some(known) => Some(known.state == TransactionState::CompleteCommit),
-                None => Some(false),
-            }
-        };
-        let open = self.ledger.producers.open();
-        let orphans: Vec<_> = open
-            .filter(|(partition, ..)| self.published.partitions.contains_key(partition))
-            .filter_map(|(partition, producer, _)| Some((partition, producer, outcome(partition, producer)?)))
-            .collect();
-        for (partition, producer, committed) in orphans {
-            let end = self.ledger.end_of(partition);
-            tracing::warn!(
-                ?partition,
-                producer_id = producer.id,
-                committed,
-                "a transaction's end was lost; it is made up"
-            );
-            let mark = self.end_open(partition, producer, end, committed, self.last_commit_time_us);
-            if let Some(mark) = mark {
-                self.published.mark(&mark, self.last_commit_time_us);
-            }
-        }
     }
 
     /// Takes a run into the index. What is replayed begins where the partition ended: offsets skipped are damaged.

@@ -1,6 +1,7 @@
 //! Transactions: all of one or nothing of it, for whoever reads committed records, whatever ends first: the producer, its
 //! timeout, the process or the power.
 
+mod orphans;
 mod power_cuts;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
