@@ -10,7 +10,7 @@ use crate::commit::TransactionChange;
 use crate::error::{Error, Result};
 use crate::ids::{ProducerIdentity, TopicId, TopicPartition};
 use crate::log::frame::PlacedBatch;
-use crate::log::ledger::{Judge, OFFSET_BYTES, RECORD_OVERHEAD_BYTES, Undo, record_bytes};
+use crate::log::ledger::{Judge, Ledger, OFFSET_BYTES, RECORD_OVERHEAD_BYTES, Request, Undo, record_bytes};
 use crate::log::own::Change;
 use crate::log::transaction::{
     AbortedRange, Asking, COORDINATOR_EPOCH, Init, Mark, Transaction, check, init, invalid, is_own,
@@ -26,6 +26,35 @@ pub(crate) const MARKER_BYTES: u64 = 192;
 /// Whether a change ends a transaction and nothing else: those come after everything that may belong to it.
 fn is_end(change: &TransactionChange) -> bool {
     matches!(change, TransactionChange::End { .. } | TransactionChange::Abort { .. })
+}
+
+impl Ledger {
+    /// About what the ends of transactions that are asked for will take in the log: markers, and offsets made real.
+    pub(crate) fn ends_bytes(&self, request: &Request) -> u64 {
+        let ended = request.commit.transactions.iter().filter_map(|change| match change {
+            TransactionChange::Init { transactional_id, .. }
+            | TransactionChange::End { transactional_id, .. }
+            | TransactionChange::Abort { transactional_id } => Some(transactional_id),
+            _ => None,
+        });
+        let bytes = ended.chain(&request.overdue).map(|id| {
+            let open = self.own.transactions.get(id).filter(|transaction| transaction.is_open());
+            open.map_or(0, |transaction| self.end_bytes(id, transaction))
+        });
+        let orphans = if request.orphans { self.orphan_count() as u64 } else { 0 };
+        bytes.sum::<u64>() + orphans * MARKER_BYTES
+    }
+
+    /// What the end of a transaction will take.
+    fn end_bytes(&self, id: &str, transaction: &Transaction) -> u64 {
+        let markers = transaction.partitions.len() as u64 * MARKER_BYTES;
+        let offset_bytes = |group: &String| {
+            let pending = self.own.pending_of_group(group).filter(|((_, _, by), _)| by == id);
+            let bytes = pending.map(|(_, offset)| group.len() + OFFSET_BYTES + offset.metadata.len());
+            bytes.map(|bytes| bytes as u64 + RECORD_OVERHEAD_BYTES).sum::<u64>()
+        };
+        markers + transaction.groups.iter().map(offset_bytes).sum::<u64>()
+    }
 }
 
 impl Judge<'_> {
@@ -179,14 +208,7 @@ impl Judge<'_> {
 
     /// The end of a transaction must fit a commit: what would make it larger is refused before.
     fn check_closing(&self, id: &str, transaction: &Transaction) -> Result<()> {
-        let markers = transaction.partitions.len() as u64 * MARKER_BYTES;
-        let offset_bytes = |group: &String| {
-            let pending = self.ledger.own.pending_of_group(group).filter(|((_, _, by), _)| by == id);
-            let bytes = pending.map(|(_, offset)| group.len() + OFFSET_BYTES + offset.metadata.len());
-            bytes.map(|bytes| bytes as u64 + RECORD_OVERHEAD_BYTES).sum::<u64>()
-        };
-        let bytes = markers + transaction.groups.iter().map(offset_bytes).sum::<u64>();
-        let limit_bytes = self.terms.commit_bytes_max;
+        let (bytes, limit_bytes) = (self.ledger.end_bytes(id, transaction), self.terms.commit_bytes_max);
         if bytes <= limit_bytes {
             return Ok(());
         }

@@ -148,6 +148,16 @@ impl Pipe {
         self.writer_wake.notify_one();
     }
 
+    /// Puts jobs that found no room in a frame back in front of those that wait; by the writer, which looks again anyway.
+    pub(crate) fn put_back(&self, jobs: Vec<Job>) {
+        let mut ends = self.ends.lock();
+        for job in jobs.into_iter().rev() {
+            ends.queued_bytes += job.bytes;
+            ends.queued_unsynced |= job.request.commit.durability == Durability::Written;
+            ends.queue.push_front(job);
+        }
+    }
+
     /// What the writer does next; `idle_after` bounds the wait.
     pub(crate) fn next(&self, group_bytes_max: u64, idle_after: Option<Duration>, patience: Patience) -> Next {
         let mut ends = self.ends.lock();

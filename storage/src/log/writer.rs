@@ -100,7 +100,7 @@ impl Writer {
             return;
         }
         self.bound_producers();
-        let bytes = jobs.iter().map(|job| job.bytes).sum();
+        let (jobs, bytes) = self.that_fit(jobs);
         if self.appender.is_full(bytes) {
             let own_only = jobs.iter().all(|job| job.request.commit.appends.is_empty());
             if let Err(error) = self.roll(own_only) {
@@ -127,6 +127,23 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// The first jobs that fit one frame, with all that the ends of transactions add to them, and their bytes; at least
+    /// one. The others wait for the next.
+    fn that_fit(&self, mut jobs: Vec<Job>) -> (Vec<Job>, u64) {
+        let limit = self.shared.settings.wal_commit_bytes_max;
+        let (mut count, mut bytes) = (0, 0);
+        for job in &jobs {
+            let more = job.bytes + self.ledger.ends_bytes(&job.request);
+            if count > 0 && bytes + more > limit {
+                break;
+            }
+            bytes += more;
+            count += 1;
+        }
+        self.shared.pipe.put_back(jobs.split_off(count));
+        (jobs, bytes)
     }
 
     /// Keeps the memory of producers bounded between snapshots too; a scan of all of them comes once in many new ones.
