@@ -2,8 +2,10 @@
 
 use std::path::Path;
 
-use aquifer_storage::testing::fuzz::{TARGETS, seeds};
+use aquifer_storage::testing::fuzz::{TARGETS, bombs, is_produced, seeds};
 use proptest::prelude::*;
+
+use crate::held::peak_bytes;
 
 fn corpus(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fuzz/corpus").join(target);
@@ -17,6 +19,20 @@ fn every_reader_gets_through_its_corpus() {
         let inputs = corpus(target.name);
         assert!(!inputs.is_empty(), "{} has no corpus", target.name);
         inputs.iter().for_each(|input| (target.read)(input));
+    }
+}
+
+#[test]
+fn a_batch_that_unfolds_to_the_real_limit_and_beyond_holds_no_more_than_it_may() {
+    let target = TARGETS.iter().find(|target| target.name == "batch").unwrap();
+    let bombs = bombs();
+    assert_eq!(bombs.len(), 2);
+    for ((unfolded_bytes, input), fits) in bombs.into_iter().zip([true, false]) {
+        assert!(input.len() < 8 << 10, "{} bytes unfold to {unfolded_bytes}", input.len());
+        assert_eq!(is_produced(&input), fits, "{unfolded_bytes} bytes");
+        let peak_bytes = peak_bytes(|| (target.read)(&input));
+        assert!(peak_bytes > unfolded_bytes / 2, "{peak_bytes} bytes: nothing was unfolded");
+        assert!(peak_bytes <= target.held_bytes_max(), "{peak_bytes} bytes held for {unfolded_bytes}");
     }
 }
 

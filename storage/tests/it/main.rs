@@ -7,6 +7,7 @@
 mod commits;
 mod faults;
 mod fuzz;
+mod held;
 mod housekeeping;
 mod kept;
 mod large_commits;
@@ -15,6 +16,6 @@ mod restarts;
 mod shown;
 mod support;
 mod tiering;
-mod topics;
 mod times;
+mod topics;
 mod transactions;

@@ -1,6 +1,6 @@
 //! One libFuzzer target for all readers of stored and received bytes: `AQUIFER_FUZZ_TARGET` names which.
 //!
-//! An allocator counts what a reader holds: more than [`HELD_BYTES_MAX`] for the few KiB it is given is a finding.
+//! An allocator counts what a reader holds: more than its target allows for the few KiB it is given is a finding.
 
 #![no_main]
 
@@ -8,11 +8,11 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use aquifer_storage::testing::fuzz::{TARGETS, Target, seeds};
+use aquifer_storage::testing::fuzz::{TARGETS, Target, bombs, seeds};
 use libfuzzer_sys::fuzz_target;
 
-/// Bytes that may be held at once: the inputs are a few KiB.
-const HELD_BYTES_MAX: usize = 64 << 20;
+/// Bytes that may be held at once; as many as there are until the target is known.
+static HELD_BYTES_MAX: AtomicUsize = AtomicUsize::new(usize::MAX);
 
 struct Counting;
 
@@ -25,7 +25,8 @@ static ALLOCATOR: Counting = Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         // Beyond all measure: caught before the system is asked. libFuzzer's own memory is not Rust's and not counted.
-        if HELD_BYTES.fetch_add(layout.size(), Ordering::Relaxed) + layout.size() > HELD_BYTES_MAX {
+        let held = HELD_BYTES.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        if held > HELD_BYTES_MAX.load(Ordering::Relaxed) {
             std::process::abort();
         }
         // SAFETY: the caller's promise is passed on.
@@ -53,13 +54,24 @@ fn target() -> &'static Target {
 /// With `AQUIFER_FUZZ_SEEDS` a folder gets the first inputs of every corpus.
 fn write_seeds() {
     let Ok(folder) = std::env::var("AQUIFER_FUZZ_SEEDS") else { return };
-    for (number, (name, input)) in seeds().expect("seeds can be made").into_iter().enumerate() {
-        let folder = std::path::Path::new(&folder).join(name);
+    let write = |target: &str, name: String, input: Vec<u8>| {
+        let folder = std::path::Path::new(&folder).join(target);
         std::fs::create_dir_all(&folder).expect("a folder for seeds");
-        std::fs::write(folder.join(format!("seed-{number}")), input).expect("a seed is written");
+        std::fs::write(folder.join(name), input).expect("a seed is written");
+    };
+    for (number, (target, input)) in seeds().expect("seeds can be made").into_iter().enumerate() {
+        write(target, format!("seed-{number}"), input);
+    }
+    for (bytes, input) in bombs() {
+        write("batch", format!("bomb-{bytes}"), input);
     }
 }
 
-fuzz_target!(init: write_seeds(), |input: &[u8]| {
+fn begin() {
+    write_seeds();
+    HELD_BYTES_MAX.store(HELD_BYTES.load(Ordering::Relaxed) + target().held_bytes_max(), Ordering::Relaxed);
+}
+
+fuzz_target!(init: begin(), |input: &[u8]| {
     (target().read)(input);
 });
