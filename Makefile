@@ -38,7 +38,10 @@ sim: ## simulated histories of the storage: SEED=7 repeats one, SEEDS=2000 runs 
 fixtures: ## write tests/fixtures/v1 anew, for a format that nobody has in use yet
 	cargo test -p aquifer-storage --test it -- --ignored kept::writes_the_fixture
 
-soak: clients ## the long versions of the tests that kill and restart
-	AQUIFER_SOAK=1 cargo test --workspace --test system kill -- --nocapture
-	AQUIFER_SEEDS=2000 cargo test --workspace --test simulation -- --nocapture many_histories
-	AQUIFER_HOUR=1 cargo test --release -p aquifer-storage --test simulation -- --nocapture many_partitions
+soak: clients ## every test that has a long form, at its full length (hours); tests/README.md lists them with what they saw
+	AQUIFER_SOAK=1 cargo test --workspace --test system -- --nocapture kills:: by_chance
+	AQUIFER_SOAK=1 cargo test -p aquifer-storage --release --lib -- --nocapture manifests_that_name_many_objects
+	AQUIFER_SEEDS=2000 cargo test -p aquifer-storage --release --test simulation -- --nocapture many_histories
+	AQUIFER_HOUR=1 cargo test -p aquifer-storage --release --test simulation -- --nocapture many_partitions
+	AQUIFER_ORACLE_CASES=500 cargo test --workspace --test it -- --nocapture a_continuous_query_equals_the_batch
+	tests/fuzz/run 10000000

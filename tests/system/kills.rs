@@ -33,7 +33,7 @@ struct Acknowledged {
 }
 
 fn kills() -> usize {
-    if std::env::var_os("AQUIFER_SOAK").is_some() { 50 } else { 10 }
+    if std::env::var_os("AQUIFER_SOAK").is_some() { 200 } else { 10 }
 }
 
 fn key_of(producer: usize, sequence: u64) -> String {
