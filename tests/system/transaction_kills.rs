@@ -1,8 +1,11 @@
-//! SIGKILL under transactional producers that commit, abort and come back under the same id, again and again: for every
-//! reader a transaction over two topics and an offset is there whole and once, or not at all.
+//! SIGKILL under transactional producers that commit, abort and come back under the same id, again and again, while small
+//! objects are tiered, merged, compacted and retained: for every reader a transaction over two topics and an offset is
+//! there whole and once, or not at all; of what is compacted or aged (`kept`) nothing goes but what may.
 //!
 //! Each worker takes the inputs 0, 1, 2 … in turn, as a consume-transform-produce does: where it goes on is the offset
 //! its group has committed. So the outputs must be exactly the inputs below that offset, however often it was cut off.
+
+mod kept;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -23,6 +26,7 @@ use crate::support::kafka::{config, produce, producer, read_to_end, reader, try_
 use crate::support::node::Node;
 use crate::support::sql::Sql;
 use crate::support::wait::{PATIENCE, until};
+use kept::Kept;
 
 const WORKERS: usize = 3;
 /// Every transaction writes to both.
@@ -214,6 +218,10 @@ async fn kills_under_transactions_tear_nothing_lose_nothing_and_repeat_nothing()
         ("AQUIFER_WAL_SEGMENT_BYTES", "1 MiB"),
         ("AQUIFER_WAL_COMMIT_BYTES_MAX", "256 KiB"),
         ("AQUIFER_TOPIC_LOCAL_RETENTION_MS", "0"),
+        // Tiering and housekeeping never rest for long.
+        ("AQUIFER_TIER_BYTES_MIN", "16 KiB"),
+        ("AQUIFER_HOUSEKEEPING_INTERVAL", "200 ms"),
+        ("AQUIFER_MERGE_OBJECT_BYTES", "256 KiB"),
     ]);
     let sql = Sql::connect(&node).await;
     for topic in ["input", OUTPUTS[0], OUTPUTS[1]] {
@@ -221,6 +229,7 @@ async fn kills_under_transactions_tear_nothing_lose_nothing_and_repeat_nothing()
         let with = format!("WITH (kafka_topic = '{topic}', value_format = 'json', partitions = 3)");
         sql.run(&format!("CREATE STREAM {topic}_stream {columns} {with}")).await;
     }
+    let mut kept = Kept::begin(&node, &sql).await;
     let (stop, ended) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let total = Arc::new(AtomicUsize::new(usize::MAX));
     let watching = OUTPUTS.map(|topic| {
@@ -235,13 +244,15 @@ async fn kills_under_transactions_tear_nothing_lose_nothing_and_repeat_nothing()
         let before = ended.load(Ordering::SeqCst);
         let enough = |now: &usize| *now >= before + ENDED_MIN;
         until(&format!("transactions before kill {kill}"), async || ended.load(Ordering::SeqCst), enough).await;
-        if kill % 2 == 1 {
+        // Under way when the kill comes, so its answer is of no interest.
+        if let Some(statement) = [None, Some("CHECKPOINT"), Some("VACUUM")][kill % 3] {
             let sql = Sql::connect(&node).await;
-            drop(tokio::spawn(async move { sql.try_rows("CHECKPOINT").await.is_ok() }));
+            drop(tokio::spawn(async move { sql.try_rows(statement).await.is_ok() }));
         }
         // The moment of the kill is the chance that this test lives on.
         tokio::time::sleep(Duration::from_millis(random(200))).await;
         tokio::task::block_in_place(|| node.restart());
+        kept.look(&node);
     }
     stop.store(true, Ordering::SeqCst);
     let mut histories = Vec::new();
@@ -253,7 +264,9 @@ async fn kills_under_transactions_tear_nothing_lose_nothing_and_repeat_nothing()
     total.store(outputs, Ordering::SeqCst);
     let counted = |of: fn(&History) -> usize| histories.iter().map(of).sum::<usize>();
     let (committed, aborted) = (counted(|history| history.committed.len()), counted(|history| history.aborted.len()));
+    let beside = kept.check(&node).await;
     println!("{} kills, {committed} transactions committed, {aborted} aborted, {outputs} outputs", kills());
+    println!("{beside} records beside them in a compacted topic and one that ages");
     for watched in watching {
         let watched = tokio::time::timeout(PATIENCE, watched).await.expect("the consumer comes to the end");
         check_watched(&node, &watched.expect("a consumer")).await;
