@@ -4,6 +4,7 @@
 //! start-up reads directories alone, and a reader the runs of the one stretch it needs; those are kept in a cache of
 //! bounded size. If the runs of a stretch are damaged they are told from the frames again.
 
+use std::cmp::Reverse;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::envelope::Kind;
 use crate::error::Result;
 use crate::ids::TopicPartition;
+use crate::log::frame::DirectoryEntry;
 use crate::log::frames::walk;
 use crate::log::index::{FooterPart, Held, Run, Runs, Stretch, plausible};
 use crate::log::segment::Segment;
@@ -208,17 +210,12 @@ impl FooterRuns {
         self.0.info("log_footers")
     }
 
-    /// The runs of a stretch. Blocks on the file if they are not at hand.
+    /// The runs of the stretch that has this part of the footer, maybe with others. Blocks on the file if they are not at
+    /// hand. Of a damaged footer they need not be all: what is missing between them is damaged.
     ///
     /// # Errors
     /// [`crate::Error::Io`].
-    pub(crate) fn read(
-        &self,
-        segment: &Segment,
-        partition: TopicPartition,
-        stretch: &Stretch,
-        part: FooterPart,
-    ) -> Result<Arc<Vec<Run>>> {
+    pub(crate) fn read(&self, segment: &Segment, partition: TopicPartition, part: FooterPart) -> Result<Arc<Vec<Run>>> {
         if let Some(runs) = self.0.get(&(segment.base, part.at)) {
             return Ok(runs);
         }
@@ -230,7 +227,7 @@ impl FooterRuns {
             None => {
                 let place = segment.place(end + part.at, u64::from(part.bytes));
                 tracing::error!(place, "part of a segment's footer is damaged; its frames are walked instead");
-                runs_of_frames(segment, partition, stretch)?
+                runs_of_frames(segment, partition)?
             }
         };
         let runs = Arc::new(runs);
@@ -239,25 +236,37 @@ impl FooterRuns {
     }
 }
 
-/// The runs of a stretch, told from the frames.
-fn runs_of_frames(segment: &Segment, partition: TopicPartition, stretch: &Stretch) -> Result<Vec<Run>> {
-    let mut runs = Runs::default();
+/// All runs of a partition in a segment, told from the frames: whatever piece of a stretch is asked for is among them, and
+/// who asks sees what is not. They ascend; a frame that is damaged itself counts only where no whole one does.
+fn runs_of_frames(segment: &Segment, partition: TopicPartition) -> Result<Vec<Run>> {
+    let (mut whole, mut doubtful): (Vec<Run>, Vec<Run>) = Default::default();
     walk(segment, segment.extent().end, true, |frame| {
-        let wanted = frame.entries.iter().filter(|entry| {
-            entry.partition == partition
-                && entry.base_offset >= stretch.base_offset
-                && entry.last_offset <= stretch.last_offset
-        });
-        for entry in wanted {
-            runs.put(Run::of_entry(entry, &frame.header), segment.base);
+        let meant =
+            |entry: &&DirectoryEntry| entry.partition == partition && plausible(entry.base_offset, entry.last_offset);
+        for entry in frame.entries.iter().filter(meant) {
+            let run = Run::of_entry(entry, &frame.header);
+            if !frame.whole {
+                doubtful.push(run);
+            } else if !whole.last_mut().is_some_and(|last| last.join(&run)) {
+                whole.push(run);
+            }
         }
         Ok(())
     })?;
-    let held = runs.coalesced().into_iter().filter_map(|stretch| match stretch.held {
-        Held::Memory(runs) => Some(runs),
-        Held::Footer(_) => None,
+    whole.sort_by_key(|run| (run.base_offset, Reverse(run.last_offset)));
+    let mut end = -1;
+    whole.retain(|run| {
+        let more = run.last_offset > end;
+        end = end.max(run.last_offset);
+        more
     });
-    Ok(held.flatten().collect())
+    for run in doubtful {
+        let at = whole.partition_point(|other| other.last_offset < run.base_offset);
+        if whole.get(at).is_none_or(|next| next.base_offset > run.last_offset) {
+            whole.insert(at, run);
+        }
+    }
+    Ok(whole)
 }
 
 #[cfg(test)]

@@ -132,33 +132,67 @@ impl HotStretch {
         }
     }
 
-    /// Its runs in offset order. Blocks on the footer if they are not at hand.
+    /// Its runs in offset order, each offset once. Blocks on the footer if they are not at hand. What a damaged footer and
+    /// damaged frames do not tell is a run all the same: reading it names its offsets.
     ///
     /// # Errors
     /// [`Error::Io`].
     pub(crate) fn runs(&self) -> Result<Vec<HotRun>> {
         let stored;
-        let runs: &[Run] = match &self.stretch.held {
-            Held::Memory(runs) => runs,
+        let (runs, complete): (&[Run], _) = match &self.stretch.held {
+            // Maybe only those that are to be read.
+            Held::Memory(runs) => (runs, false),
             Held::Footer(part) => {
-                stored = self.footers.read(&self.segment, self.partition, &self.stretch, *part)?;
-                &stored
+                stored = self.footers.read(&self.segment, self.partition, *part)?;
+                (&stored, true)
             }
         };
         let (first, last) = (self.stretch.base_offset, self.stretch.last_offset);
         let from = runs.partition_point(|run| run.last_offset < first);
-        let meant = runs[from..].iter().take_while(|run| run.base_offset <= last);
-        let run = |place: &Run| HotRun {
-            base_offset: place.base_offset.max(first),
-            last_offset: place.last_offset.min(last),
+        let mut found = Vec::new();
+        let mut next = first;
+        for place in runs[from..].iter().take_while(|run| run.base_offset <= last) {
+            if complete && place.base_offset > next {
+                found.push(self.run(next, place.base_offset - 1, self.nowhere(next, place.base_offset - 1)));
+            }
+            if place.last_offset >= next {
+                found.push(self.run(place.base_offset.max(next), place.last_offset.min(last), *place));
+                next = place.last_offset + 1;
+            }
+        }
+        if complete && next <= last {
+            found.push(self.run(next, last, self.nowhere(next, last)));
+        }
+        Ok(found)
+    }
+
+    fn run(&self, base_offset: i64, last_offset: i64, place: Run) -> HotRun {
+        HotRun {
+            base_offset,
+            last_offset,
             max_timestamp_ms: place.max_timestamp_ms,
             last_commit_us: place.last_commit_us,
             len: place.bytes,
             partition: self.partition,
             segment: Arc::clone(&self.segment),
-            place: *place,
-        };
-        Ok(meant.map(run).collect())
+            place,
+        }
+    }
+
+    /// A run of which nobody knows any more where it lies.
+    fn nowhere(&self, base_offset: i64, last_offset: i64) -> Run {
+        Run {
+            base_offset,
+            last_offset,
+            max_timestamp_ms: self.stretch.max_timestamp_ms,
+            commit_time_us: self.stretch.first_commit_us,
+            last_commit_us: self.stretch.last_commit_us,
+            position: self.segment.base,
+            bytes: 0,
+            frames: 1,
+            frame: self.segment.base,
+            frame_bytes: 0,
+        }
     }
 }
 

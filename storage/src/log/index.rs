@@ -66,6 +66,13 @@ impl Run {
         if self.frames > 1 { self.frame } else { self.position }
     }
 
+    /// Takes the next run of the same segment in, if they lie close together.
+    pub(crate) fn join(&mut self, next: &Self) -> bool {
+        let joined = self.joined(next);
+        *self = joined.unwrap_or(*self);
+        joined.is_some()
+    }
+
     /// This run and the next one of the same segment as one, if they lie close together.
     fn joined(&self, next: &Self) -> Option<Self> {
         let end = next.frame + u64::from(next.frame_bytes);
