@@ -6,6 +6,9 @@ mod planning;
 
 use std::sync::Arc;
 
+/// What to do when the disk or the log is full.
+const ROOM_HINT: &str = "DROP … DELETE TOPIC, DeleteRecords and CHECKPOINT make room; else give the disk more of it, or raise wal.bytes_max";
+
 /// The codes we use. The text is what travels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the names are Postgres's own")]
@@ -220,7 +223,7 @@ impl From<aquifer_storage::Error> for Error {
                     "leave the named range out by _partition and _offset, as in WHERE _offset >= its end; the rest is served",
                 ),
             ),
-            Storage::Full { .. } => (SqlState::DiskFull, Some("free space, or raise wal.bytes_max")),
+            Storage::Full { .. } => (SqlState::DiskFull, Some(ROOM_HINT)),
             Storage::ReadOnly { .. } | Storage::Fenced { .. } => {
                 (SqlState::ReadOnly, Some("restart the node once the cause is mended"))
             }

@@ -23,7 +23,18 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_aquifer");
 
 /// A command without whatever the developer's shell has set for Aquifer.
 pub(crate) fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::new(BINARY);
+    command_by(&[], arguments)
+}
+
+fn command_by(runner: &[String], arguments: &[&str]) -> Command {
+    let mut command = match runner {
+        [] => Command::new(BINARY),
+        [program, first @ ..] => {
+            let mut command = Command::new(program);
+            command.args(first).arg(BINARY);
+            command
+        }
+    };
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("AQUIFER_") {
             command.env_remove(name);
@@ -59,6 +70,8 @@ struct Process {
 pub(crate) struct Node {
     /// Kept for its end: the directory goes with the node.
     directory: Arc<TempDir>,
+    /// What runs the binary: nothing, or a program and its arguments.
+    runner: Vec<String>,
     subcommand: Vec<String>,
     environment: Vec<(String, String)>,
     process: Option<Process>,
@@ -81,10 +94,16 @@ impl Node {
 
     /// A node by another subcommand.
     pub(crate) fn start_as(subcommand: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_by(&[], subcommand, environment)
+    }
+
+    /// A node whose binary another program runs, in its own place.
+    pub(crate) fn start_by(runner: &[String], subcommand: &[&str], environment: &[(&str, &str)]) -> Self {
         let directory = Arc::new(TempDir::with_prefix("aquifer-test-").expect("a temporary directory"));
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut node = Self {
             directory,
+            runner: runner.to_vec(),
             subcommand: subcommand.iter().map(|word| (*word).to_owned()).collect(),
             // Small segments, so that every test crosses from one to the next.
             environment: [("AQUIFER_WAL_SEGMENT_BYTES", "16 MiB")]
@@ -109,6 +128,7 @@ impl Node {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut copy = Self {
             directory,
+            runner: self.runner.clone(),
             subcommand: self.subcommand.clone(),
             environment: self.environment.clone(),
             process: None,
@@ -210,7 +230,7 @@ impl Node {
 
     fn spawn(&mut self) -> Result<(), String> {
         let words: Vec<&str> = self.subcommand.iter().map(String::as_str).collect();
-        let mut child = command(&words)
+        let mut child = command_by(&self.runner, &words)
             .env("AQUIFER_DATA_DIR", self.data_dir())
             .env("AQUIFER_KAFKA_ADDR", self.ports.kafka.to_string())
             .env("AQUIFER_POSTGRES_ADDR", self.ports.postgres.to_string())

@@ -70,18 +70,23 @@ impl Sql {
 
     /// A statement that must fail, and how it does.
     pub(crate) async fn refused(&self, statement: &str) -> Refusal {
-        let error = self.try_rows(statement).await.expect_err("should be refused");
+        self.try_run(statement).await.expect("should be refused")
+    }
+
+    /// A statement that may fail, and how it does.
+    pub(crate) async fn try_run(&self, statement: &str) -> Option<Refusal> {
+        let error = self.try_rows(statement).await.err()?;
         let said = error.as_db_error().unwrap_or_else(|| panic!("{statement}: not an answer of SQL's: {error}"));
         let position = match said.position() {
             Some(tokio_postgres::error::ErrorPosition::Original(position)) => Some(*position),
             _ => None,
         };
-        Refusal {
+        Some(Refusal {
             state: said.code().clone(),
             message: said.message().to_owned(),
             hint: said.hint().map(str::to_owned),
             position,
-        }
+        })
     }
 }
 

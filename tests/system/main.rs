@@ -15,6 +15,7 @@ mod analytics;
 mod bad_input;
 mod damage;
 mod demo;
+mod disk_full;
 mod exactly_once;
 mod guide;
 mod history;

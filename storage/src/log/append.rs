@@ -102,6 +102,31 @@ impl Appender {
         Ok(segment)
     }
 
+    /// Whether the open segment's file has no room for about so many bytes more.
+    pub(crate) fn lacks_room(&self, bytes: u64) -> bool {
+        self.open_segment().is_some_and(|segment| segment.file_offset(self.end).saturating_add(bytes) > self.allocated)
+    }
+
+    /// Sees to it that the open segment's file has room for about so many bytes more.
+    ///
+    /// # Errors
+    /// [`Error::Full`], [`Error::Io`]; the file is as it was then.
+    pub(crate) fn make_room(&mut self, bytes: u64) -> Result<()> {
+        let Some(segment) = self.open_segment().filter(|_| self.lacks_room(bytes)).cloned() else { return Ok(()) };
+        let needed = segment.file_offset(self.end).saturating_add(bytes);
+        self.grow(&segment, needed).map_err(|error| full_or_io(error, format!("grow {}", segment.path.display())))
+    }
+
+    fn grow(&mut self, segment: &Segment, bytes: u64) -> std::io::Result<()> {
+        if let Err(error) = segment.file.allocate(bytes) {
+            // A part may have been got; nothing was written, so that there is nothing to undo if it stays.
+            let _ = segment.file.truncate(self.allocated);
+            return Err(error);
+        }
+        self.allocated = bytes;
+        Ok(())
+    }
+
     /// Writes a frame behind the last one; answers with its runs. Not synced.
     pub(crate) fn write(&mut self, frame: &EncodedFrame) -> Result<PlacedRuns, AppendFailure> {
         let Some(segment) = self.open_segment().cloned() else {
@@ -110,13 +135,16 @@ impl Appender {
         let at = segment.file_offset(self.end);
         let frame_end = at + frame.header.frame_bytes();
         worker::crash_point("before a frame is written");
-        let grown = if frame_end > self.allocated { segment.file.allocate(frame_end) } else { Ok(()) };
-        if let Err(error) = grown.and_then(|()| segment.file.write_at(&mut frame.slices(), at)) {
-            let error = full_or_io(error, format!("write {}", segment.place(self.end, frame.header.frame_bytes())));
+        let place = segment.place(self.end, frame.header.frame_bytes());
+        let action = || format!("write {place}");
+        if frame_end > self.allocated {
+            self.grow(&segment, frame_end).map_err(|error| AppendFailure::Undone(full_or_io(error, action())))?;
+        }
+        if let Err(error) = segment.file.write_at(&mut frame.slices(), at) {
+            let error = full_or_io(error, action());
             return Err(self.cut_back(&segment, error));
         }
         worker::crash_point("after a frame is written");
-        self.allocated = self.allocated.max(frame_end);
         self.end += frame.header.frame_bytes();
         self.next_sequence += 1;
         self.last_commit_time_us = frame.header.commit_time_us;
@@ -132,9 +160,11 @@ impl Appender {
     }
 
     /// Takes what a failed write has left out of the file, durably.
-    fn cut_back(&self, segment: &Segment, error: Error) -> AppendFailure {
+    fn cut_back(&mut self, segment: &Segment, error: Error) -> AppendFailure {
         let at = segment.file_offset(self.end);
-        let cut = segment.file.truncate(at).and_then(|()| segment.file.allocate(self.allocated));
+        let cut = segment.file.truncate(at);
+        // Somebody else may have taken the room meanwhile: then the next frame asks for it.
+        self.allocated = if segment.file.allocate(self.allocated).is_ok() { self.allocated } else { at };
         match cut.and_then(|()| segment.sync()) {
             Ok(()) => AppendFailure::Undone(error),
             Err(second) => {

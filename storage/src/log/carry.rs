@@ -12,7 +12,6 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
-use crate::commit::Commit;
 use crate::error::{Error, Result};
 use crate::ids::TopicPartition;
 use crate::log::frame::PlacedBatch;
@@ -26,6 +25,9 @@ use crate::worker;
 
 /// Bytes carried over in one commit, at the most, unless a single run has more.
 const PIECE_BYTES_MAX: u64 = 4 << 20;
+
+/// One part in so many of the reserve may be spent on emptying one segment.
+pub(crate) const RESERVE_SHARE: u64 = 4;
 
 /// A stretch to be carried over, from an offset on.
 #[derive(Debug)]
@@ -55,6 +57,8 @@ struct Read {
 /// [`Error::Io`] and those of a commit.
 pub(crate) async fn carry(shared: &Arc<Shared>, line: &Arc<Line>, needed: Vec<Needed>) -> Result<()> {
     let bytes_max = PIECE_BYTES_MAX.min(shared.settings.wal_commit_bytes_max);
+    let all: u64 = needed.iter().map(|needed| needed.stretch.stretch.log_bytes()).sum();
+    let spares_reserve = all > shared.settings.wal_reserve_bytes / RESERVE_SHARE;
     let mut source = Source { stretches: needed.into(), runs: VecDeque::new() };
     while !source.is_empty() {
         let (rest, read) = worker::blocking(move || {
@@ -68,7 +72,7 @@ pub(crate) async fn carry(shared: &Arc<Shared>, line: &Arc<Line>, needed: Vec<Ne
         }
         if !read.batches.is_empty() {
             metrics::counter!("aquifer_log_carried_bytes_total").increment(read.bytes);
-            let request = Request { commit: Commit::default(), carried: read.batches, ..Request::default() };
+            let request = Request { carried: read.batches, spares_reserve, ..Request::default() };
             submit(shared, line, request).await?;
             worker::crash_point("after a piece is carried over");
         }

@@ -125,8 +125,8 @@ impl Disk for SystemDisk {
             }
             Err(error) => return Err(error.into()),
         }
-        file.set_len(0)?;
-        file.write_all(owner.as_bytes())?;
+        // A courtesy to who comes next; on a full disk there may be no room for it.
+        let _ = file.set_len(0).and_then(|()| file.write_all(owner.as_bytes()));
         Ok(Ok(Box::new(SystemLock { _file: file })))
     }
 }
@@ -236,8 +236,11 @@ pub(crate) fn read_file(disk: &dyn Disk, path: &Path, bytes_max: u64) -> io::Res
 pub(crate) fn replace_file(disk: &dyn Disk, path: &Path, bytes: &[u8]) -> io::Result<()> {
     let beside = path.with_extension("new");
     let file = disk.open(&beside, Access::Create)?;
-    file.write_at(&mut [IoSlice::new(bytes)], 0)?;
-    file.sync()?;
-    disk.rename(&beside, path)?;
+    let written = file.write_at(&mut [IoSlice::new(bytes)], 0).and_then(|()| file.sync());
+    if let Err(error) = written.and_then(|()| disk.rename(&beside, path)) {
+        // On a full disk half a file would only be in the way; if it stays, the next try empties it.
+        let _ = disk.remove(&beside);
+        return Err(error);
+    }
     path.parent().map_or(Ok(()), |dir| disk.sync_dir(dir))
 }

@@ -91,6 +91,17 @@ pub(crate) enum ProducersOf {
     All,
 }
 
+/// What a request may take of `wal.reserve_bytes` on a full disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum ReserveShare {
+    /// Records of clients, and what would be gone before it makes room.
+    None,
+    /// Offsets, positions, producer ids: little each, but they never end.
+    Half,
+    /// The catalog, and what frees room: deletions, log starts, ends of transactions, what is carried over.
+    All,
+}
+
 /// What is asked of the log in one go.
 #[derive(Debug, Default)]
 pub(crate) struct Request {
@@ -107,9 +118,25 @@ pub(crate) struct Request {
     pub(crate) producers_of: Option<ProducersOf>,
     /// Batches to be carried over; nothing else is asked then.
     pub(crate) carried: Vec<PlacedBatch>,
+    /// They are a part of so much that the reserve of a full disk would be gone before it makes room.
+    pub(crate) spares_reserve: bool,
 }
 
 impl Request {
+    /// What it may take of the reserve.
+    pub(crate) fn reserve_share(&self) -> ReserveShare {
+        let Commit { appends, topics, trims, definitions, transactions, .. } = &self.commit;
+        let ends = transactions.iter().any(|change| matches!(change, TransactionChange::End { .. }));
+        let is_catalog = !(topics.is_empty() && trims.is_empty() && definitions.is_empty());
+        if !appends.is_empty() || self.spares_reserve {
+            ReserveShare::None
+        } else if is_catalog || ends || self.orphans || !self.overdue.is_empty() || !self.carried.is_empty() {
+            ReserveShare::All
+        } else {
+            ReserveShare::Half
+        }
+    }
+
     /// Bytes of all batches.
     pub(crate) fn batch_bytes(&self) -> u64 {
         Self::bytes_of(&self.commit)
@@ -212,7 +239,8 @@ impl Judge<'_> {
     fn judge(&mut self, request: Request) -> Result<()> {
         let batch_bytes = request.batch_bytes();
         check_size(batch_bytes, self.terms.commit_bytes_max)?;
-        let Request { commit, producer_ids, begin, overdue, orphans, producers_of, carried } = request;
+        let Request { commit, producer_ids, begin, overdue, orphans, producers_of, carried, spares_reserve: _ } =
+            request;
         // These were judged when they first came.
         let own = &self.ledger.own;
         self.judged.batches.extend(carried.into_iter().filter(|placed| own.topic_of(placed.partition).is_ok()));

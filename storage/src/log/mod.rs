@@ -52,7 +52,7 @@ mod writer;
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -177,6 +177,7 @@ impl Node {
             snapshot_position: AtomicU64::new(snapshot_position),
             lost_at: AtomicU64::new(0),
             read_only: OnceLock::new(),
+            disk_full: AtomicBool::new(false),
             reserved: Mutex::new(false),
             front: Mutex::default(),
             forgetting: tokio::sync::Mutex::new(()),
@@ -186,6 +187,7 @@ impl Node {
             ledger,
             appender,
             uncovered: false,
+            snapshot_at: None,
             producers_max: producer::PRODUCERS_MAX / 4 * 5,
         };
         let threads = start_threads(&shared, writer)?;

@@ -92,12 +92,24 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
     bases.sort_unstable();
     let replay_from = snapshot.as_ref().map_or(0, |snapshot| snapshot.position);
     if bases.first().is_some_and(|first| *first > replay_from) {
-        let reason = format!("the segments from position {replay_from} on are gone; restore a newer snapshot file");
+        let damaged: String = passed_over.iter().map(|(place, reason)| format!("{place}: {reason}; ")).collect();
+        let reason = format!(
+            "{damaged}no whole snapshot covers the segments before position {}; without one topics, offsets and \
+             transactions are not known; restore one of the .snap files of this folder from a backup",
+            bases.first().copied().unwrap_or(0)
+        );
         return Err(Error::Corrupt { place: dir.display().to_string(), reason });
     }
     let mut recovery = Recovery::new(snapshot, options.limits);
-    for reason in passed_over {
-        tracing::error!(reason, "a snapshot of the log is damaged; an older one is taken");
+    for (place, reason) in passed_over {
+        tracing::error!(
+            place,
+            reason,
+            "a snapshot of the log is damaged; what it had is told from an older one and the log"
+        );
+        if !recovery.published.damaged.contains(&place) {
+            recovery.published.damaged.push(place);
+        }
     }
     let mut appender = Appender {
         disk: Arc::clone(disk),
@@ -221,10 +233,11 @@ impl Recovery {
                 return Ok(());
             }
             let at = segment.file_offset(end);
-            let room = at.max(options.segment_bytes);
-            let kept = segment.file.truncate(at).and_then(|()| segment.file.allocate(room));
-            kept.and_then(|()| write_again(&segment, segment.file_offset(proven), at))
-                .map_err(Error::io(format!("sync the tail of {place}")))?;
+            let tail = || format!("sync the tail of {place}");
+            segment.file.truncate(at).map_err(Error::io(tail()))?;
+            // No more than it had: a small one was made on a full disk, and what is free there is for what frees more.
+            let room = Some(at.max(length)).filter(|room| segment.file.allocate(*room).is_ok()).unwrap_or(at);
+            write_again(&segment, segment.file_offset(proven), at).map_err(Error::io(tail()))?;
             appender.end = end;
             appender.allocated = room;
             appender.runs = std::mem::take(&mut self.runs);

@@ -3,8 +3,8 @@
 //! Segments go from the front only, so that the log stays one contiguous range of positions. A sealed segment may go when
 //! nothing in it is needed any more: each of its stretches belongs to a topic that is gone, or is tiered and its topic's
 //! local retention (time, and bytes counted from the last stable offset) has passed, or lies below its partition's log start, or is one of our own topics' and a durable
-//! snapshot covers it. While the log is fuller than half of `wal.bytes_max`, local retention does not count, unless it is
-//! for ever: what objects hold must not be why writes are refused.
+//! snapshot covers it. While the log is fuller than half of `wal.bytes_max`, or the disk is full, local retention does not
+//! count, unless it is for ever: what objects hold must not be why writes are refused.
 //!
 //! What is still needed at the front would hold up all that lies behind it: a slow partition, an open transaction. So
 //! once more than half of the log is not needed, the front is emptied by carrying the rest over (`carry`).
@@ -41,6 +41,8 @@ struct Rule<'a> {
     end: u64,
     /// More than this is a reason to let go early.
     crowded_bytes: u64,
+    /// So is a disk that has no room for clients' records.
+    disk_full: bool,
 }
 
 impl<'a> Rule<'a> {
@@ -52,6 +54,7 @@ impl<'a> Rule<'a> {
             lost_at: shared.lost_at.load(Ordering::Acquire),
             end: shared.durable_end.load(Ordering::Acquire),
             crowded_bytes: shared.settings.wal_bytes_max / 2,
+            disk_full: shared.disk_full.load(Ordering::Acquire),
         }
     }
 
@@ -65,7 +68,8 @@ impl<'a> Rule<'a> {
         // What a transaction has held up was not for everybody to read before its end.
         let since_us = stretch.last_commit_us.max(view.stable_since_us(stretch.last_offset).unwrap_or(i64::MIN));
         let young = self.now_us.saturating_sub(since_us) <= config.kept_us;
-        let crowded = !config.for_ever && self.end.saturating_sub(stretch.segment) > self.crowded_bytes;
+        let full = self.disk_full || self.end.saturating_sub(stretch.segment) > self.crowded_bytes;
+        let crowded = full && !config.for_ever;
         if young && behind < config.kept_bytes && !crowded {
             return Some(start);
         }
@@ -123,7 +127,14 @@ pub(crate) async fn forget(shared: &Arc<Shared>, line: &Arc<Line>) -> Result<()>
             return Ok(());
         };
         tracing::info!(segment = front, stretches = needed.len(), "what is still needed of a segment is carried over");
-        carry::carry(shared, line, needed).await?;
+        match carry::carry(shared, line, needed).await {
+            // No room for the copies: what has been freed is free, and the next look tries again.
+            Err(Error::Full { reason }) => {
+                tracing::warn!(reason, "what holds up the front of the log cannot be carried over");
+                return Ok(());
+            }
+            carried => carried?,
+        }
         emptied = Some(front);
     }
     Ok(())
@@ -211,13 +222,14 @@ fn to_carry(shared: &Shared) -> Option<(u64, Vec<Needed>)> {
     let rule = Rule::of(shared);
     let published = shared.published.read();
     let front = front(&published, rule)?;
-    let mut needed_bytes = 0;
+    let (mut needed_bytes, mut front_bytes) = (0, 0);
     let mut needed = Vec::new();
     for partition in published.partitions.keys() {
         let Some((view, topic)) = view_of(&published, *partition) else { continue };
         for (stretch, from) in rule.needed(topic, view) {
             needed_bytes += stretch.log_bytes();
             if stretch.segment == front.base {
+                front_bytes += stretch.log_bytes();
                 let stretch = published.hot_stretch(*partition, stretch, from, u64::MAX)?;
                 needed.push(Needed { stretch, from });
             }
@@ -228,9 +240,12 @@ fn to_carry(shared: &Shared) -> Option<(u64, Vec<Needed>)> {
     let sparse = bytes > 2 * needed_bytes + SLACK_SEGMENTS * segment_bytes;
     // Nearly full: whatever makes room is worth it.
     let scarce = bytes > rule.crowded_bytes / 2 * 3 && bytes > needed_bytes + 2 * segment_bytes;
+    // On a full disk a segment is worth half of it, if the reserve has room for the copies.
+    let frees = 2 * front_bytes < front.extent().end.saturating_sub(front.base);
+    let full = rule.disk_full && frees && front_bytes <= rule.settings.wal_reserve_bytes / carry::RESERVE_SHARE;
     // In offset order, so that a stretch of the copies is one.
     needed.sort_by_key(|needed| (needed.stretch.partition, needed.from));
-    (!needed.is_empty() && (sparse || scarce)).then_some((front.base, needed))
+    (!needed.is_empty() && (sparse || scarce || full)).then_some((front.base, needed))
 }
 
 fn is_own(topic: TopicId) -> bool {

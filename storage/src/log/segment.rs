@@ -92,6 +92,11 @@ impl Segment {
         synced
     }
 
+    /// Whether a sync of it has failed: then nobody knows what of it is on the disk.
+    pub(crate) fn sync_has_failed(&self) -> bool {
+        *self.sync_failed.lock()
+    }
+
     /// Makes a segment: room reserved, header written, both synced, and its name in the folder too.
     pub(crate) fn create(disk: &dyn Disk, dir: &Path, base: u64, origin: Origin, bytes: u64) -> Result<Self> {
         let path = segment_path(dir, base);

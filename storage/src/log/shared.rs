@@ -1,7 +1,7 @@
 //! What the node, its writer and its syncer share.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
@@ -10,8 +10,9 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::ids::{TopicPartition, WriterEpoch};
 use crate::log::disk::{Access, Disk};
+use crate::log::home::RESERVE_FILE;
 use crate::log::index::DamagedOffsets;
-use crate::log::ledger::Request;
+use crate::log::ledger::{Request, ReserveShare};
 use crate::log::meter::LogMeter;
 use crate::log::own::Change;
 use crate::log::pipe::{Group, Pending, Pipe};
@@ -47,6 +48,8 @@ pub(crate) struct Shared {
     pub(crate) lost_at: AtomicU64,
     /// Why nothing is written any more; set once.
     pub(crate) read_only: OnceLock<String>,
+    /// The last try to make room on the disk for records of clients has failed.
+    pub(crate) disk_full: AtomicBool,
     /// Whether the file that keeps room for our own topics is there. Only the writer asks.
     pub(crate) reserved: Mutex<bool>,
     /// The segment that may be removed next, and the partitions it has something of.
@@ -120,19 +123,27 @@ impl Shared {
             );
             return Err(Error::Full { reason });
         }
-        if has_records && !self.keep_reserve() {
-            let reason = "the disk has no room beyond wal.reserve_bytes; free disk space or delete topics".to_owned();
-            return Err(Error::Full { reason });
+        if request.reserve_share() == ReserveShare::None { self.need_reserve() } else { Ok(()) }
+    }
+
+    /// Fails if the disk has no room beyond the reserve.
+    ///
+    /// # Errors
+    /// [`Error::Full`].
+    pub(crate) fn need_reserve(&self) -> Result<()> {
+        if self.keep_reserve() {
+            return Ok(());
         }
-        Ok(())
+        let reason = "the disk has no room beyond wal.reserve_bytes; free disk space or delete topics".to_owned();
+        Err(Error::Full { reason })
     }
 
     fn reserve_path(&self) -> PathBuf {
-        self.dir.join("reserve")
+        self.dir.join(RESERVE_FILE)
     }
 
     /// Makes the file that keeps room for our own topics, if it is not there; says whether it is now.
-    pub(crate) fn keep_reserve(&self) -> bool {
+    fn keep_reserve(&self) -> bool {
         let mut reserved = self.reserved.lock();
         if *reserved || self.settings.wal_reserve_bytes == 0 {
             return true;
@@ -145,18 +156,19 @@ impl Shared {
             let _ = self.disk.remove(&path);
         }
         *reserved = kept.is_ok();
+        self.disk_full.store(!*reserved, Ordering::Release);
         *reserved
     }
 
-    /// Gives the reserve up; says whether there was one.
-    pub(crate) fn release_reserve(&self) -> Result<bool> {
+    /// Gives the reserve up, if there is one.
+    pub(crate) fn release_reserve(&self) -> Result<()> {
         let mut reserved = self.reserved.lock();
-        if !std::mem::replace(&mut *reserved, false) {
-            return Ok(false);
+        if *reserved {
+            let path = self.reserve_path();
+            self.disk.remove(&path).map_err(Error::io(format!("remove {}", path.display())))?;
+            *reserved = false;
         }
-        let path = self.reserve_path();
-        self.disk.remove(&path).map_err(Error::io(format!("remove {}", path.display())))?;
-        Ok(true)
+        Ok(())
     }
 
     /// Shows readers what is durable now, in one act, and wakes those who wait for it. Gives the answers due.

@@ -129,6 +129,9 @@ pub(crate) fn snapshot_path(dir: &Path, position: u64) -> PathBuf {
     dir.join(format!("{position:020}.snap"))
 }
 
+/// Damaged snapshots: which files, and why.
+pub(crate) type PassedOver = Vec<(String, String)>;
+
 impl LogSnapshot {
     /// Puts it in place durably.
     pub(crate) fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
@@ -154,17 +157,17 @@ impl LogSnapshot {
         Err(Error::Corrupt { place, reason: "its name says another position".to_owned() })
     }
 
-    /// The newest whole one among the files of the folder; what was passed over is told in words.
+    /// The newest whole one among the files of the folder; what was passed over is told.
     ///
     /// # Errors
     /// [`Error::Config`] for a newer version.
-    pub(crate) fn newest(disk: &dyn Disk, dir: &Path, names: &[String]) -> Result<(Option<Self>, Vec<String>)> {
+    pub(crate) fn newest(disk: &dyn Disk, dir: &Path, names: &[String]) -> Result<(Option<Self>, PassedOver)> {
         let mut passed_over = Vec::new();
         for position in positions(names) {
             match Self::read(disk, dir, position) {
                 Ok((snapshot, _)) => return Ok((Some(snapshot), passed_over)),
                 Err(error @ Error::Config { .. }) => return Err(error),
-                Err(error) => passed_over.push(error.to_string()),
+                Err(error) => passed_over.push((snapshot_path(dir, position).display().to_string(), error.to_string())),
             }
         }
         Ok((None, passed_over))

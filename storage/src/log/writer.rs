@@ -18,7 +18,7 @@ use crate::error::{Error, Result};
 use crate::ids::OwnTopic;
 use crate::log::append::{AppendFailure, Appender, PlacedRuns, Sealed};
 use crate::log::frame::{EncodedFrame, FrameNumbers, PlacedBatch};
-use crate::log::ledger::{Judged, Ledger, Terms, Undo};
+use crate::log::ledger::{Judged, Ledger, ReserveShare, Terms, Undo};
 use crate::log::own::{Change, OwnRecord, own_partition};
 use crate::log::pipe::{Done, Group, IDLE_BEFORE_COVER, Job, Next, Pending, Taken, ToSync};
 use crate::log::producer::PRODUCERS_MAX;
@@ -37,6 +37,8 @@ pub(crate) struct Writer {
     pub(crate) appender: Appender,
     /// No frame says yet that the last commit is durable.
     pub(crate) uncovered: bool,
+    /// As of where the last snapshot was written: a segment that cannot be made is tried again without another one.
+    pub(crate) snapshot_at: Option<u64>,
     /// More producers than this are trimmed before the next group.
     pub(crate) producers_max: usize,
 }
@@ -101,12 +103,10 @@ impl Writer {
         }
         self.bound_producers();
         let (jobs, bytes) = self.that_fit(jobs);
-        if self.appender.is_full(bytes) {
-            let own_only = jobs.iter().all(|job| job.request.commit.appends.is_empty());
-            if let Err(error) = self.roll(own_only) {
-                self.refuse_or_retry(jobs, &error, own_only);
-                return;
-            }
+        let share = share_of(&jobs);
+        if let Err(error) = self.make_room(bytes, share) {
+            self.refuse_or_retry(jobs, &error, share);
+            return;
         }
         let now_us = self.appender.commit_time_us(self.shared.clock.now_us());
         let mut undo = Vec::new();
@@ -156,16 +156,36 @@ impl Writer {
         }
     }
 
-    /// No segment could be made. What holds no records of clients may still find room in the reserve.
-    fn refuse_or_retry(&mut self, jobs: Vec<Job>, error: &Error, own_only: bool) {
-        let retry = !own_only && matches!(error, Error::Full { .. });
-        let (own, refused): (Vec<_>, Vec<_>) =
-            jobs.into_iter().partition(|job| retry && job.request.commit.appends.is_empty());
+    /// Room for the next frame: in the open segment or in a new one. On a full disk the reserve is given up for those who
+    /// may take of it.
+    fn make_room(&mut self, bytes: u64, share: ReserveShare) -> Result<()> {
+        if self.appender.is_full(bytes) {
+            return self.roll(share);
+        }
+        let has_reserve = self.shared.settings.wal_reserve_bytes > 0;
+        // Nothing grows into the reserve, nor, once it is given up, beyond the half that a segment was made of.
+        if share < ReserveShare::All && self.appender.lacks_room(bytes) {
+            self.shared.need_reserve()?;
+        }
+        match self.appender.make_room(bytes) {
+            Err(Error::Full { .. }) if share == ReserveShare::All && has_reserve => {
+                self.shared.release_reserve()?;
+                self.appender.make_room(bytes)
+            }
+            made => made,
+        }
+    }
+
+    /// There is no room for all. Who may take more of the reserve may still find some there.
+    fn refuse_or_retry(&mut self, jobs: Vec<Job>, error: &Error, share: ReserveShare) {
+        let full = matches!(error, Error::Full { .. });
+        let (better, refused): (Vec<_>, Vec<_>) =
+            jobs.into_iter().partition(|job| full && job.request.reserve_share() > share);
         for job in refused {
             let _ = job.answer.send(Err(error.clone()));
         }
-        if !own.is_empty() {
-            self.commit(own);
+        if !better.is_empty() {
+            self.commit(better);
         }
     }
 
@@ -277,27 +297,33 @@ impl Writer {
         });
     }
 
-    /// Goes on to the next segment. On a full disk the reserve is given up for commits that hold no records of clients.
-    fn roll(&mut self, own_only: bool) -> Result<()> {
+    /// Goes on to the next segment. On a full disk the reserve is given up for who may take of it.
+    fn roll(&mut self, share: ReserveShare) -> Result<()> {
         let whole = self.appender.segment_bytes;
-        match self.try_roll(whole) {
-            Err(Error::Full { .. }) if own_only && self.shared.release_reserve()? => {
-                // A smaller one: it holds catalog changes only.
-                self.try_roll(whole.min(self.shared.settings.wal_reserve_bytes / 2))
-            }
-            rolled => rolled,
+        let rolled = self.try_roll(whole);
+        let full = matches!(rolled, Err(Error::Full { .. }));
+        self.shared.disk_full.store(full, Ordering::Release);
+        if !full || share == ReserveShare::None || self.shared.settings.wal_reserve_bytes == 0 {
+            return rolled;
         }
+        self.shared.release_reserve()?;
+        // A smaller one: it holds no records of clients before there is room again.
+        self.try_roll(whole.min(self.shared.settings.wal_reserve_bytes / 2))
     }
 
-    /// Seals the segment, writes a snapshot, makes the next segment. Each step can be tried again.
+    /// Seals the segment, writes a snapshot, makes the next segment. Each step can be tried again, unless a sync has failed.
     fn try_roll(&mut self, segment_bytes: u64) -> Result<()> {
-        let sealed = self.appender.seal().map_err(|error| match error {
-            Error::Full { .. } => error,
-            error => self.shared.set_read_only(&error.to_string()),
+        let open = self.appender.open_segment().cloned();
+        let sealed = self.appender.seal().map_err(|error| match open {
+            Some(segment) if segment.sync_has_failed() => self.shared.set_read_only(&error.to_string()),
+            _ => error,
         })?;
         self.hand_over_sealed(sealed);
         worker::crash_point("after a segment is sealed");
-        self.snapshot()?;
+        if self.snapshot_at != Some(self.appender.end) {
+            self.snapshot()?;
+            self.snapshot_at = Some(self.appender.end);
+        }
         worker::crash_point("after a snapshot of the log");
         let segment = self.appender.start_segment(segment_bytes)?;
         worker::crash_point("after a segment is made");
@@ -343,6 +369,11 @@ impl Writer {
         self.shared.snapshot_position.store(covered, Ordering::Release);
         Ok(())
     }
+}
+
+/// What all of them may take of the reserve.
+fn share_of(jobs: &[Job]) -> ReserveShare {
+    jobs.iter().map(|job| job.request.reserve_share()).min().unwrap_or(ReserveShare::None)
 }
 
 /// Answers those who do not wait for the sync; says whether anybody else is there.

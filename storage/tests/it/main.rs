@@ -6,6 +6,7 @@
 
 mod commits;
 mod faults;
+mod full_disk;
 mod fuzz;
 mod held;
 mod housekeeping;
