@@ -387,7 +387,8 @@ pub struct DamageInfo {
     pub end: i64,
     /// Which file, and where in it.
     pub place: String,
-    /// Tiering has gone on behind them: they answer with an error for ever. Otherwise they still lie damaged in the log.
+    /// Tiering has gone on behind them: they answer with an error for ever. Otherwise they still lie damaged in the log, or
+    /// the manifest that says where they are is damaged.
     pub lost: bool,
 }
 

@@ -84,18 +84,32 @@ async fn a_copy_of_a_stopped_node_is_whole_and_starts_elsewhere() {
     assert!(said.contains("another copy of the data directory has been in use"), "{said}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_damaged_object_and_a_damaged_snapshot_are_named_and_the_rest_is_served() {
-    let mut node = Node::start();
-    let kafka = producer(&node);
+/// Two topics of twenty cold records each, and the node stopped; gives the object of `hurt`.
+async fn hurt_and_well(node: &mut Node) -> String {
+    let kafka = producer(node);
     for number in 0..20 {
         produce(&kafka, "hurt", "k", &format!("hurt-{number:04}")).await;
         produce(&kafka, "well", "k", &format!("well-{number:04}")).await;
     }
-    let sql = Sql::connect(&node).await;
+    let sql = Sql::connect(node).await;
     sql.run("CHECKPOINT").await;
     let object = sql.value("SELECT url FROM aquifer.objects WHERE topic = 'hurt'").await;
     assert_eq!(node.terminate().code(), Some(0));
+    object
+}
+
+/// Flips a bit in the middle of a file.
+fn flip(path: &Path) {
+    let mut bytes = fs::read(path).expect("a file");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).expect("written");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_object_and_a_damaged_snapshot_are_named_and_the_rest_is_served() {
+    let mut node = Node::start();
+    let object = hurt_and_well(&mut node).await;
     let mut bytes = fs::read(&object).expect("an object");
     bytes[10] ^= 1;
     fs::write(&object, bytes).expect("written");
@@ -117,13 +131,41 @@ async fn a_damaged_object_and_a_damaged_snapshot_are_named_and_the_rest_is_serve
     let snapshots = fs::read_dir(&log).expect("the log").map(|entry| entry.expect("an entry").path());
     let snapshot =
         snapshots.filter(|path| path.extension().is_some_and(|end| end == "snap")).max().expect("a snapshot");
-    let mut bytes = fs::read(&snapshot).expect("a snapshot");
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(&snapshot, bytes).expect("written");
+    flip(&snapshot);
     let (code, said) = verify(&node.data_dir());
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains(&snapshot.display().to_string()), "{said}");
     node.restart();
     assert_eq!(Sql::connect(&node).await.table("SELECT * FROM topics.well").await.len(), 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_root_of_a_manifest_costs_its_topic_the_cold_part_and_nothing_else() {
+    let mut node = Node::start();
+    let object = hurt_and_well(&mut node).await;
+    let topic = Path::new(&object).ancestors().nth(2).expect("the topic's folder");
+    let roots = fs::read_dir(topic.join("manifest")).expect("roots").map(|entry| entry.expect("an entry").path());
+    let root = roots.max().expect("a root");
+    let whole = fs::read(&root).expect("a root");
+    flip(&root);
+    let name = root.file_name().expect("a name").to_string_lossy().into_owned();
+    let (code, said) = verify(&node.data_dir());
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains(&name), "{said}");
+
+    node.announce_error("a manifest cannot be read");
+    node.restart();
+    let sql = Sql::connect(&node).await;
+    // The log still has all of it: the hour of local retention has not passed.
+    assert_eq!(sql.table("SELECT * FROM topics.hurt").await.len(), 20);
+    assert_eq!(read_from_start(&node, "hurt", 20).await.len(), 20);
+    produce(&producer(&node), "hurt", "k", "hurt-0020").await;
+    let refused = sql.refused("CHECKPOINT").await;
+    assert_eq!(refused.state.code(), "XX001", "{refused:?}");
+    assert!(refused.message.contains(&name), "{refused:?}");
+    assert_eq!(sql.table("SELECT * FROM topics.well").await.len(), 20);
+    assert_eq!(node.terminate().code(), Some(0));
+    fs::write(&root, whole).expect("written");
+    node.restart();
+    assert_eq!(Sql::connect(&node).await.table("SELECT * FROM topics.hurt").await.len(), 21);
 }

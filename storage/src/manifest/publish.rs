@@ -156,11 +156,12 @@ pub(crate) async fn load(bucket: &Bucket, epoch: WriterEpoch, topic: TopicId) ->
         let Some(path) = roots.iter().filter(|path| paths::root_number(path).is_some()).max() else {
             return Ok(TopicManifest::empty(topic));
         };
+        // Its name is right whatever became of its bytes.
+        if let Some((found, version)) = paths::root_number(path).filter(|(found, _)| *found > epoch) {
+            return Err(fenced(epoch, topic, found, version));
+        }
         // Between list and get it may have been cleared away behind newer ones.
         let Some(root) = read_root(bucket, topic, path).await? else { continue };
-        if root.epoch > epoch {
-            return Err(fenced(epoch, &root));
-        }
         let manifest = root.into_manifest();
         invariant::root_is_sound(&manifest)?;
         return Ok(manifest);
@@ -183,11 +184,11 @@ pub(crate) async fn read_root(bucket: &Bucket, topic: TopicId, path: &Path) -> R
     Err(Error::Corrupt { place: path.to_string(), reason })
 }
 
-fn fenced(ours: WriterEpoch, found: &Root) -> Error {
+fn fenced(ours: WriterEpoch, topic: TopicId, theirs: WriterEpoch, version: u64) -> Error {
     Error::Fenced {
         reason: format!(
-            "version {} of the manifest of topic {} was written with epoch {}, ours is {}",
-            found.version, found.topic, found.epoch.0, ours.0
+            "version {version} of the manifest of topic {topic} was written with epoch {}, ours is {}",
+            theirs.0, ours.0
         ),
     }
 }

@@ -3,12 +3,13 @@
 //! A reader takes an `Arc` and keeps it: a later publish puts another value in its place and touches nothing. That `Arc`
 //! is its pin: what the manifest names stays in the bucket until the last one is dropped.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 use tokio::sync::{Mutex, OwnedMutexGuard};
 
+use crate::error::{Error, Result};
 use crate::ids::TopicId;
 use crate::manifest::model::TopicManifest;
 use crate::manifest::publish::Swept;
@@ -18,6 +19,10 @@ use crate::manifest::publish::Swept;
 pub(crate) struct Manifests {
     /// Held for a look-up or a replacement only.
     topics: RwLock<HashMap<TopicId, OfTopic>>,
+    /// Topics whose newest root cannot be read, and why. Nobody knows then what is cold of them: an older root would make
+    /// rows vanish and bring others back. So until the next start nothing below the log is served of them, nothing is
+    /// published, and nothing is removed from the bucket.
+    unreadable: RwLock<BTreeMap<TopicId, Error>>,
 }
 
 #[derive(Debug)]
@@ -37,6 +42,24 @@ impl Manifests {
     pub(crate) fn get(&self, topic: TopicId) -> Arc<TopicManifest> {
         let known = self.topics.read().get(&topic).map(|of_topic| Arc::clone(&of_topic.newest));
         known.unwrap_or_else(|| Arc::new(TopicManifest::empty(topic)))
+    }
+
+    /// The newest root of a topic cannot be read.
+    pub(crate) fn note_unreadable(&self, topic: TopicId, error: Error) {
+        self.unreadable.write().insert(topic, error);
+    }
+
+    /// Fails for a topic whose manifest cannot be read: whoever needs to know what is cold asks first.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] naming the root.
+    pub(crate) fn check_readable(&self, topic: TopicId) -> Result<()> {
+        self.unreadable.read().get(&topic).map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// Topics whose manifest cannot be read, and why.
+    pub(crate) fn unreadable(&self) -> Vec<(TopicId, Error)> {
+        self.unreadable.read().iter().map(|(topic, error)| (*topic, error.clone())).collect()
     }
 
     /// Waits until nobody else publishes the topic's manifest; nobody does while the answer is held.
@@ -99,6 +122,7 @@ impl Manifests {
     /// Forgets a topic that is gone for good.
     pub(crate) fn remove(&self, topic: TopicId) {
         self.topics.write().remove(&topic);
+        self.unreadable.write().remove(&topic);
     }
 
     /// All of them.

@@ -40,18 +40,19 @@ struct Claim {
 pub(crate) async fn claim(bucket: &Bucket, cluster: Uuid, epoch: WriterEpoch, attempt: Uuid) -> Result<()> {
     let before = bucket.list(&paths::claims(), None).await?;
     if let Some(newest) = newest(&before) {
-        let found = read(bucket, newest).await?;
-        if found.cluster != cluster {
+        let found = whose_bucket(bucket, &before).await?;
+        if found != cluster {
             return Err(Error::Config {
                 reason: format!(
-                    "the object store belongs to cluster {}, the data directory to cluster {cluster}; \
-                     open the pair that belongs together, or an empty object store",
-                    found.cluster
+                    "the object store belongs to cluster {found}, the data directory to cluster {cluster}; \
+                     open the pair that belongs together, or an empty object store"
                 ),
             });
         }
-        if found.epoch >= epoch {
-            return Err(fenced(epoch, found.epoch));
+        // The name says it, whatever became of the bytes.
+        let found = paths::number(&newest).map_or(epoch, WriterEpoch);
+        if found >= epoch {
+            return Err(fenced(epoch, found));
         }
     }
     let ours = Claim { cluster, epoch, attempt };
@@ -85,6 +86,32 @@ pub(crate) async fn still_ours(bucket: &Bucket, epoch: WriterEpoch) -> Result<()
 /// [`Error::Corrupt`], [`Error::Config`] for a newer version, [`Error::ObjectStore`].
 pub(crate) async fn whose(bucket: &Bucket, path: Path) -> Result<(Uuid, WriterEpoch)> {
     read(bucket, path).await.map(|claim| (claim.cluster, claim.epoch))
+}
+
+/// Whose bucket it is, by the newest claim that can be read: all of them are of one cluster.
+async fn whose_bucket(bucket: &Bucket, claims: &[Path]) -> Result<Uuid> {
+    let mut claims: Vec<&Path> = claims.iter().filter(|path| paths::number(path).is_some()).collect();
+    claims.sort_unstable_by(|a, b| b.cmp(a));
+    let mut first_error = None;
+    for path in claims {
+        match read(bucket, path.clone()).await {
+            Ok(claim) => return Ok(claim.cluster),
+            Err(Error::Corrupt { place, reason }) => {
+                tracing::error!(
+                    place,
+                    reason,
+                    "a writer's claim is damaged; an older one says whose the object store is"
+                );
+                first_error = first_error.or(Some((place, reason)));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    let (place, reason) = first_error.unwrap_or_default();
+    let reason = format!(
+        "{reason}, and no other claim tells whose the object store is; if it is this data directory's, remove the damaged claims"
+    );
+    Err(Error::Corrupt { place, reason })
 }
 
 fn newest(claims: &[Path]) -> Option<Path> {

@@ -35,6 +35,7 @@ pub(crate) async fn fetch(
     end: i64,
     bytes_max: usize,
 ) -> Result<Vec<Bytes>> {
+    cold.manifests.check_readable(partition.topic)?;
     let manifest = cold.manifests.get(partition.topic);
     let entries = cold.entries_of(&manifest, partition.partition, Wanted::offsets(offset, end));
     let steps = entries.map_ok(move |entry| {

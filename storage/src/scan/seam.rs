@@ -92,6 +92,9 @@ impl Pinned {
             timestamp_max_ms: request.timestamp_max_ms,
         };
         let (below, above) = cut(wanted, pinned.seam);
+        if below.start < below.end {
+            self.cold.manifests.check_readable(partition.topic)?;
+        }
         pinned.check_reach(partition, &below, &above)?;
         let columns: Arc<[_]> = Arc::from(request.columns);
         let hot = hot::rows(&pinned.hot, &columns, above, request.batch_rows, self.limits);

@@ -92,6 +92,9 @@ pub(crate) async fn find(
     let start = ends.log_start_offset.max(manifest.start(partition.partition));
     let seam = ends.tiered_end_offset;
     let below = Within { start, end: seam };
+    if start < seam {
+        tier.cold().manifests.check_readable(partition.topic)?;
+    }
     if let Sought::From(_) = sought {
         let found = find_cold(tier.cold(), &manifest, partition.partition, below, sought, None).await?;
         if found.is_some() {

@@ -111,7 +111,8 @@ impl Cold {
     /// # Errors
     /// [`crate::Error::Conflict`] if that manifest has moved on from what the edit was made for: look again.
     /// [`crate::Error::Fenced`]; [`crate::Error::ObjectStore`] if the outcome stays unknown, which the next publish
-    /// settles; [`crate::Error::Corrupt`] naming the invariant the edit would break.
+    /// settles; [`crate::Error::Corrupt`] naming the invariant the edit would break, or the root that cannot be read:
+    /// nothing is ever put in front of it.
     pub(crate) async fn publish(&self, topic: TopicId, edit: Edit) -> Result<Arc<TopicManifest>> {
         let turn = self.manifests.turn(topic).await;
         self.publish_in(&turn, topic, edit).await
@@ -150,6 +151,7 @@ impl Cold {
     }
 
     async fn publish_in(&self, _turn: &OwnedMutexGuard<()>, topic: TopicId, edit: Edit) -> Result<Arc<TopicManifest>> {
+        self.manifests.check_readable(topic)?;
         let current = self.manifests.get(topic);
         let next = self.publisher.publish(&current, edit, self.manifests.swept(topic)).await?;
         worker::crash_point("after a manifest is published");

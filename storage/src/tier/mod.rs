@@ -35,7 +35,7 @@ use std::sync::{Arc, Weak};
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::Node;
 use crate::manifest::model::{Entry, Lost, TopicManifest};
@@ -85,7 +85,7 @@ impl Tier {
     ///
     /// # Errors
     /// [`Error::Config`] for a bad URL or a bucket that does not belong to the data directory, [`Error::Fenced`] if a newer
-    /// writer has the bucket, [`Error::Corrupt`] if a manifest is damaged.
+    /// writer has the bucket. A damaged manifest keeps its own topic's cold part from being read, and nothing else.
     pub(crate) async fn open(node: Arc<Node>, options: &OpenOptions) -> Result<Arc<Self>> {
         let opening = Opening {
             url: options.object_store_url.as_deref(),
@@ -181,9 +181,11 @@ impl Tier {
         &self.cold
     }
 
-    /// What was damaged before it could be tiered, in words: of the newest entries, at most [`LOST_MAX`] of it.
+    /// Which manifests cannot be read, and what was damaged before it could be tiered, in words: of the newest entries, at
+    /// most [`LOST_MAX`] of it.
     pub(crate) fn lost(&self) -> Vec<String> {
-        let mut words = Vec::new();
+        let mut words: Vec<_> = self.unreadable().map(|(topic, error)| unreadable(&topic, &error)).collect();
+        words.truncate(LOST_MAX);
         for manifest in self.cold.manifests.all() {
             let Some(topic) = self.node.topic_by_id(manifest.topic) else { continue };
             let lost = manifest.tail.iter().flat_map(|entry| &entry.lost);
@@ -195,6 +197,12 @@ impl Tier {
             words.extend(lost.take(LOST_MAX - words.len()).map(word));
         }
         words
+    }
+
+    /// Topics that are there and whose manifest cannot be read, and why.
+    fn unreadable(&self) -> impl Iterator<Item = (Arc<Topic>, Error)> {
+        let all = self.cold.manifests.unreadable().into_iter();
+        all.filter_map(|(topic, error)| Some((self.node.topic_by_id(topic)?, error)))
     }
 
     /// Limits for whoever decompresses stored batches.
@@ -243,14 +251,29 @@ impl Tier {
     }
 }
 
+fn unreadable(topic: &Topic, error: &Error) -> String {
+    format!("the cold part of {} is not served, tiered to or swept, since {error}", topic.name)
+}
+
 /// Loads the manifests of all topics and tells the log how far each partition is tiered.
 async fn load(node: &Node, cold: &Cold) -> Result<()> {
     let topics: Vec<_> = node.topics().into_iter().filter(|topic| !topic.internal).collect();
     let epoch = node.writer_epoch();
     let loads: Vec<_> = topics.iter().map(|topic| publish::load(&cold.bucket, epoch, topic.id).boxed()).collect();
-    let manifests: Vec<TopicManifest> = stream::iter(loads).buffered(LOADS_MAX).try_collect().await?;
+    // In the order of the topics.
+    let manifests: Vec<Result<TopicManifest>> = stream::iter(loads).buffered(LOADS_MAX).collect().await;
     let mut ends = Vec::new();
     for (topic, manifest) in topics.iter().zip(manifests) {
+        let manifest = match manifest {
+            Ok(manifest) => manifest,
+            Err(error) if error.kind() == ErrorKind::Repair => {
+                tracing::error!(topic = topic.name, %error, "a manifest cannot be read; of its topic only the log is served");
+                cold.manifests.note_unreadable(topic.id, error);
+                ends.extend(only_hot(node, topic)?);
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
         for partition in 0..topic.partitions {
             let at = TopicPartition { topic: topic.id, partition };
             let watermarks = node.watermarks(at)?;
@@ -268,6 +291,13 @@ async fn load(node: &Node, cold: &Cold) -> Result<()> {
     }
     node.set_tiered_end(&ends);
     Ok(())
+}
+
+/// What the log may take for tiered of a topic whose manifest cannot be read: all that it holds no more, so that it goes on
+/// serving the rest and forgets nothing of it.
+fn only_hot(node: &Node, topic: &Topic) -> Result<Vec<(TopicPartition, i64, i64)>> {
+    let of_topic = (0..topic.partitions).map(|partition| TopicPartition { topic: topic.id, partition });
+    of_topic.map(|at| Ok((at, node.hot_start(at)?, node.watermarks(at)?.log_start_offset))).collect()
 }
 
 /// Refuses a bucket that lacks what the log has forgotten, or that knows offsets the log never gave.

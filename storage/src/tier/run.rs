@@ -119,6 +119,8 @@ impl Runner {
         if node.topic_by_id(topic).is_none() {
             return Ok(None);
         }
+        // Before an object is put that nobody could name.
+        self.cold.manifests.check_readable(topic)?;
         // What was trimmed before it was tiered may be gone from the log: the manifest goes on behind it.
         let tiered = self.cold.manifests.get(topic);
         let trimmed = targets.iter().filter(|(at, _)| {

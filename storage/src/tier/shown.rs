@@ -62,12 +62,28 @@ impl Tier {
         Ok(found)
     }
 
+    /// Offsets that nobody can read as long as the manifest of their topic cannot be read.
+    fn unreadable_offsets(&self) -> Vec<DamageInfo> {
+        let mut found = Vec::new();
+        for (topic, error) in self.unreadable() {
+            for partition in (0..topic.partitions).map(|partition| TopicPartition { topic: topic.id, partition }) {
+                // Deleted since we looked.
+                let Ok(ends) = self.node.watermarks(partition) else { continue };
+                let (start, end) = (ends.log_start_offset, ends.tiered_end_offset);
+                if start < end {
+                    found.push(DamageInfo { partition, start, end, place: error.to_string(), lost: false });
+                }
+            }
+        }
+        found
+    }
+
     /// Offsets that were damaged before they could be tiered, of topics that are there.
     ///
     /// # Errors
     /// As [`Tier::cold_partitions`].
     pub(crate) async fn lost_offsets(&self) -> Result<Vec<DamageInfo>> {
-        let mut found = Vec::new();
+        let mut found = self.unreadable_offsets();
         for manifest in self.cold.manifests.all() {
             if self.node.topic_by_id(manifest.topic).is_none() {
                 continue;

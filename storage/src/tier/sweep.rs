@@ -153,6 +153,7 @@ impl Sweeper {
     }
 
     async fn sweep_topic_within(&self, topic: TopicId, now_us: i64, budget: &mut Budget) -> Result<()> {
+        self.cold.manifests.check_readable(topic)?;
         let mut manifest = self.cold.manifests.get(topic);
         if manifest.version == 0 {
             return Ok(());

@@ -93,6 +93,8 @@ impl Upkeep {
     /// # Errors
     /// Of the first step that fails; what was published stays.
     pub(crate) async fn keep(&mut self, node: &Node, topic: &Topic, effort: Effort) -> Result<VacuumReport> {
+        // Nobody knows what of it is there: nothing is moved, rewritten or removed.
+        self.runner.cold.manifests.check_readable(topic.id)?;
         let mut report = VacuumReport { topics: 1, ..VacuumReport::default() };
         let done = self.keep_with(node, topic, effort, &mut report).await;
         count(&report);

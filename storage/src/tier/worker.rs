@@ -4,6 +4,7 @@
 //! trouble that passes, so it ends the work for good, makes the node read-only, and every later request is told why.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -106,7 +107,14 @@ impl Work {
             return;
         }
         let policy = self.policy;
-        let done = self.tier(|backlog, now_us| policy.due(backlog, now_us)).await;
+        let cold = Arc::clone(&self.runner.cold);
+        let due = |backlog: &[Backlog], now_us| {
+            let mut due = policy.due(backlog, now_us);
+            // Said at the start and by the health; the others must not wait for what will not pass.
+            due.retain(|topic, _| cold.manifests.check_readable(*topic).is_ok());
+            due
+        };
+        let done = self.tier(due).await;
         self.note(done.as_ref().err());
     }
 

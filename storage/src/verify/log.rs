@@ -86,7 +86,10 @@ struct Look<'a> {
 pub(super) fn look(data_dir: &Path, findings: &mut Findings) -> Result<Option<LogView>> {
     let lock = home::hold_to_read(data_dir)?;
     let place = data_dir.join("meta").display().to_string();
-    let Some(origin) = findings.judged(&place, Home::read_origin(&SystemDisk, data_dir))? else { return Ok(None) };
+    let origin = findings.judged(&place, Home::read_origin(&SystemDisk, data_dir))?;
+    let place = data_dir.join("meta.copy").display().to_string();
+    let copy = findings.judged(&place, Home::read_copied_origin(&SystemDisk, data_dir))?.flatten();
+    let Some(origin) = origin.or(copy) else { return Ok(None) };
     let dir = data_dir.join("log");
     let names = SystemDisk.list(&dir).map_err(Error::io(format!("list {}", dir.display())))?;
     findings.report.files += 1;

@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "what is tested from outside runs on tokio itself")]
 
 mod commits;
+mod damaged_roots;
 mod faults;
 mod full_disk;
 mod fuzz;
