@@ -168,12 +168,18 @@ pub(crate) fn chunks_bytes_max(memory_limit: u64) -> u64 {
     memory_limit / 32
 }
 
+/// Memory for what housekeeping remembers of chunks: a share of `memory.limit`.
+pub(crate) fn upkeep_bytes_max(memory_limit: u64) -> u64 {
+    memory_limit / 256
+}
+
 impl StorageSettings {
     /// What `memory.limit` leaves for queries beside the caches of storage.
     #[must_use]
     pub fn query_memory_bytes(&self) -> u64 {
         let limit = self.memory_limit;
-        limit - footers_bytes_max(limit) - row_groups_bytes_max(limit) - chunks_bytes_max(limit)
+        let caches = footers_bytes_max(limit) + row_groups_bytes_max(limit) + chunks_bytes_max(limit);
+        limit - caches - upkeep_bytes_max(limit)
     }
 }
 

@@ -13,6 +13,7 @@
 
 use std::sync::Arc;
 
+use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::PutPayload;
 use object_store::path::Path;
 
@@ -31,6 +32,9 @@ use crate::object::{claim, paths};
 
 /// Versions tried in one publish before it gives up: each one more is taken by an attempt that arrived just now.
 const VERSIONS_MAX: u32 = 8;
+
+/// Manifests loaded at once when a storage is opened: each is a list and a get, and a far store answers in tens of ms.
+const LOADS_AT_ONCE_MAX: usize = 64;
 
 /// Lists tried when a root vanishes between list and get.
 const LOADS_MAX: u32 = 4;
@@ -144,6 +148,13 @@ impl Publisher {
             },
         }
     }
+}
+
+/// The newest manifests of these topics, in their order: what a start waits for. Of each its root alone is read, which is a
+/// few KiB however many objects it names. Each has its own word, an error as that of [`load`].
+pub(crate) async fn load_all(bucket: &Bucket, epoch: WriterEpoch, topics: &[TopicId]) -> Vec<Result<TopicManifest>> {
+    let loads: Vec<_> = topics.iter().map(|topic| load(bucket, epoch, *topic).boxed()).collect();
+    stream::iter(loads).buffered(LOADS_AT_ONCE_MAX).collect().await
 }
 
 /// The newest manifest of a topic, checked; empty if none was ever published.

@@ -21,7 +21,7 @@ use crate::manifest::model::{
     ChunkName, ChunkRef, Cover, Ends, Entry, Garbage, Gone, Lost, Object, RowGroup, Summary, TopicManifest, Wanted,
     groups_of,
 };
-use crate::manifest::publish::{Publisher, Swept, load};
+use crate::manifest::publish::{Publisher, Swept, load, load_all};
 use crate::manifest::walk;
 use crate::object::bucket::Bucket;
 use crate::object::{claim, paths};
@@ -731,13 +731,10 @@ async fn load_many(topics: u128, objects: i64) -> (usize, std::time::Duration) {
     let (store, _) = crate::object::local::open_folder(home.path()).unwrap();
     let bucket = Bucket::for_test_over(store);
     let before = std::time::Instant::now();
-    let mut manifests = Vec::new();
-    for topic in &topics {
-        manifests.push(Arc::new(load(&bucket, OLD, *topic).await.unwrap()));
-    }
+    let manifests = load_all(&bucket, OLD, &topics).await.into_iter().collect::<Result<Vec<_>>>().unwrap();
     let took = before.elapsed();
     let chunks = Arc::new(Chunks::new(bucket, 0));
-    for manifest in manifests {
+    for manifest in manifests.into_iter().map(Arc::new) {
         assert_eq!(manifest.tiered_end(0), objects * 10);
         let last = Wanted::offsets(objects * 10 - 1, objects * 10);
         let found: Vec<_> = walk::of_partition(Arc::clone(&chunks), manifest, 0, last).try_collect().await.unwrap();

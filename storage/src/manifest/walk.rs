@@ -1,6 +1,5 @@
 //! Entries of a manifest, read as they are asked for: only chunks that may hold what is wanted, one at a time.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, StreamExt};
@@ -50,54 +49,70 @@ impl Which {
     }
 }
 
-struct Walk {
-    chunks: Arc<Chunks>,
-    manifest: Arc<TopicManifest>,
-    which: Which,
-    /// Chunks not read yet, the next one last.
-    waiting: Vec<Arc<ChunkRef>>,
-    ready: VecDeque<Arc<Entry>>,
-    tail_given: bool,
-}
-
 fn walk(chunks: Arc<Chunks>, manifest: Arc<TopicManifest>, which: Which) -> EntryStream {
-    let mut walk = Walk { chunks, manifest, which, waiting: Vec::new(), ready: VecDeque::new(), tail_given: false };
-    let first = Arc::clone(&walk.manifest);
-    walk.wait_for(&first.chunks);
-    stream::try_unfold(walk, |mut walk| async move { Ok(walk.next().await?.map(|entry| (entry, walk))) }).boxed()
-}
-
-impl Walk {
-    async fn next(&mut self) -> Result<Option<Arc<Entry>>> {
+    let cursor = Cursor::new(chunks, manifest);
+    let next = move |mut cursor: Cursor| async move {
         loop {
-            if let Some(entry) = self.ready.pop_front() {
-                return Ok(Some(entry));
-            }
-            if let Some(next) = self.waiting.pop() {
-                let content = self.chunks.read(&self.manifest, &next).await?;
-                match &*content {
-                    Content::Entries(entries) => self.make_ready(entries),
-                    Content::Chunks(chunks) => self.wait_for(chunks),
-                    Content::Gone(_) => {}
-                }
-            } else if self.tail_given {
-                return Ok(None);
-            } else {
-                self.tail_given = true;
-                let manifest = Arc::clone(&self.manifest);
-                self.make_ready(&manifest.tail);
+            match cursor.step() {
+                None => return Ok(None),
+                Some(Met::Entry(entry)) if which.touches(&entry.covers) => return Ok(Some((entry, cursor))),
+                Some(Met::Chunk(chunk)) if which.may_hold(&chunk.summary) => cursor.enter(&chunk).await?,
+                Some(_) => {}
             }
         }
+    };
+    stream::try_unfold(cursor, next).boxed()
+}
+
+/// What a cursor comes across.
+#[derive(Clone, Debug)]
+pub(crate) enum Met {
+    /// A chunk, to be entered or passed by.
+    Chunk(Arc<ChunkRef>),
+    /// An entry of the root, or of a chunk that was entered.
+    Entry(Arc<Entry>),
+    /// The end of a chunk that was entered.
+    End(Arc<ChunkRef>),
+}
+
+/// Goes through a manifest in the order of its entries, and into those chunks that its owner wants to see.
+pub(crate) struct Cursor {
+    chunks: Arc<Chunks>,
+    manifest: Arc<TopicManifest>,
+    /// What comes, the next one last.
+    waiting: Vec<Met>,
+}
+
+impl Cursor {
+    /// Before the first entry.
+    pub(crate) fn new(chunks: Arc<Chunks>, manifest: Arc<TopicManifest>) -> Self {
+        let tail = manifest.tail.iter().rev().map(|entry| Met::Entry(Arc::clone(entry)));
+        let first = manifest.chunks.iter().rev().map(|chunk| Met::Chunk(Arc::clone(chunk)));
+        let waiting = tail.chain(first).collect();
+        Self { chunks, manifest, waiting }
     }
 
-    fn wait_for(&mut self, chunks: &[Arc<ChunkRef>]) {
-        let which = self.which;
-        let wanted = chunks.iter().rev().filter(|chunk| which.may_hold(&chunk.summary));
-        self.waiting.extend(wanted.map(Arc::clone));
+    /// The next thing; `None` at the end.
+    pub(crate) fn step(&mut self) -> Option<Met> {
+        self.waiting.pop()
     }
 
-    fn make_ready(&mut self, entries: &[Arc<Entry>]) {
-        let which = self.which;
-        self.ready.extend(entries.iter().filter(|entry| which.touches(&entry.covers)).map(Arc::clone));
+    /// Reads a chunk that was met just now: what it holds comes next.
+    ///
+    /// # Errors
+    /// [`crate::Error::ObjectStore`], [`crate::Error::Corrupt`].
+    pub(crate) async fn enter(&mut self, chunk: &Arc<ChunkRef>) -> Result<()> {
+        let content = self.chunks.read(&self.manifest, chunk).await?;
+        self.waiting.push(Met::End(Arc::clone(chunk)));
+        match &*content {
+            Content::Entries(entries) => {
+                self.waiting.extend(entries.iter().rev().map(|entry| Met::Entry(Arc::clone(entry))));
+            }
+            Content::Chunks(chunks) => {
+                self.waiting.extend(chunks.iter().rev().map(|chunk| Met::Chunk(Arc::clone(chunk))));
+            }
+            Content::Gone(_) => {}
+        }
+        Ok(())
     }
 }

@@ -327,6 +327,11 @@ fn failed(path: &str, error: ParquetError) -> Error {
         Err(source) => source,
     };
     match source.downcast::<object_store::Error>() {
+        // Whoever reads it holds a manifest that names it, so nobody swept it: no later try finds it.
+        Ok(store) if matches!(*store, object_store::Error::NotFound { .. }) => Error::Corrupt {
+            place: path.to_owned(),
+            reason: "a manifest names it, but the object store does not have it".to_owned(),
+        },
         Ok(store) => Error::object(action)(*store),
         Err(source) => Error::format(action)(ParquetError::External(source)),
     }
@@ -338,8 +343,10 @@ mod tests {
 
     #[test]
     fn what_the_store_said_stays_the_stores_word() {
-        let error = object_store::Error::NotFound { path: "x".into(), source: "gone".into() };
+        let error = object_store::Error::Generic { store: "x", source: "busy".into() };
         assert!(matches!(failed("x", error.into()), Error::ObjectStore { .. }));
+        let error = object_store::Error::NotFound { path: "x".into(), source: "gone".into() };
+        assert!(matches!(failed("x", error.into()), Error::Corrupt { place, .. } if place == "x"));
         assert!(matches!(failed("x", ParquetError::General("odd".into())), Error::Format { .. }));
     }
 }

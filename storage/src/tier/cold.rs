@@ -32,7 +32,7 @@ use crate::manifest::model::{Gone, TopicManifest, Wanted};
 use crate::manifest::publish::Publisher;
 use crate::manifest::snapshot::Manifests;
 use crate::manifest::uploads::Upload;
-use crate::manifest::walk::{self, EntryStream};
+use crate::manifest::walk::{self, Cursor, EntryStream};
 use crate::object::bucket::Bucket;
 use crate::object::cache::Cache;
 use crate::object::paths;
@@ -178,6 +178,11 @@ impl Cold {
     /// All entries of a manifest, in an order in which the offsets of each partition ascend; read as they are asked for.
     pub(crate) fn entries(&self, manifest: &Arc<TopicManifest>) -> EntryStream {
         walk::all(Arc::clone(&self.publisher.chunks), Arc::clone(manifest))
+    }
+
+    /// Goes through a manifest, and into those chunks that its owner wants to see.
+    pub(crate) fn cursor(&self, manifest: &Arc<TopicManifest>) -> Cursor {
+        Cursor::new(Arc::clone(&self.publisher.chunks), Arc::clone(manifest))
     }
 
     /// The entries that cover wanted offsets of a partition and may have rows of the wanted times, in offset order; read

@@ -1,7 +1,7 @@
 //! Compaction: of a topic's cold part only the latest record of each key stays, in memory that does not grow with it.
 //!
-//! 1. [`plan`]: which row groups are old enough, nobody's input any more, and whether it is worth it (Kafka's dirty
-//!    ratio); pure.
+//! 1. [`Survey`]: which row groups are old enough, nobody's input any more, and whether it is worth it (Kafka's dirty
+//!    ratio); pure. Whether it is worth it, the summaries of chunks say but for what is new.
 //! 2. The keys of those row groups are read, as often as [`latest`](super::latest) needs for its map, and rows marked.
 //! 3. Entries with marked rows are rewritten without them, neighbours together, the oldest first, and published one after
 //!    the other. The order matters: a tombstone must not go before the older records of its key have gone.
@@ -10,7 +10,7 @@
 //! Offsets stay as they are, covers too; the log and what is hot are not touched. Records without a key, from before the
 //! topic was compacted, go as in Kafka.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use arrow::record_batch::RecordBatch;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use crate::error::{Error, Result};
-use crate::manifest::model::{Entry, GroupAt, RowGroup, TopicManifest};
+use crate::manifest::model::{ChunkRef, Cover, Entry, GroupAt, RowGroup, TopicManifest};
 use crate::record::columns::RecordColumn;
 use crate::scan::read_group;
 use crate::tier::cleaned::{Cleaned, Horizon};
@@ -60,55 +60,140 @@ pub(crate) struct Plan {
     pub(crate) horizons: BTreeMap<i32, Horizon>,
 }
 
-/// What is to be compacted of these entries now; `None` if it is not worth it. `held` says from which offset on a
-/// partition's records may not go, `hot_start` from which on the log has them.
-pub(crate) fn plan(
-    manifest: &TopicManifest,
-    entries: &[Arc<Entry>],
-    cleaned: &Cleaned,
-    policy: &CompactPolicy,
-    held: impl Fn(i32) -> Option<i64>,
-    hot_start: impl Fn(i32) -> i64,
-) -> Option<Plan> {
-    let now_ms = policy.now_us.div_euclid(1000);
-    let until_us = policy.now_us.saturating_sub(policy.delete_retention_ms.saturating_mul(1000));
-    // By partition, the first offset that must stay.
-    let mut stopped: BTreeMap<i32, i64> = BTreeMap::new();
-    let mut holds: BTreeMap<i32, Option<i64>> = BTreeMap::new();
-    let mut plan = Plan::default();
-    let (mut bytes, mut dirty_bytes, mut overdue) = (0_u64, 0_u64, false);
-    for (at, group_bytes) in entries.iter().flat_map(groups_of) {
-        let RowGroup { partition, first_offset, last_offset, min_timestamp_ms, max_timestamp_ms, .. } = at.group;
-        if last_offset < manifest.start(partition) || stopped.contains_key(&partition) {
-            continue;
-        }
-        let is_young = policy.lag_min_ms > 0 && max_timestamp_ms > now_ms.saturating_sub(policy.lag_min_ms);
-        let held = *holds.entry(partition).or_insert_with(|| held(partition));
-        if is_young || held.is_some_and(|held| last_offset >= held) {
-            stopped.insert(partition, first_offset);
-            continue;
-        }
-        bytes += group_bytes;
-        if last_offset >= cleaned.end(partition) {
-            dirty_bytes += group_bytes;
-            overdue |= min_timestamp_ms < now_ms.saturating_sub(policy.lag_max_ms);
-        }
-        plan.ends.insert(partition, last_offset + 1);
-        plan.groups.push(at);
+/// What stands around a compaction.
+#[derive(Clone, Copy)]
+pub(crate) struct Around<'a> {
+    /// From which offset on a partition's records may not go.
+    pub(crate) held: &'a (dyn Fn(i32) -> Option<i64> + Sync),
+    /// From which offset on the log has a partition's records.
+    pub(crate) hot_start: &'a (dyn Fn(i32) -> i64 + Sync),
+    /// Objects that cannot be read, by name.
+    pub(crate) is_spoiled: &'a (dyn Fn(&str) -> bool + Sync),
+    /// Partitions with offsets in such objects.
+    pub(crate) spoiled_in: &'a BTreeSet<i32>,
+}
+
+/// Goes through a manifest in the order of its entries and finds out what is to be compacted.
+pub(crate) struct Survey<'a> {
+    manifest: &'a TopicManifest,
+    cleaned: &'a Cleaned,
+    policy: &'a CompactPolicy,
+    around: Around<'a>,
+    /// Whether all that takes part is to be known, and not only whether it is worth it.
+    whole: bool,
+    /// By partition, the first offset that must stay.
+    stopped: BTreeMap<i32, i64>,
+    holds: BTreeMap<i32, Option<i64>>,
+    plan: Plan,
+    bytes: u64,
+    dirty_bytes: u64,
+    overdue: bool,
+}
+
+impl<'a> Survey<'a> {
+    /// Before the first entry.
+    pub(crate) fn new(
+        manifest: &'a TopicManifest,
+        cleaned: &'a Cleaned,
+        policy: &'a CompactPolicy,
+        around: Around<'a>,
+        whole: bool,
+    ) -> Self {
+        let (stopped, holds, plan) = (BTreeMap::new(), BTreeMap::new(), Plan::default());
+        let (bytes, dirty_bytes, overdue) = (0, 0, false);
+        Self { manifest, cleaned, policy, around, whole, stopped, holds, plan, bytes, dirty_bytes, overdue }
     }
-    for partition in plan.ends.keys() {
-        // A round of which some must stay is not looked at whole: its tombstones wait.
-        let stop = stopped.get(partition).copied().unwrap_or(i64::MAX);
-        let horizon = Horizon { until_us, hot_start: hot_start(*partition).min(stop) };
-        plan.horizons.insert(*partition, horizon);
-        let expired = cleaned.expired(*partition, horizon);
-        if !expired.is_empty() {
-            plan.expired.insert(*partition, expired);
+
+    fn held(&mut self, partition: i32) -> Option<i64> {
+        *self.holds.entry(partition).or_insert_with(|| (self.around.held)(partition))
+    }
+
+    fn is_young(&self, max_timestamp_ms: i64) -> bool {
+        let now_ms = self.policy.now_us.div_euclid(1000);
+        self.policy.lag_min_ms > 0 && max_timestamp_ms > now_ms.saturating_sub(self.policy.lag_min_ms)
+    }
+
+    /// Whether a chunk has to be looked into. Of one that was compacted as a whole and may be so again, its summary says
+    /// enough; nothing of one that must stay takes part.
+    pub(crate) fn opens(&mut self, chunk: &ChunkRef) -> bool {
+        let covers = &chunk.summary.covers;
+        let takes_part = |cover: &&Cover| {
+            cover.end > self.manifest.start(cover.partition) && !self.stopped.contains_key(&cover.partition)
+        };
+        let taking_part: Vec<Cover> = covers.iter().filter(takes_part).copied().collect();
+        let must_stay: Vec<bool> = taking_part
+            .iter()
+            .map(|cover| self.held(cover.partition).is_some_and(|held| held <= cover.start))
+            .collect();
+        if must_stay.iter().all(|stays| *stays) {
+            self.stopped.extend(taking_part.iter().map(|cover| (cover.partition, cover.start)));
+            return false;
+        }
+        let is_clean = |cover: &Cover| {
+            let held = self.holds.get(&cover.partition).copied().flatten();
+            cover.start >= self.manifest.start(cover.partition)
+                && cover.end <= self.cleaned.end(cover.partition).min(held.unwrap_or(i64::MAX))
+        };
+        let all_clean = taking_part.len() == covers.len() && taking_part.iter().all(is_clean);
+        if self.whole || !all_clean || self.is_young(chunk.summary.timestamps_ms.1) {
+            return true;
+        }
+        self.bytes += chunk.summary.bytes;
+        self.plan.ends.extend(covers.iter().map(|cover| (cover.partition, cover.end)));
+        false
+    }
+
+    /// Takes an entry in.
+    pub(crate) fn take(&mut self, entry: &Arc<Entry>) {
+        if entry.object.as_ref().is_some_and(|object| (self.around.is_spoiled)(&object.path)) {
+            // Nobody knows its keys; it stays, and so do the tombstones of its partitions.
+            return;
+        }
+        let now_ms = self.policy.now_us.div_euclid(1000);
+        for (at, group_bytes) in groups_of(entry) {
+            let RowGroup { partition, first_offset, last_offset, min_timestamp_ms, max_timestamp_ms, .. } = at.group;
+            if last_offset < self.manifest.start(partition) || self.stopped.contains_key(&partition) {
+                continue;
+            }
+            let held = self.held(partition);
+            if self.is_young(max_timestamp_ms) || held.is_some_and(|held| last_offset >= held) {
+                self.stopped.insert(partition, first_offset);
+                continue;
+            }
+            self.bytes += group_bytes;
+            if last_offset >= self.cleaned.end(partition) {
+                self.dirty_bytes += group_bytes;
+                self.overdue |= min_timestamp_ms < now_ms.saturating_sub(self.policy.lag_max_ms);
+            }
+            self.plan.ends.insert(partition, last_offset + 1);
+            if self.whole {
+                self.plan.groups.push(at);
+            }
         }
     }
-    #[expect(clippy::cast_precision_loss, reason = "a ratio of sizes")]
-    let is_dirty = dirty_bytes as f64 > policy.dirty_ratio * bytes as f64;
-    (is_dirty || overdue || !plan.expired.is_empty()).then_some(plan)
+
+    /// What is to be compacted now; `None` if it is not worth it.
+    pub(crate) fn finish(self) -> Option<Plan> {
+        let Self { cleaned, policy, around, stopped, mut plan, bytes, dirty_bytes, overdue, .. } = self;
+        let until_us = policy.now_us.saturating_sub(policy.delete_retention_ms.saturating_mul(1000));
+        for partition in plan.ends.keys() {
+            // A round of which some must stay is not looked at whole: its tombstones wait. So do those behind what cannot be
+            // read: older records of their keys may be in it, and somebody may put it back.
+            let stop = stopped.get(partition).copied().unwrap_or(i64::MAX);
+            let horizon = match around.spoiled_in.contains(partition) {
+                true => Horizon { until_us: i64::MIN, hot_start: i64::MIN },
+                false => Horizon { until_us, hot_start: (around.hot_start)(*partition).min(stop) },
+            };
+            plan.horizons.insert(*partition, horizon);
+            let expired = cleaned.expired(*partition, horizon);
+            if !expired.is_empty() {
+                plan.expired.insert(*partition, expired);
+            }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a ratio of sizes")]
+        let is_dirty = dirty_bytes as f64 > policy.dirty_ratio * bytes as f64;
+        (is_dirty || overdue || !plan.expired.is_empty()).then_some(plan)
+    }
 }
 
 /// An entry's row groups, each with what it takes of its object, about.
@@ -260,8 +345,14 @@ impl Marked {
     }
 
     /// Neighbours to be rewritten together, the oldest first: from one of which rows go, over those of which rows go and
-    /// small ones between, until what stays makes an object.
-    pub(crate) fn windows(&self, entries: &[Arc<Entry>], reach: &[usize], merge: &MergePolicy) -> Vec<Range<usize>> {
+    /// small ones between that can be read, until what stays makes an object.
+    pub(crate) fn windows(
+        &self,
+        entries: &[Arc<Entry>],
+        reach: &[usize],
+        merge: &MergePolicy,
+        is_spoiled: impl Fn(&str) -> bool,
+    ) -> Vec<Range<usize>> {
         let mut windows = Vec::new();
         let mut at = 0;
         while at < entries.len() {
@@ -274,7 +365,8 @@ impl Marked {
             for next in at + 1..entries.len().min(at + OBJECTS_MAX) {
                 let left = self.bytes_left(&entries[next]);
                 let touched = self.rows(&entries[next]) > 0;
-                let fits = touched || !merge.is_large(left);
+                let readable = entries[next].object.as_ref().is_none_or(|object| !is_spoiled(&object.path));
+                let fits = touched || (readable && !merge.is_large(left));
                 if bytes >= merge.object_bytes / 2 || reach[next] > at || !fits {
                     break;
                 }
@@ -332,9 +424,17 @@ mod tests {
             delete_retention_ms: 1,
             now_us: 1_000_000,
         };
-        let plan_now = |cleaned: &Cleaned, held: Option<i64>| {
-            plan(&manifest, &entries, cleaned, &policy, |_| held, |_| 100).filter(|plan| !plan.expired.is_empty())
+        let plan_with = |cleaned: &Cleaned, held: Option<i64>, spoiled_in: &BTreeSet<i32>| {
+            let (held, hot_start) = (|_| held, |_| 100);
+            let around = Around { held: &held, hot_start: &hot_start, is_spoiled: &|_| false, spoiled_in };
+            let mut survey = Survey::new(&manifest, cleaned, &policy, around, true);
+            entries.iter().for_each(|entry| survey.take(entry));
+            survey.finish().filter(|plan| !plan.expired.is_empty())
         };
+        let plan_now = |cleaned: &Cleaned, held: Option<i64>| plan_with(cleaned, held, &BTreeSet::new());
+        assert!(plan_with(&cleaned, None, &BTreeSet::from([1])).is_some());
+        let spoiled = plan_with(&cleaned, None, &BTreeSet::from([0]));
+        assert!(spoiled.is_none(), "what cannot be read may hold an older record of the same key");
         assert!(plan_now(&cleaned, None).is_some());
         if let Some(plan) = plan_now(&cleaned, Some(60)) {
             cleaned.note(0, plan.ends[&0], policy.now_us, false, plan.horizons[&0]);

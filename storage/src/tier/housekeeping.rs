@@ -170,6 +170,7 @@ impl Work {
         self.after = left.get(TOPICS_MAX).and_then(|_| left.get(TOPICS_MAX - 1)).map(|topic| topic.id);
         if self.after.is_none() {
             self.troubles.retain(|topic, _| node.topic_by_id(*topic).is_some());
+            self.upkeep.forget_others(|topic| node.topic_by_id(topic).is_some());
             self.next_us = Some(now_us.saturating_add(self.interval_us));
             #[expect(clippy::cast_precision_loss, reason = "a time in seconds")]
             metrics::gauge!("aquifer_housekeeping_last_run_seconds").set(now_us as f64 / 1e6);

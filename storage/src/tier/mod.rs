@@ -5,16 +5,19 @@
 //! 3. [`run`] takes what is due of a topic, [`write`] makes one object of it, the manifest is published.
 //! 4. Only then may the log forget, which it is asked to do every second ([`forgetting`]), whether or not a run goes on.
 //!
-//! What is cold is looked after by [`housekeeping`], topic by topic ([`upkeep`]): [`retain`] says what is too old, [`compact`]
-//! (with [`latest`] and [`cleaned`]) what is not the latest of its key, [`merge`] what is too small; [`rewrite`] makes the
-//! objects that take the place of others.
+//! What is cold is looked after by [`housekeeping`], topic by topic ([`upkeep`]): [`retain`] says what is too old ([`expire`]
+//! asks it), [`compact`] (with [`latest`] and [`cleaned`]) what is not the latest of its key, [`merge`] what is too small;
+//! [`rewrite`] makes the objects that take the place of others. [`known`] keeps it from looking at the same things again,
+//! [`spoiled`] at what cannot be read.
 
 mod cleaned;
 pub(crate) mod cold;
 mod compact;
 mod declared;
+mod expire;
 mod forgetting;
 mod housekeeping;
+mod known;
 mod latest;
 mod merge;
 mod retain;
@@ -22,6 +25,7 @@ mod rewrite;
 mod run;
 mod seal;
 mod shown;
+mod spoiled;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -29,10 +33,10 @@ mod upkeep;
 mod worker;
 pub(crate) mod write;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::TryStreamExt;
 use object_store::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
@@ -49,8 +53,10 @@ use crate::record::batch::BatchLimits;
 use crate::storage::OpenOptions;
 use crate::tier::cold::{Cold, Writer};
 use crate::tier::housekeeping::Housekeeping;
+use crate::tier::known::Known;
 use crate::tier::run::{DeclaredBy, Runner};
 use crate::tier::seal::SealPolicy;
+use crate::tier::spoiled::Spoiled;
 use crate::tier::sweep::Sweeper;
 use crate::tier::upkeep::{HeldBy, Upkeep};
 use crate::tier::worker::Worker;
@@ -63,9 +69,6 @@ pub use upkeep::HoldsBack;
 /// Lost ranges the health names at the most.
 const LOST_MAX: usize = 100;
 
-/// Manifests loaded at once when a storage is opened.
-const LOADS_MAX: usize = 16;
-
 /// The cold part of a storage: object store, manifests, worker.
 #[derive(Debug)]
 pub(crate) struct Tier {
@@ -74,6 +77,8 @@ pub(crate) struct Tier {
     limits: BatchLimits,
     declared_by: DeclaredBy,
     held_by: HeldBy,
+    /// Objects that housekeeping could not read.
+    spoiled: Arc<Spoiled>,
     worker: Worker,
     forgetting: Loop,
     housekeeping: Housekeeping,
@@ -127,7 +132,7 @@ impl Tier {
             run_bytes_max,
             declared_by: DeclaredBy::clone(&declared_by),
         };
-        let held_by = HeldBy::default();
+        let (held_by, spoiled) = (HeldBy::default(), Arc::<Spoiled>::default());
         let grace_us = i64::try_from(settings.sweep_grace_ms.saturating_mul(1000)).unwrap_or(i64::MAX);
         let upkeep = Upkeep {
             runner: runner.clone(),
@@ -135,13 +140,14 @@ impl Tier {
             object_bytes: settings.merge_object_bytes,
             memory_bytes: settings.compaction_memory_bytes,
             sweeper: Sweeper::new(Arc::clone(&cold), grace_us, node.clock().now_us()),
-            spoiled: HashSet::new(),
+            spoiled: Arc::clone(&spoiled),
+            known: Known::new(settings.memory_limit),
             settled: HashMap::new(),
         };
         let housekeeping = Housekeeping::start(upkeep, settings.housekeeping_interval_ms);
         let worker = Worker::start(runner, SealPolicy::of(settings));
         let forgetting = forgetting::start(Arc::downgrade(&node));
-        Ok(Arc::new(Self { node, cold, limits, declared_by, held_by, worker, forgetting, housekeeping }))
+        Ok(Arc::new(Self { node, cold, limits, declared_by, held_by, spoiled, worker, forgetting, housekeeping }))
     }
 
     /// From now on objects get the declared columns that `by` knows of.
@@ -181,8 +187,8 @@ impl Tier {
         &self.cold
     }
 
-    /// Which manifests cannot be read, and what was damaged before it could be tiered, in words: of the newest entries, at
-    /// most [`LOST_MAX`] of it.
+    /// Which manifests cannot be read, what was damaged before it could be tiered, of the newest entries, and what objects
+    /// could not be read, in words: at most [`LOST_MAX`] of each.
     pub(crate) fn lost(&self) -> Vec<String> {
         let mut words: Vec<_> = self.unreadable().map(|(topic, error)| unreadable(&topic, &error)).collect();
         words.truncate(LOST_MAX);
@@ -196,6 +202,11 @@ impl Tier {
             };
             words.extend(lost.take(LOST_MAX - words.len()).map(word));
         }
+        let spoiled = self.spoiled.all().into_iter().filter_map(|(topic, path, reason)| {
+            let topic = self.node.topic_by_id(topic)?;
+            Some(format!("object {} of topic {} cannot be read: {reason}", path, topic.name))
+        });
+        words.extend(spoiled.take(LOST_MAX));
         words
     }
 
@@ -232,9 +243,14 @@ impl Tier {
 impl Tier {
     /// Another one that does what housekeeping does, one step at a time.
     fn upkeep_for_test(&self) -> Upkeep {
+        self.upkeep_over(&self.cold)
+    }
+
+    /// The same, over another bucket.
+    fn upkeep_over(&self, cold: &Arc<Cold>) -> Upkeep {
         let runner = Runner {
             node: Arc::downgrade(&self.node),
-            cold: Arc::clone(&self.cold),
+            cold: Arc::clone(cold),
             limits: self.limits,
             run_bytes_max: self.node.settings().tier_run_bytes_max,
             declared_by: DeclaredBy::default(),
@@ -244,8 +260,9 @@ impl Tier {
             held_by: HeldBy::clone(&self.held_by),
             object_bytes: 1 << 20,
             memory_bytes: 1 << 20,
-            sweeper: Sweeper::new(Arc::clone(&self.cold), 0, 0),
-            spoiled: HashSet::new(),
+            sweeper: Sweeper::new(Arc::clone(cold), 0, 0),
+            spoiled: Arc::clone(&self.spoiled),
+            known: Known::new(self.node.settings().memory_limit),
             settled: HashMap::new(),
         }
     }
@@ -258,10 +275,8 @@ fn unreadable(topic: &Topic, error: &Error) -> String {
 /// Loads the manifests of all topics and tells the log how far each partition is tiered.
 async fn load(node: &Node, cold: &Cold) -> Result<()> {
     let topics: Vec<_> = node.topics().into_iter().filter(|topic| !topic.internal).collect();
-    let epoch = node.writer_epoch();
-    let loads: Vec<_> = topics.iter().map(|topic| publish::load(&cold.bucket, epoch, topic.id).boxed()).collect();
-    // In the order of the topics.
-    let manifests: Vec<Result<TopicManifest>> = stream::iter(loads).buffered(LOADS_MAX).collect().await;
+    let ids: Vec<TopicId> = topics.iter().map(|topic| topic.id).collect();
+    let manifests = publish::load_all(&cold.bucket, node.writer_epoch(), &ids).await;
     let mut ends = Vec::new();
     for (topic, manifest) in topics.iter().zip(manifests) {
         let manifest = match manifest {

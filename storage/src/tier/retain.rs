@@ -28,6 +28,8 @@ pub(crate) struct Advance {
     pub(crate) ended: bool,
     /// Where the cold part that was looked at ends: what has been tiered since has not been.
     pub(crate) cold_end: i64,
+    /// The first offset that somebody needs: there is nothing to be looked at behind it.
+    pub(crate) needed: i64,
 }
 
 impl Advance {
@@ -37,7 +39,13 @@ impl Advance {
         if !self.ended {
             self.bytes = self.bytes.saturating_sub(stretch.bytes);
             self.start = self.start.max(stretch.end);
+            self.ended = self.start >= self.needed;
         }
+    }
+
+    /// Whether there is more of the cold part to be looked at.
+    pub(crate) fn has_more(&self) -> bool {
+        !self.ended && self.start < self.cold_end
     }
 }
 
@@ -59,6 +67,17 @@ impl Retention {
     /// Whether the oldest stretch of a partition goes, of which it and what follows it take `bytes`.
     pub(crate) fn takes(self, stretch: &Stretch, bytes: u64, now_ms: i64) -> bool {
         self.is_old(stretch, now_ms) || self.is_too_much(stretch, bytes)
+    }
+
+    /// Whether something of which the smallest timestamp is this may be too old.
+    pub(crate) fn may_be_old(self, min_timestamp_ms: i64, now_ms: i64) -> bool {
+        // The times of records without one are not known here.
+        self.ms >= 0 && (min_timestamp_ms < 0 || now_ms.saturating_sub(min_timestamp_ms) > self.ms)
+    }
+
+    /// Whether something of a partition with so many bytes may be too much.
+    pub(crate) fn may_be_too_much(self, bytes: u64) -> bool {
+        u64::try_from(self.bytes).is_ok_and(|kept| bytes >= kept)
     }
 
     fn is_old(self, stretch: &Stretch, now_ms: i64) -> bool {
@@ -84,7 +103,7 @@ mod tests {
 
     fn start_after(retention: Retention, start: i64, now_ms: i64, stretches: &[Stretch]) -> i64 {
         let bytes = stretches.iter().map(|stretch| stretch.bytes).sum();
-        let mut advance = Advance { start, bytes, ended: false, cold_end: 0 };
+        let mut advance = Advance { start, bytes, ended: false, cold_end: 0, needed: i64::MAX };
         stretches.iter().for_each(|stretch| advance.look(retention, stretch, now_ms));
         advance.start
     }

@@ -7,7 +7,7 @@ use futures::TryStreamExt;
 
 use crate::error::Result;
 use crate::ids::{TopicId, TopicPartition};
-use crate::manifest::model::Object;
+use crate::manifest::model::{Lost, Object};
 use crate::tier::Tier;
 use crate::view::{CacheInfo, ColdPartition, ColdTotals, DamageInfo};
 
@@ -78,7 +78,8 @@ impl Tier {
         found
     }
 
-    /// Offsets that were damaged before they could be tiered, of topics that are there.
+    /// Offsets that were damaged before they could be tiered, and those of objects that could not be read, of topics that
+    /// are there.
     ///
     /// # Errors
     /// As [`Tier::cold_partitions`].
@@ -90,17 +91,16 @@ impl Tier {
             }
             let mut entries = self.cold.entries(&manifest);
             while let Some(entry) = entries.try_next().await? {
-                for lost in &entry.lost {
+                let spoiled = entry.object.as_ref().filter(|object| self.spoiled.reason(&object.path).is_some());
+                let unreadable = spoiled.into_iter().flat_map(|object| {
+                    let whole = entry.covers.iter().map(|cover| (cover.partition, cover.start, cover.end));
+                    whole.map(|(partition, start, end)| Lost { partition, start, end, place: object.path.clone() })
+                });
+                for lost in unreadable.chain(entry.lost.iter().cloned()) {
                     let start = lost.start.max(manifest.start(lost.partition));
                     let partition = TopicPartition { topic: manifest.topic, partition: lost.partition };
                     if start < lost.end {
-                        found.push(DamageInfo {
-                            partition,
-                            start,
-                            end: lost.end,
-                            place: lost.place.clone(),
-                            lost: true,
-                        });
+                        found.push(DamageInfo { partition, start, end: lost.end, place: lost.place, lost: true });
                     }
                 }
             }

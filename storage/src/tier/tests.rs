@@ -11,10 +11,11 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 
 use crate::clock::{SystemClock, SystemRandom};
-use crate::commit::{Append, Commit, TopicChange, Trim};
+use crate::commit::{Append, Commit, Expect, PositionChange, TopicChange, Trim};
 use crate::error::Error;
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::{Backlog, Node};
+use crate::manifest::draft::Shape;
 use crate::manifest::edit::Edit;
 use crate::manifest::invariant;
 use crate::manifest::model::tests::entry;
@@ -27,11 +28,14 @@ use crate::scan::{self, Pinned};
 use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
 use crate::testing::fault::{Fault, Faults, FaultyStore};
+use crate::tier::cleaned::{Cleaned, Horizon, stored_name};
+use crate::tier::cold::Cold;
 use crate::tier::retain::Retention;
 use crate::tier::seal::SealPolicy;
+use crate::tier::upkeep::{Effort, Upkeep};
 use crate::tier::{Tier, compact};
-use crate::topic_config::TopicConfig;
-use crate::view::{FetchRequest, Health, Isolation, ScanRequest};
+use crate::topic_config::{CleanupPolicy, TopicConfig};
+use crate::view::{FetchRequest, Health, Isolation, ScanRequest, VacuumReport};
 use crate::worker;
 
 /// A node over a faulty bucket that survives restarts.
@@ -436,6 +440,124 @@ async fn who_settles_waits_for_what_was_begun_and_sees_the_same_after_a_restart(
     drop(cold);
     let (node, tier) = bench.open().await;
     assert_eq!(bench.offsets(&node, &tier).await, (0..10).collect::<Vec<_>>());
+    stop(node, tier).await;
+}
+
+// --- objects that cannot be read ---
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_object_is_named_and_left_alone_and_work_goes_on_around_it() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    let config = TopicConfig { cleanup_policy: Some(CleanupPolicy::Compact), ..TopicConfig::default() };
+    let (id, name) = (bench.topic, "users".to_owned());
+    let topics = vec![TopicChange::Create { id, name, partitions: 1, config }];
+    node.commit(Commit { topics, ..Commit::default() }).await.unwrap();
+    for number in 0..6_u8 {
+        let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+        builder.push(1, Some(b"same"), Some(&[number]), &[]);
+        builder.push(1, Some(&[number]), Some(b"other"), &[]);
+        let appends = vec![Append { topic: id, partition: 0, batch: builder.build(Compression::None).unwrap() }];
+        node.commit(Commit { appends, ..Commit::default() }).await.unwrap();
+        tier.checkpoint().await.unwrap();
+    }
+    let entries: Vec<_> = tier.cold().entries(&tier.cold().manifests.get(id)).try_collect().await.unwrap();
+    let missing = entries[2].object.as_ref().unwrap().path.clone();
+    bench.bucket().delete(&Path::from(missing.as_str())).await.unwrap();
+    assert!(node.health() == Health::Ready && tier.lost().is_empty());
+
+    let report = tier.vacuum(Some(id)).await.unwrap();
+    assert_eq!((report.rows_removed, report.topics), (4, 1), "{report:?}");
+    let entries: Vec<_> = tier.cold().entries(&tier.cold().manifests.get(id)).try_collect().await.unwrap();
+    assert_eq!(entries.len(), 3, "those before it are one, and those behind it");
+    assert_eq!(entries[1].object.as_ref().unwrap().path, missing);
+    let lost = tier.lost();
+    assert!(lost.len() == 1 && lost[0].contains(&missing) && lost[0].contains("users"), "{lost:?}");
+    let lost = tier.lost_offsets().await.unwrap();
+    assert_eq!((lost.len(), lost[0].start, lost[0].end), (1, 4, 6));
+
+    let read = async |offset_start, offset_end| {
+        let pinned = Pinned::pin(&node, &tier, &[id], &HashMap::new()).unwrap();
+        let request = ScanRequest { offset_start, offset_end, ..ScanRequest::all(vec![RecordColumn::Offset]) };
+        let rows = pinned.scan(bench.partition(), request).unwrap().try_collect::<Vec<_>>().await;
+        rows.map(|rows| rows.iter().map(|rows| rows.num_rows()).sum::<usize>())
+    };
+    assert_eq!((read(0, 4).await.unwrap(), read(6, 12).await.unwrap()), (2, 4));
+    let error = read(0, 12).await.unwrap_err();
+    assert!(matches!(&error, Error::Corrupt { place, .. } if *place == missing), "{error}");
+    // There is no more to do, and nothing fails.
+    assert_eq!(tier.vacuum(Some(id)).await.unwrap().bytes_rewritten, 0);
+    stop(node, tier).await;
+}
+
+// --- what housekeeping costs ---
+
+/// Objects of a year.
+const YEAR: i64 = 600;
+
+/// So small that some entries make many chunks.
+const TINY: Shape =
+    Shape { tail_bytes: 300, chunk_bytes: 600, small_bytes: 400, small_max: 3, level_bytes: 800, gone_max: 3 };
+
+async fn add_objects(cold: &Cold, topic: TopicId, numbers: std::ops::Range<i64>) {
+    for number in numbers {
+        let path = format!("object {number}");
+        let added = entry(&path, &[(0, number * 10, number * 10 + 10)]);
+        cold.publish(topic, Edit::Add(added)).await.unwrap();
+    }
+}
+
+/// How often a chunk of a manifest was wanted, from memory or from the bucket.
+fn chunk_reads(cold: &Cold) -> u64 {
+    let chunks = cold.caches().into_iter().find(|cache| cache.name == "manifest_chunks").unwrap();
+    chunks.hits + chunks.misses
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn housekeeping_costs_what_has_changed_and_not_the_history() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    bench.produce(&node, 1).await;
+    let (id, topic) = (bench.topic, node.topic_by_id(bench.topic).unwrap());
+    let cold = Arc::new(Cold::for_test(Bucket::for_test()).await.shaped(TINY));
+    // Every object is large.
+    let mut upkeep = Upkeep { object_bytes: 100, ..tier.upkeep_over(&cold) };
+    add_objects(&cold, id, 0..YEAR).await;
+    let config = topic.config.resolve(node.settings());
+    let mut cleaned = Cleaned::default();
+    cleaned.note(0, YEAR * 10, 1, false, Horizon { until_us: i64::MIN, hot_start: 0 });
+    let value = Some(cleaned.to_bytes().unwrap());
+    let stored = PositionChange { query: stored_name(id), value, expect: Expect::Anything };
+    node.commit(Commit { positions: vec![stored], ..Commit::default() }).await.unwrap();
+    let by_bytes = Retention { ms: -1, bytes: 1_000 };
+    let never_old = Retention { ms: i64::MAX, bytes: -1 };
+
+    let mut report = VacuumReport::default();
+    let mut costs = Vec::new();
+    for round in 0..4 {
+        add_objects(&cold, id, YEAR + 5 * round..YEAR + 5 * round + 5).await;
+        let mut cost = Vec::new();
+        let before = chunk_reads(&cold);
+        upkeep.merge(&topic, Effort::Due, &mut report).await.unwrap();
+        cost.push(chunk_reads(&cold) - before);
+        let before = chunk_reads(&cold);
+        upkeep.compact(&node, &topic, &config, Effort::Due, &mut report).await.unwrap();
+        cost.push(chunk_reads(&cold) - before);
+        let before = chunk_reads(&cold);
+        assert_eq!(upkeep.advances(&node, &topic, never_old).await.unwrap()[&0].start, 0);
+        cost.push(chunk_reads(&cold) - before);
+        costs.push(cost);
+        // What is remembered is what is found when nothing is.
+        let fresh = tier.upkeep_over(&cold);
+        let expected = fresh.advances(&node, &topic, by_bytes).await.unwrap();
+        assert_eq!(upkeep.advances(&node, &topic, by_bytes).await.unwrap(), expected);
+        assert!(expected[&0].start > YEAR * 5 && expected[&0].ended);
+    }
+    println!("chunks read by merging, compaction, retention: {costs:?}");
+    assert_eq!(report, VacuumReport::default());
+    assert!(costs[0][0] > 50, "each chunk once: {costs:?}");
+    assert!(costs[1..].iter().flatten().all(|reads| *reads <= 20), "{costs:?}");
+    assert!(costs.iter().all(|cost| cost[1] <= 20 && cost[2] == 0), "{costs:?}");
     stop(node, tier).await;
 }
 

@@ -3,34 +3,36 @@
 //! Each step looks at what counts when it begins and publishes edits that are refused if that has changed too much, so it
 //! can be cut off anywhere: what was put and not published is swept, what was published stays right.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Weak};
 
 use futures::TryStreamExt;
 use parking_lot::RwLock;
 
-use crate::commit::{Commit, Expect, PositionChange, Trim};
+use crate::commit::{Commit, Expect, PositionChange};
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::{TopicId, TopicPartition};
-use crate::log::{HotRun, Node};
+use crate::log::Node;
 use crate::manifest::edit::Edit;
-use crate::manifest::model::{Entry, GroupAt, RowGroup, TopicManifest};
+use crate::manifest::model::{ChunkRef, Entry, TopicManifest};
+use crate::manifest::walk::Met;
 use crate::tier::cleaned::{Cleaned, stored_name};
-use crate::tier::compact::{self, CompactPolicy, Marked, groups_of};
+use crate::tier::compact::{Around, CompactPolicy, Marked, Plan, Survey};
+use crate::tier::known::{Known, Quiet};
 use crate::tier::merge::{MergePolicy, OBJECTS_MAX, pieces, reaches};
-use crate::tier::retain::{Advance, Retention, Stretch};
 use crate::tier::rewrite::{Goes, NoneGoes};
 use crate::tier::run::Runner;
+use crate::tier::spoiled::Spoiled;
 use crate::tier::sweep::Sweeper;
 use crate::topic_config::ResolvedTopicConfig;
 use crate::view::{Topic, VacuumReport};
 use crate::worker;
 
-/// Log starts moved in one commit.
-const TRIMS_MAX: usize = 1_000;
-
 /// Merges of one topic in one look; the next look goes on.
 const MERGES_MAX: u32 = 16;
+
+/// Objects of one topic that turn out to be unreadable in one look; the next look goes on.
+const SPOILED_MAX: u32 = 16;
 
 /// Small entries looked at together.
 const SMALL_MAX: usize = 4 * OBJECTS_MAX;
@@ -81,8 +83,10 @@ pub(crate) struct Upkeep {
     /// `compaction.memory_bytes`.
     pub(crate) memory_bytes: u64,
     pub(crate) sweeper: Sweeper,
-    /// Objects that turned out to be damaged; they stay as they are.
-    pub(crate) spoiled: HashSet<String>,
+    /// Objects that turned out to be unreadable; they stay as they are.
+    pub(crate) spoiled: Arc<Spoiled>,
+    /// What is known of chunks.
+    pub(crate) known: Known,
     /// The version of each topic's manifest in which nothing was to be merged.
     pub(crate) settled: HashMap<TopicId, u64>,
 }
@@ -98,11 +102,13 @@ impl Upkeep {
         let mut report = VacuumReport { topics: 1, ..VacuumReport::default() };
         let done = self.keep_with(node, topic, effort, &mut report).await;
         count(&report);
-        if let Err(Error::Corrupt { place, .. }) = &done {
-            // The next look merges around it.
-            self.spoiled.insert(place.clone());
-        }
         done.map(|()| report)
+    }
+
+    /// Topics that are gone need not be remembered.
+    pub(crate) fn forget_others(&mut self, is_there: impl Fn(TopicId) -> bool) {
+        self.settled.retain(|topic, _| is_there(*topic));
+        self.spoiled.forget_others(is_there);
     }
 
     async fn keep_with(&mut self, node: &Node, topic: &Topic, effort: Effort, report: &mut VacuumReport) -> Result<()> {
@@ -119,113 +125,45 @@ impl Upkeep {
         let config = topic.config.resolve(node.settings());
         self.retain(node, topic, &config, report).await?;
         self.runner.follow(node, topic.id, 0..topic.partitions).await?;
+        self.spoiled.wake(&self.runner.cold.manifests.get(topic.id), node.clock().now_us());
+        // Around what cannot be read, one object after the other.
+        let mut spoiled = 0;
+        loop {
+            let done = self.rewrite(node, topic, &config, effort, report).await;
+            let Err(Error::Corrupt { place, reason }) = &done else { return done };
+            spoiled += 1;
+            if spoiled > SPOILED_MAX || !self.leave_alone(node, topic.id, place, reason).await? {
+                return done;
+            }
+        }
+    }
+
+    /// Takes away what compaction finds, and makes large objects of small ones.
+    async fn rewrite(
+        &mut self,
+        node: &Node,
+        topic: &Topic,
+        config: &ResolvedTopicConfig,
+        effort: Effort,
+        report: &mut VacuumReport,
+    ) -> Result<()> {
         if config.cleanup_policy.compacts() {
-            self.compact(node, topic, &config, effort, report).await?;
+            self.compact(node, topic, config, effort, report).await?;
         }
         self.merge(topic, effort, report).await
     }
 
-    /// Moves log starts behind what is too old or too much.
-    async fn retain(
-        &self,
-        node: &Node,
-        topic: &Topic,
-        config: &ResolvedTopicConfig,
-        report: &mut VacuumReport,
-    ) -> Result<()> {
-        let retention = Retention { ms: config.retention_ms, bytes: config.retention_bytes };
-        if !config.cleanup_policy.deletes() || !retention.is_finite() {
-            return Ok(());
-        }
-        // Before they are asked what they need: who comes later has not agreed, and the commit is refused.
-        let agreed = node.holders_of(topic.id);
-        let mut trims = Vec::new();
-        for (partition, advance) in self.advances(node, topic, retention).await? {
-            let at = TopicPartition { topic: topic.id, partition };
-            let (start, new_start) = self.new_start(node, at, retention, advance).await?;
-            if new_start > start {
-                report.offsets_trimmed += u64::try_from(new_start - start).unwrap_or(0);
-                trims.push(Trim { partition: at, log_start_offset: new_start });
-            }
-        }
-        for trims in trims.chunks(TRIMS_MAX) {
-            let (trims, trim_agreed) = (trims.to_vec(), agreed.clone());
-            node.commit(Commit { trims, trim_agreed, ..Commit::default() }).await?;
-        }
-        Ok(())
-    }
-
-    /// How far each partition's log start moves within the cold part. Entries are read as far as they must be and not
-    /// kept.
-    pub(super) async fn advances(
-        &self,
-        node: &Node,
-        topic: &Topic,
-        retention: Retention,
-    ) -> Result<BTreeMap<i32, Advance>> {
-        let (manifest, now_ms) = (self.runner.cold.manifests.get(topic.id), node.clock().now_ms());
-        let mut advances = BTreeMap::new();
-        for partition in 0..topic.partitions {
-            let at = TopicPartition { topic: topic.id, partition };
-            let (watermarks, cold_end) = (node.watermarks(at)?, manifest.tiered_end(partition));
-            // What the log does not know to be cold yet would be counted twice.
-            let bytes = if watermarks.tiered_end_offset < cold_end { 0 } else { node.untiered_bytes(at)? };
-            let start = watermarks.log_start_offset;
-            advances.insert(partition, Advance { start, bytes, ended: false, cold_end });
-        }
-        let is_live = |advance: &Advance, group: &RowGroup| group.last_offset >= advance.start;
-        if retention.bytes >= 0 {
-            let mut entries = self.runner.cold.entries(&manifest);
-            while let Some(entry) = entries.try_next().await? {
-                for (at, bytes) in groups_of(&entry) {
-                    if let Some(advance) = advances.get_mut(&at.group.partition).filter(|a| is_live(a, &at.group)) {
-                        advance.bytes += bytes;
-                    }
-                }
-            }
-        }
-        let mut left = manifest.partitions.len();
+    /// Notes that an object of a topic cannot be read; whether that is news, so that work can go on around it. What is
+    /// damaged may be something else.
+    async fn leave_alone(&self, node: &Node, topic: TopicId, place: &str, reason: &str) -> Result<bool> {
+        let manifest = self.runner.cold.manifests.get(topic);
         let mut entries = self.runner.cold.entries(&manifest);
         while let Some(entry) = entries.try_next().await? {
-            for (at, bytes) in groups_of(&entry) {
-                let Some(advance) = advances.get_mut(&at.group.partition) else { continue };
-                if !advance.ended && is_live(advance, &at.group) {
-                    advance.look(retention, &stretch_of(&at, bytes), now_ms);
-                    left -= usize::from(advance.ended);
-                }
-            }
-            if left == 0 {
-                break;
+            if entry.object.as_ref().is_some_and(|object| object.path == place) {
+                return Ok(self.spoiled.note(topic, &entry, reason, node.clock().now_us()));
             }
         }
-        Ok(advances)
-    }
-
-    /// A partition's log start as it is and as it should be.
-    pub(super) async fn new_start(
-        &self,
-        node: &Node,
-        partition: TopicPartition,
-        retention: Retention,
-        mut advance: Advance,
-    ) -> Result<(i64, i64)> {
-        let watermarks = node.watermarks(partition)?;
-        let start = watermarks.log_start_offset;
-        let needed = self.needed_from(node, partition).unwrap_or(i64::MAX);
-        if needed <= start {
-            return Ok((start, start));
-        }
-        if !advance.ended {
-            if advance.start > start {
-                // Behind the last row nothing was cold.
-                advance.start = advance.start.max(advance.cold_end);
-            }
-            let now_ms = node.clock().now_ms();
-            for stretch in hot_stretches(node, partition, advance.cold_end.max(start)).await? {
-                advance.look(retention, &stretch, now_ms);
-            }
-        }
-        Ok((start, advance.start.min(needed).min(watermarks.last_stable_offset)))
+        Ok(false)
     }
 
     /// Who still needs which records of a partition.
@@ -234,7 +172,7 @@ impl Upkeep {
     }
 
     /// Keeps the latest record of each key.
-    async fn compact(
+    pub(super) async fn compact(
         &self,
         node: &Node,
         topic: &Topic,
@@ -253,15 +191,24 @@ impl Upkeep {
             node.position(&stored_name(topic.id)).map_or_else(Cleaned::default, |bytes| Cleaned::from_bytes(&bytes));
         let held = |partition| self.needed_from(node, TopicPartition { topic: topic.id, partition });
         let hot_start = |partition| node.hot_start(TopicPartition { topic: topic.id, partition }).unwrap_or(0);
-        let (manifest, entries) = self.entries(topic).await?;
-        let Some(first) = compact::plan(&manifest, &entries, &cleaned, &policy, held, hot_start) else { return Ok(()) };
+        let (is_spoiled, spoiled_in) = (|path: &str| self.spoiled.holds(path), self.spoiled.partitions_of(topic.id));
+        let around = Around { held: &held, hot_start: &hot_start, is_spoiled: &is_spoiled, spoiled_in: &spoiled_in };
+        let manifest = self.runner.cold.manifests.get(topic.id);
+        let survey = Survey::new(&manifest, &cleaned, &policy, around, false);
+        if self.survey(&manifest, survey, &mut Vec::new()).await?.is_none() {
+            return Ok(());
+        }
+        let survey = Survey::new(&manifest, &cleaned, &policy, around, true);
+        let Some(first) = self.survey(&manifest, survey, &mut Vec::new()).await? else { return Ok(()) };
         // Half of the memory is for keys, half for marks.
         let portions = first.portions(self.memory_bytes.saturating_mul(8) / 2);
+        drop(first);
         // It was worth it as a whole, so each portion is.
         policy.dirty_ratio = 0.0;
         for partitions in portions {
-            let (manifest, entries) = self.entries(topic).await?;
-            let Some(plan) = compact::plan(&manifest, &entries, &cleaned, &policy, held, hot_start) else { continue };
+            let (manifest, mut entries) = (self.runner.cold.manifests.get(topic.id), Vec::new());
+            let survey = Survey::new(&manifest, &cleaned, &policy, around, true);
+            let Some(plan) = self.survey(&manifest, survey, &mut entries).await? else { continue };
             let seeds = (node.random().next_u64(), node.random().next_u64());
             let marked = plan.mark(&self.runner.cold, &cleaned, &partitions, self.memory_bytes / 2, seeds).await?;
             let is_free = || plan.ends.iter().all(|(partition, end)| held(*partition).is_none_or(|held| held >= *end));
@@ -279,6 +226,27 @@ impl Upkeep {
         Ok(())
     }
 
+    /// What is to be compacted of a manifest; `entries` gets those that were looked at.
+    async fn survey(
+        &self,
+        manifest: &Arc<TopicManifest>,
+        mut survey: Survey<'_>,
+        entries: &mut Vec<Arc<Entry>>,
+    ) -> Result<Option<Plan>> {
+        let mut cursor = self.runner.cold.cursor(manifest);
+        while let Some(met) = cursor.step() {
+            match met {
+                Met::Chunk(chunk) if survey.opens(&chunk) => cursor.enter(&chunk).await?,
+                Met::Chunk(_) | Met::End(_) => {}
+                Met::Entry(entry) => {
+                    survey.take(&entry);
+                    entries.push(entry);
+                }
+            }
+        }
+        Ok(survey.finish())
+    }
+
     /// Rewrites what has marked rows, the oldest first; stops, and says so, when somebody has come who needs them:
     /// finding and rewriting them may take hours.
     async fn remove(
@@ -292,7 +260,8 @@ impl Upkeep {
         // What goes without having been superseded leaves the past as it was.
         let history_start_us = marked.history_start_us().unwrap_or(i64::MIN);
         let removal = Removal { history_start_us, is_free };
-        for window in marked.windows(entries, &reaches(entries), &self.merge_policy(Effort::Due)) {
+        let policy = self.merge_policy(Effort::Due);
+        for window in marked.windows(entries, &reaches(entries), &policy, |path| self.spoiled.holds(path)) {
             // Asked again when it is published; but why rewrite what must stay?
             if !is_free() || !self.replace(manifest, &entries[window], marked, Some(&removal), report).await? {
                 return Ok(false);
@@ -308,7 +277,7 @@ impl Upkeep {
     }
 
     /// Makes large objects of small ones.
-    async fn merge(&mut self, topic: &Topic, effort: Effort, report: &mut VacuumReport) -> Result<()> {
+    pub(super) async fn merge(&mut self, topic: &Topic, effort: Effort, report: &mut VacuumReport) -> Result<()> {
         loop {
             let manifest = self.runner.cold.manifests.get(topic.id);
             if effort == Effort::Due && self.settled.get(&topic.id) == Some(&manifest.version) {
@@ -325,48 +294,79 @@ impl Upkeep {
     }
 
     /// Goes through a manifest once and merges what it comes across; how often. Of the entries only those in front of the
-    /// last large one are kept. What was published meanwhile is for the next time.
+    /// last large one are kept, and chunks of which it is known that nothing is to be merged are passed by. What was
+    /// published meanwhile is for the next time.
     async fn merge_once(
         &self,
         manifest: &Arc<TopicManifest>,
         effort: Effort,
         report: &mut VacuumReport,
     ) -> Result<u32> {
-        let policy = self.merge_policy(effort);
-        let mut merges = 0;
-        let mut small: Vec<Arc<Entry>> = Vec::new();
-        let mut entries = self.runner.cold.entries(manifest);
-        loop {
-            let next = entries.try_next().await?;
-            let ends = next.is_none()
-                || small.len() >= SMALL_MAX
-                || next.as_ref().is_some_and(|next| self.ends_run(next, &policy));
-            small.extend(next.clone());
-            if !ends {
-                continue;
-            }
-            while let Some(range) = policy.plan(&pieces(manifest, &small, |path| self.spoiled.contains(path))) {
-                self.replace(manifest, &small[range.clone()], &NoneGoes, None, report).await?;
-                // What comes before it was not worth it, and the new object is for the next time.
-                small.drain(..range.end);
-                merges += 1;
-                if effort == Effort::Due && merges >= MERGES_MAX {
-                    return Ok(merges);
+        let mut run = Run::new(self.merge_policy(effort));
+        let is_over = |run: &Run| effort == Effort::Due && run.merges >= MERGES_MAX;
+        let mut cursor = self.runner.cold.cursor(manifest);
+        while let Some(met) = cursor.step() {
+            match met {
+                Met::Chunk(chunk) => match self.quiet(manifest, &chunk, effort, run.small.is_empty()) {
+                    Some(quiet) => {
+                        self.join(manifest, &mut run, true, report).await?;
+                        run.small.extend_from_slice(&quiet.left);
+                    }
+                    None => {
+                        cursor.enter(&chunk).await?;
+                        run.enter();
+                    }
+                },
+                Met::Entry(entry) => {
+                    let spoiled = entry.object.as_ref().is_some_and(|object| self.spoiled.holds(&object.path));
+                    let ends = run.take(entry, spoiled);
+                    if ends || run.small.len() > SMALL_MAX {
+                        self.join(manifest, &mut run, ends, report).await?;
+                    }
+                }
+                Met::End(chunk) => {
+                    let found = run.leave().filter(|_| !has_dead(manifest, &chunk));
+                    if let Some(begins_apart) = found {
+                        self.known.note_quiet(chunk.name, begins_apart, &run.small);
+                    }
                 }
             }
-            // Those at the end may yet be joined with what comes.
-            let kept = if next.as_ref().is_some_and(|next| self.ends_run(next, &policy)) { 0 } else { OBJECTS_MAX };
-            small.drain(..small.len().saturating_sub(kept));
-            if next.is_none() {
-                return Ok(merges);
+            if is_over(&run) {
+                return Ok(run.merges);
             }
         }
+        self.join(manifest, &mut run, true, report).await?;
+        Ok(run.merges)
     }
 
-    /// Whether an entry cannot be joined with what comes behind it.
-    fn ends_run(&self, entry: &Entry, policy: &MergePolicy) -> bool {
-        let object = entry.object.as_ref();
-        object.is_some_and(|object| policy.is_large(object.bytes) || self.spoiled.contains(&object.path))
+    /// What is known of a chunk in which nothing is to be merged; `after_apart` if nothing in front of it could be joined
+    /// with it.
+    fn quiet(&self, manifest: &TopicManifest, chunk: &ChunkRef, effort: Effort, after_apart: bool) -> Option<Quiet> {
+        let known = self.known.quiet(chunk.name).filter(|_| effort == Effort::Due && !has_dead(manifest, chunk));
+        known.filter(|quiet| after_apart || quiet.begins_apart)
+    }
+
+    /// Merges what is worth it of the entries that were kept; those that may yet be joined with what comes stay.
+    async fn join(
+        &self,
+        manifest: &Arc<TopicManifest>,
+        run: &mut Run,
+        ends: bool,
+        report: &mut VacuumReport,
+    ) -> Result<()> {
+        let is_spoiled = |path: &str| self.spoiled.holds(path);
+        while let Some(range) = run.policy.plan(&pieces(manifest, &run.small, is_spoiled)) {
+            self.replace(manifest, &run.small[range.clone()], &NoneGoes, None, report).await?;
+            // What comes before it was not worth it, and the new object is for the next time.
+            run.small.drain(..range.end);
+            run.merges += 1;
+            if !run.policy.eager && run.merges >= MERGES_MAX {
+                return Ok(());
+            }
+        }
+        let kept = if ends { 0 } else { OBJECTS_MAX };
+        run.small.drain(..run.small.len().saturating_sub(kept));
+        Ok(())
     }
 
     /// Rewrites neighbours and publishes what came of it; whether it did: not if rows were to go that are not free.
@@ -388,7 +388,7 @@ impl Upkeep {
         // What is put and not published is swept.
         let (added, upload) = (vec![rewritten.entry], rewritten.upload);
         let history_start_us = removal.map(|removal| removal.history_start_us);
-        let edit = Edit::Replace { removed, added, history_start_us };
+        let edit = Edit::Replace { removed: removed.clone(), added, history_start_us };
         let cold = &self.runner.cold;
         let published = match removal {
             None => Some(cold.publish(topic, edit).await?),
@@ -398,6 +398,7 @@ impl Upkeep {
         if published.is_none() {
             return Ok(false);
         }
+        self.spoiled.forget(&removed);
         tracing::info!(%topic, objects, rows_removed, bytes = written.unwrap_or(0), "rewritten");
         report.objects_merged += objects as u64;
         report.objects_written += u64::from(written.is_some());
@@ -405,42 +406,65 @@ impl Upkeep {
         Ok(true)
     }
 
-    async fn entries(&self, topic: &Topic) -> Result<(Arc<TopicManifest>, Vec<Arc<Entry>>)> {
-        let manifest = self.runner.cold.manifests.get(topic.id);
-        let entries = self.runner.cold.entries(&manifest).try_collect().await?;
-        Ok((manifest, entries))
-    }
-
     fn merge_policy(&self, effort: Effort) -> MergePolicy {
         MergePolicy { object_bytes: self.object_bytes, eager: effort == Effort::All }
     }
 }
 
-fn stretch_of(at: &GroupAt, bytes: u64) -> Stretch {
-    Stretch {
-        end: at.group.last_offset + 1,
-        bytes,
-        max_timestamp_ms: at.group.max_timestamp_ms,
-        max_committed_at_us: at.group.max_committed_at_us,
-    }
+/// Whether a chunk has rows, or may have, of offsets that are gone.
+fn has_dead(manifest: &TopicManifest, chunk: &ChunkRef) -> bool {
+    chunk.summary.covers.iter().any(|cover| cover.start < manifest.start(cover.partition))
 }
 
-/// The runs of the log from an offset on; none if some of them are damaged, for what they hold is not known, or if the
-/// log begins behind it, for what lies between is cold by now and for the next look.
-async fn hot_stretches(node: &Node, partition: TopicPartition, from: i64) -> Result<Vec<Stretch>> {
-    let Some(range) = node.pin_hot(&[(partition, from)]).ok().and_then(|mut ranges| ranges.pop()) else {
-        return Ok(Vec::new());
-    };
-    if !range.damaged.is_empty() || range.start > from {
-        return Ok(Vec::new());
+/// Entries in a row that may be joined, while a manifest is gone through.
+struct Run {
+    policy: MergePolicy,
+    small: Vec<Arc<Entry>>,
+    merges: u32,
+    /// Chunks that were entered, the innermost last.
+    entered: Vec<Entered>,
+}
+
+/// A chunk that was entered.
+struct Entered {
+    /// Whether nothing in front of it could be joined with it.
+    after_apart: bool,
+    /// Whether its first entry joins nothing.
+    begins_apart: Option<bool>,
+    /// Merges before it.
+    merges: u32,
+    /// Some of it is left alone for now.
+    spoiled: bool,
+}
+
+impl Run {
+    fn new(policy: MergePolicy) -> Self {
+        Self { policy, small: Vec::new(), merges: 0, entered: Vec::new() }
     }
-    let stretch = |end: i64, run: &HotRun| Stretch {
-        end: (run.last_offset + 1).min(end),
-        bytes: u64::from(run.len),
-        max_timestamp_ms: run.max_timestamp_ms,
-        max_committed_at_us: run.last_commit_us,
-    };
-    worker::blocking(move || Ok(range.runs()?.iter().map(|run| stretch(range.end, run)).collect())).await
+
+    fn enter(&mut self) {
+        let (after_apart, merges) = (self.small.is_empty(), self.merges);
+        self.entered.push(Entered { after_apart, begins_apart: None, merges, spoiled: false });
+    }
+
+    /// Takes an entry in; whether it cannot be joined with what comes behind it.
+    fn take(&mut self, entry: Arc<Entry>, spoiled: bool) -> bool {
+        let ends = spoiled || entry.object.as_ref().is_some_and(|object| self.policy.is_large(object.bytes));
+        for entered in &mut self.entered {
+            entered.begins_apart.get_or_insert(ends);
+            entered.spoiled |= spoiled;
+        }
+        self.small.push(entry);
+        ends
+    }
+
+    /// The end of the chunk that was entered last: whether its first entry joins nothing, if nothing was to be merged in
+    /// it and that holds the next time too.
+    fn leave(&mut self) -> Option<bool> {
+        let Entered { after_apart, begins_apart, merges, spoiled } = self.entered.pop()?;
+        let begins_apart = begins_apart.unwrap_or(false);
+        (merges == self.merges && !spoiled && (after_apart || begins_apart)).then_some(begins_apart)
+    }
 }
 
 fn count(report: &VacuumReport) {
