@@ -173,7 +173,19 @@ pub(crate) fn upkeep_bytes_max(memory_limit: u64) -> u64 {
     memory_limit / 256
 }
 
+/// Bytes of an object that merging or compaction makes, which is in memory until it is put: a share of `memory.limit`.
+/// What would be larger becomes several objects.
+pub(crate) fn rewrite_bytes_max(memory_limit: u64) -> u64 {
+    memory_limit / 16
+}
+
 impl StorageSettings {
+    /// What merging aims at: `merge.object_bytes`, or less, so that even the largest merge, half as much again, is not
+    /// more than [`rewrite_bytes_max`].
+    pub(crate) fn merged_object_bytes(&self) -> u64 {
+        self.merge_object_bytes.min(rewrite_bytes_max(self.memory_limit) / 3 * 2).max(1)
+    }
+
     /// What `memory.limit` leaves for queries beside the caches of storage.
     #[must_use]
     pub fn query_memory_bytes(&self) -> u64 {
@@ -194,6 +206,12 @@ mod tests {
             let caches = memory_limit - settings.query_memory_bytes();
             assert!(caches <= memory_limit / 8, "{caches} of {memory_limit}");
         }
+    }
+
+    #[test]
+    fn merging_aims_at_what_fits_into_memory() {
+        let aim = |memory_limit| StorageSettings { memory_limit, ..StorageSettings::default() }.merged_object_bytes();
+        assert_eq!((aim(4 << 30), aim(1 << 30), aim(1)), (128 << 20, (64 << 20) / 3 * 2, 1));
     }
 
     #[test]

@@ -50,6 +50,7 @@ use crate::object::claim;
 use crate::object::open;
 use crate::object::open::Opening;
 use crate::record::batch::BatchLimits;
+use crate::settings::rewrite_bytes_max;
 use crate::storage::OpenOptions;
 use crate::tier::cold::{Cold, Writer};
 use crate::tier::housekeeping::Housekeeping;
@@ -131,13 +132,14 @@ impl Tier {
             limits,
             run_bytes_max,
             declared_by: DeclaredBy::clone(&declared_by),
+            rewrite_bytes_max: rewrite_bytes_max(settings.memory_limit),
         };
         let (held_by, spoiled) = (HeldBy::default(), Arc::<Spoiled>::default());
         let grace_us = i64::try_from(settings.sweep_grace_ms.saturating_mul(1000)).unwrap_or(i64::MAX);
         let upkeep = Upkeep {
             runner: runner.clone(),
             held_by: HeldBy::clone(&held_by),
-            object_bytes: settings.merge_object_bytes,
+            object_bytes: settings.merged_object_bytes(),
             memory_bytes: settings.compaction_memory_bytes,
             sweeper: Sweeper::new(Arc::clone(&cold), grace_us, node.clock().now_us()),
             spoiled: Arc::clone(&spoiled),
@@ -254,6 +256,7 @@ impl Tier {
             limits: self.limits,
             run_bytes_max: self.node.settings().tier_run_bytes_max,
             declared_by: DeclaredBy::default(),
+            rewrite_bytes_max: rewrite_bytes_max(self.node.settings().memory_limit),
         };
         Upkeep {
             runner,

@@ -2,10 +2,12 @@
 //! that go. Merging and compaction are both this.
 //!
 //! Row groups are read one by one and written as soon as enough rows are together, so memory holds a few row groups and
-//! the object being made, whatever the entries hold. Raw columns are copied as they are; declared ones are decoded anew,
+//! the object being made, whatever the entries hold. An object that would take more than its share of `memory.limit` is put
+//! and another begun: then several entries come of it, cut between two row groups. Raw columns are copied as they are; declared ones are decoded anew,
 //! so that objects of different declarations can become one. What is read is checked against its checksums, and before
 //! anything is published the rows are counted: what did not go must be there.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
@@ -17,7 +19,7 @@ use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use crate::error::{Error, Result};
 use crate::ids::TopicId;
-use crate::manifest::model::{Cover, Entry, GroupAt, Lost, TopicManifest};
+use crate::manifest::model::{Cover, Entry, GroupAt, Lost, Object, TopicManifest};
 use crate::manifest::uploads::Upload;
 use crate::record::columns::{RecordColumn, record_schema};
 use crate::record::format::RecordFormat;
@@ -54,8 +56,8 @@ impl Goes for NoneGoes {
 /// What came of it.
 #[derive(Debug)]
 pub(crate) struct Rewritten {
-    /// In the place of the others.
-    pub(crate) entry: Entry,
+    /// In the place of the others; one, unless that would have been too large.
+    pub(crate) entries: Vec<Entry>,
     /// Rows that went because they were marked.
     pub(crate) rows_removed: u64,
     /// What was put is swept if this is dropped before it is published.
@@ -101,31 +103,71 @@ impl Runner {
         let groups = groups_in_order(entries);
         let reads: Vec<_> = groups.iter().map(|at| read_group(&self.cold, at, &RecordColumn::ALL).boxed()).collect();
         let mut reads = stream::iter(reads).buffered(READS_MAX);
-        for at in &groups {
+        let upload = self.cold.begin(topic);
+        let mut rest = Rest { covers: covers(entries), lost: lost(entries) };
+        let mut made = Vec::new();
+        for (number, at) in groups.iter().enumerate() {
             let Some(rows) = reads.try_next().await? else { break };
             rows_read += rows.num_rows() as u64;
             let start = manifest.start(at.group.partition);
             let kept = keep(&rows, at, start, goes, &mut rows_below, &mut rows_removed)?;
             cutter = cutter.push(at.group.partition, kept).await?;
+            if number + 1 < groups.len() && cutter.is_full(self.rewrite_bytes_max) {
+                let object = self.put_made(topic, &upload, cutter).await?;
+                let (covers, lost) = rest.cut(at.group.partition, at.group.last_offset + 1);
+                made.push(Entry { covers, object, lost });
+                cutter = Cutter::new(topic, format.map(Declared::new).transpose()?)?;
+            }
         }
         drop(reads);
-        let finished = cutter.finish().await?;
-        let upload = self.cold.begin(topic);
-        let object = match finished {
-            Some(finished) => Some(self.put(topic, &upload, finished).await?),
-            None => None,
-        };
-        let (covers, lost) = (covers(entries), lost(entries));
-        let entry = Entry { covers, object, lost };
+        let object = self.put_made(topic, &upload, cutter).await?;
+        made.push(Entry { covers: rest.covers, object, lost: rest.lost });
         let expected: u64 = groups.iter().map(|at| u64::from(at.group.rows)).sum();
-        let written =
-            entry.object.iter().flat_map(|object| &object.row_groups).map(|group| u64::from(group.rows)).sum::<u64>();
+        let objects = made.iter().filter_map(|entry| entry.object.as_ref());
+        let written = objects.flat_map(|object| &object.row_groups).map(|group| u64::from(group.rows)).sum::<u64>();
         if rows_read != expected || written + rows_removed + rows_below != rows_read {
             let reason =
                 format!("of {expected} rows {rows_read} were read and {written} written, {rows_removed} were to go");
             return Err(Error::Corrupt { place: format!("rewriting topic {topic}"), reason });
         }
-        Ok(Rewritten { entry, rows_removed, upload })
+        Ok(Rewritten { entries: made, rows_removed, upload })
+    }
+
+    async fn put_made(&self, topic: TopicId, upload: &Upload, cutter: Cutter) -> Result<Option<Object>> {
+        match cutter.finish().await? {
+            Some(finished) => self.put(topic, upload, finished).await.map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// What the entries still to be made cover.
+struct Rest {
+    covers: Vec<Cover>,
+    lost: Vec<Lost>,
+}
+
+impl Rest {
+    /// Takes off what lies before an offset of a partition, partitions before that included.
+    fn cut(&mut self, partition: i32, offset: i64) -> (Vec<Cover>, Vec<Lost>) {
+        // The part of a range that lies before, and the one that does not; either may be nothing.
+        let parts = |of: i32, start: i64, end: i64| match of.cmp(&partition) {
+            Ordering::Less => (start, end, end),
+            Ordering::Equal => (start, offset.clamp(start, end), end),
+            Ordering::Greater => (start, start, end),
+        };
+        let (mut covers, mut lost) = (Vec::new(), Vec::new());
+        for cover in std::mem::take(&mut self.covers) {
+            let (start, middle, end) = parts(cover.partition, cover.start, cover.end);
+            covers.extend((start < middle).then_some(Cover { end: middle, ..cover }));
+            self.covers.extend((middle < end).then_some(Cover { start: middle, ..cover }));
+        }
+        for range in std::mem::take(&mut self.lost) {
+            let (start, middle, end) = parts(range.partition, range.start, range.end);
+            lost.extend((start < middle).then(|| Lost { end: middle, ..range.clone() }));
+            self.lost.extend((middle < end).then_some(Lost { start: middle, ..range }));
+        }
+        (covers, lost)
     }
 }
 
@@ -214,6 +256,12 @@ impl Cutter {
         Ok(self)
     }
 
+    /// Whether there are rows, and another row group might make more than so many bytes.
+    fn is_full(&self, bytes_max: u64) -> bool {
+        let any = self.rows > 0 || self.file.has_rows();
+        any && (self.file.bytes() + self.bytes + GROUP_BYTES_MAX) as u64 > bytes_max
+    }
+
     /// Writes what waits, where encoding it keeps nobody else from working.
     async fn write(mut self) -> Result<Self> {
         if self.waiting.is_empty() {
@@ -245,4 +293,26 @@ fn record_bytes(rows: &RecordBatch) -> usize {
     let fields = headers.values().as_struct().columns();
     let of_headers: usize = fields.iter().map(|field| span(field.as_binary::<i32>().value_offsets())).sum();
     bytes(RecordColumn::Key) + bytes(RecordColumn::Value) + of_headers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_cut_covers_what_was_covered_and_nothing_twice() {
+        let cover = |partition, start, end| Cover { partition, start, end };
+        let lost = |partition, start, end| Lost { partition, start, end, place: "there".to_owned() };
+        let mut rest = Rest {
+            covers: vec![cover(0, 0, 10), cover(1, 5, 20), cover(2, 0, 3)],
+            lost: vec![lost(1, 8, 12), lost(1, 15, 16)],
+        };
+        assert_eq!(rest.cut(0, 10), (vec![cover(0, 0, 10)], vec![]));
+        assert_eq!(rest.cut(1, 10), (vec![cover(1, 5, 10)], vec![lost(1, 8, 10)]));
+        assert_eq!(rest.cut(1, 10), (vec![], vec![]));
+        assert_eq!(
+            (rest.covers, rest.lost),
+            (vec![cover(1, 10, 20), cover(2, 0, 3)], vec![lost(1, 10, 12), lost(1, 15, 16)])
+        );
+    }
 }

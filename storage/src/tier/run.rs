@@ -37,6 +37,8 @@ pub(crate) struct Runner {
     /// `tier.run_bytes_max`.
     pub(crate) run_bytes_max: u64,
     pub(crate) declared_by: DeclaredBy,
+    /// Bytes of an object made of others, unless a single record is larger.
+    pub(crate) rewrite_bytes_max: u64,
 }
 
 /// One partition's part of a run.

@@ -31,6 +31,7 @@ use crate::testing::fault::{Fault, Faults, FaultyStore};
 use crate::tier::cleaned::{Cleaned, Horizon, stored_name};
 use crate::tier::cold::Cold;
 use crate::tier::retain::Retention;
+use crate::tier::rewrite::NoneGoes;
 use crate::tier::seal::SealPolicy;
 use crate::tier::upkeep::{Effort, Upkeep};
 use crate::tier::{Tier, compact};
@@ -487,6 +488,57 @@ async fn a_missing_object_is_named_and_left_alone_and_work_goes_on_around_it() {
     assert!(matches!(&error, Error::Corrupt { place, .. } if *place == missing), "{error}");
     // There is no more to do, and nothing fails.
     assert_eq!(tier.vacuum(Some(id)).await.unwrap().bytes_rewritten, 0);
+    stop(node, tier).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_be_too_large_an_object_becomes_several() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    for _ in 0..5 {
+        bench.produce(&node, 10).await;
+        tier.checkpoint().await.unwrap();
+    }
+    let topic = node.topic_by_id(bench.topic).unwrap();
+    let mut report = VacuumReport::default();
+    // A row group each, however little memory there is.
+    let mut upkeep = tier.upkeep_for_test();
+    upkeep.runner.rewrite_bytes_max = 1;
+    let manifest = tier.cold().manifests.get(bench.topic);
+    let entries: Vec<_> = tier.cold().entries(&manifest).try_collect().await.unwrap();
+    let rewritten = upkeep.runner.rewrite(&manifest, &entries, &NoneGoes).await.unwrap();
+    let covers: Vec<_> = rewritten.entries.iter().map(|entry| (entry.covers[0].start, entry.covers[0].end)).collect();
+    assert_eq!(covers, [(0, 10), (10, 20), (20, 30), (30, 40), (40, 50)]);
+    drop(rewritten);
+    // With memory enough, one.
+    upkeep.runner.rewrite_bytes_max = 1 << 30;
+    upkeep.merge(&topic, Effort::All, &mut report).await.unwrap();
+    assert_eq!((report.objects_merged, report.objects_written), (5, 1));
+    assert_eq!(bench.offsets(&node, &tier).await, (0..50).collect::<Vec<_>>());
+    stop(node, tier).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_objects_take_the_place_of_others_with_all_their_rows() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    for _ in 0..5 {
+        bench.produce(&node, 10).await;
+        tier.checkpoint().await.unwrap();
+    }
+    let (id, cold) = (bench.topic, tier.cold());
+    let mut upkeep = tier.upkeep_for_test();
+    upkeep.runner.rewrite_bytes_max = 1;
+    let manifest = cold.manifests.get(id);
+    let entries: Vec<_> = cold.entries(&manifest).try_collect().await.unwrap();
+    let rewritten = upkeep.runner.rewrite(&manifest, &entries[1..4], &NoneGoes).await.unwrap();
+    let removed = entries[1..4].iter().map(|entry| entry.object.as_ref().unwrap().path.clone()).collect();
+    let edit = Edit::Replace { removed, added: rewritten.entries, history_start_us: None };
+    cold.publish(id, edit).await.unwrap();
+    drop(rewritten.upload);
+    let after: Vec<_> = cold.entries(&cold.manifests.get(id)).try_collect().await.unwrap();
+    assert_eq!(after.iter().map(|entry| entry.covers[0].start).collect::<Vec<_>>(), [0, 10, 20, 30, 40]);
+    assert_eq!(bench.offsets(&node, &tier).await, (0..50).collect::<Vec<_>>());
     stop(node, tier).await;
 }
 

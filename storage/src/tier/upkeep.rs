@@ -78,7 +78,7 @@ struct Removal<'a> {
 pub(crate) struct Upkeep {
     pub(crate) runner: Runner,
     pub(crate) held_by: HeldBy,
-    /// `merge.object_bytes`.
+    /// What merging aims at.
     pub(crate) object_bytes: u64,
     /// `compaction.memory_bytes`.
     pub(crate) memory_bytes: u64,
@@ -381,12 +381,13 @@ impl Upkeep {
         let rewritten = self.runner.rewrite(manifest, entries, goes).await?;
         let objects = entries.iter().filter_map(|entry| entry.object.as_ref());
         let removed: Vec<String> = objects.map(|object| object.path.clone()).collect();
-        let written = rewritten.entry.object.as_ref().map(|object| object.bytes);
-        report.bytes_rewritten += written.unwrap_or(0);
+        let written = || rewritten.entries.iter().filter_map(|entry| entry.object.as_ref());
+        let (bytes, objects_written) = (written().map(|object| object.bytes).sum::<u64>(), written().count());
+        report.bytes_rewritten += bytes;
         worker::crash_point("after a rewritten object is put");
         let (topic, objects, rows_removed) = (manifest.topic, removed.len(), rewritten.rows_removed);
         // What is put and not published is swept.
-        let (added, upload) = (vec![rewritten.entry], rewritten.upload);
+        let (added, upload) = (rewritten.entries, rewritten.upload);
         let history_start_us = removal.map(|removal| removal.history_start_us);
         let edit = Edit::Replace { removed: removed.clone(), added, history_start_us };
         let cold = &self.runner.cold;
@@ -399,9 +400,9 @@ impl Upkeep {
             return Ok(false);
         }
         self.spoiled.forget(&removed);
-        tracing::info!(%topic, objects, rows_removed, bytes = written.unwrap_or(0), "rewritten");
+        tracing::info!(%topic, objects, objects_written, rows_removed, bytes, "rewritten");
         report.objects_merged += objects as u64;
-        report.objects_written += u64::from(written.is_some());
+        report.objects_written += objects_written as u64;
         report.rows_removed += rows_removed;
         Ok(true)
     }

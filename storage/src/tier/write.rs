@@ -88,6 +88,16 @@ impl ObjectFile {
         Ok(())
     }
 
+    /// Whether any row group has been written.
+    pub(crate) fn has_rows(&self) -> bool {
+        !self.row_groups.is_empty()
+    }
+
+    /// What has been written so far, all of it in memory.
+    pub(crate) fn bytes(&self) -> usize {
+        self.parquet.bytes_written()
+    }
+
     /// The object; `None` if it has no rows.
     ///
     /// # Errors
