@@ -123,7 +123,7 @@ settings! {
         tier_age_max_ms: i64 = 600_000, "tier.age_max", "ms", "age of a partition's oldest untiered record that makes it due for tiering";
         sweep_grace_ms: u64 = 900_000, "sweep.grace", "ms", "how long files that no manifest needs any more stay in the object store";
         tier_run_bytes_max: u64 = 128 << 20, "tier.run_bytes_max", "bytes", "log bytes one tiering run takes into memory at the most";
-        merge_object_bytes: u64 = 128 << 20, "merge.object_bytes", "bytes", "size that merging aims at; objects of half of it stay as they are";
+        merge_object_bytes: u64 = 128 << 20, "merge.object_bytes", "bytes", "size that merging aims at, less if that is more than 1/24 of memory.limit; objects of half of it stay as they are";
         compaction_memory_bytes: u64 = 64 << 20, "compaction.memory_bytes", "bytes", "memory for keys and marks while a topic is compacted; more keys take several passes";
         housekeeping_interval_ms: u64 = 60_000, "housekeeping.interval", "ms", "how often retention, compaction, merging and sweeping are looked at; 0: on VACUUM only";
         wal_commit_bytes_max: u64 = 8 << 20, "wal.commit_bytes_max", "bytes", "largest atomic commit";
