@@ -33,8 +33,8 @@ struct OfTopic {
     swept: Swept,
     /// Held while a publish is on its way.
     turn: Arc<Mutex<()>>,
-    /// A publish that takes rows away was begun, and nothing has counted since.
-    unsettled: bool,
+    /// Since a publish that takes rows away was begun something has counted.
+    settled: bool,
 }
 
 impl Manifests {
@@ -75,20 +75,23 @@ impl Manifests {
         let of_topic = topics.entry(manifest.topic).or_insert_with(|| OfTopic::new(manifest.topic));
         let before = std::mem::replace(&mut of_topic.newest, Arc::clone(&manifest));
         of_topic.older.push(Arc::downgrade(&before));
-        of_topic.unsettled = false;
+        of_topic.settled = true;
         drop(before);
         of_topic.older.retain(|older| older.strong_count() > 0);
         manifest
     }
 
-    /// A publish that takes rows away is begun; the next manifest that is installed settles what becomes of it.
-    pub(crate) fn note_unsettled(&self, topic: TopicId) {
-        self.topics.write().entry(topic).or_insert_with(|| OfTopic::new(topic)).unsettled = true;
+    /// Notes whether a publish that takes rows away may yet come to count; whether it was settled before. The next manifest
+    /// that is installed settles it.
+    pub(crate) fn note_settled(&self, topic: TopicId, settled: bool) -> bool {
+        let mut topics = self.topics.write();
+        let of_topic = topics.entry(topic).or_insert_with(|| OfTopic::new(topic));
+        std::mem::replace(&mut of_topic.settled, settled)
     }
 
-    /// Whether such a publish may yet come to count.
-    pub(crate) fn is_unsettled(&self, topic: TopicId) -> bool {
-        self.topics.read().get(&topic).is_some_and(|of_topic| of_topic.unsettled)
+    /// Whether no publish that takes rows away may yet come to count.
+    pub(crate) fn is_settled(&self, topic: TopicId) -> bool {
+        self.topics.read().get(&topic).is_none_or(|of_topic| of_topic.settled)
     }
 
     /// The oldest version of a topic's manifest that somebody holds or can get.
@@ -134,6 +137,6 @@ impl Manifests {
 impl OfTopic {
     fn new(topic: TopicId) -> Self {
         let newest = Arc::new(TopicManifest::empty(topic));
-        Self { newest, older: Vec::new(), swept: Swept::default(), turn: Arc::default(), unsettled: false }
+        Self { newest, older: Vec::new(), swept: Swept::default(), turn: Arc::default(), settled: true }
     }
 }

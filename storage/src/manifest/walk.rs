@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::stream::{self, BoxStream, StreamExt};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::manifest::chunks::Chunks;
 use crate::manifest::codec::Content;
 use crate::manifest::model::{ChunkRef, Cover, Entry, Summary, TopicManifest, Wanted};
@@ -54,7 +54,7 @@ fn walk(chunks: Arc<Chunks>, manifest: Arc<TopicManifest>, which: Which) -> Entr
     let next = move |mut cursor: Cursor| async move {
         loop {
             match cursor.step() {
-                None => return Ok(None),
+                None => return Ok::<_, Error>(None),
                 Some(Met::Entry(entry)) if which.touches(&entry.covers) => return Ok(Some((entry, cursor))),
                 Some(Met::Chunk(chunk)) if which.may_hold(&chunk.summary) => cursor.enter(&chunk).await?,
                 Some(_) => {}
@@ -100,7 +100,7 @@ impl Cursor {
     /// Reads a chunk that was met just now: what it holds comes next.
     ///
     /// # Errors
-    /// [`crate::Error::ObjectStore`], [`crate::Error::Corrupt`].
+    /// [`Error::ObjectStore`], [`Error::Corrupt`].
     pub(crate) async fn enter(&mut self, chunk: &Arc<ChunkRef>) -> Result<()> {
         let content = self.chunks.read(&self.manifest, chunk).await?;
         self.waiting.push(Met::End(Arc::clone(chunk)));

@@ -4,11 +4,11 @@
 //! input may go. Between looking who needs what and publishing, nothing slips:
 //!
 //! 1. A query is known to whoever asks who needs what (its definition is durable and shown) before it reads a record, and
-//!    before it reads one it waits for [`Cold::settle`].
-//! 2. Compaction asks while it has the turn of the topic, and keeps the turn until what it publishes counts or not
-//!    ([`Cold::publish_while`]).
-//! 3. If it had the turn before the query was in [`Cold::settle`], what it took away was gone before the query read
-//!    anything, now and at every later start. If it has the turn afterwards, it is told that the query needs it.
+//!    before it reads one it passes [`Cold::settle`].
+//! 2. Compaction notes that a topic is unsettled, and only then asks who needs its rows. It has the topic's turn from before
+//!    that until what it publishes counts or not ([`Cold::publish_while`]).
+//! 3. If the query finds the topic settled, compaction asks after the query was known, and is told; or what it took away is
+//!    gone, now and at every later start. If not, the query waits for the turn, and the same is true.
 //! 4. A publish of which nobody learned whether it was applied, because the store did not answer or it was stopped, is
 //!    settled by one that takes nothing away and whose root sorts behind it: then the rows are all there for good, however
 //!    late the other arrives.
@@ -130,10 +130,11 @@ impl Cold {
         is_free: &(dyn Fn() -> bool + Sync),
     ) -> Result<Option<Arc<TopicManifest>>> {
         let turn = self.manifests.turn(topic).await;
+        let was_settled = self.manifests.note_settled(topic, false);
         if !is_free() {
+            self.manifests.note_settled(topic, was_settled);
             return Ok(None);
         }
-        self.manifests.note_unsettled(topic);
         self.publish_in(&turn, topic, edit).await.map(Some)
     }
 
@@ -143,8 +144,11 @@ impl Cold {
     /// # Errors
     /// As [`Cold::publish`].
     pub(crate) async fn settle(&self, topic: TopicId) -> Result<()> {
+        if self.manifests.is_settled(topic) {
+            return Ok(());
+        }
         let turn = self.manifests.turn(topic).await;
-        if self.manifests.is_unsettled(topic) {
+        if !self.manifests.is_settled(topic) {
             self.publish_in(&turn, topic, Edit::Trim { starts: vec![] }).await?;
         }
         Ok(())

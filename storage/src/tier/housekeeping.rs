@@ -74,6 +74,13 @@ struct Trouble {
     until_us: i64,
 }
 
+impl Trouble {
+    /// Whether the topic is left alone; not by a clock that was set back since.
+    fn rests(self, now_us: i64) -> bool {
+        (self.until_us.saturating_sub(self.pause_us)..self.until_us).contains(&now_us)
+    }
+}
+
 struct Work {
     upkeep: Upkeep,
     waiting: mpsc::Receiver<Request>,
@@ -157,7 +164,7 @@ impl Work {
         }
         let left: Vec<_> = topics(&node).into_iter().filter(|topic| self.after < Some(topic.id)).collect();
         for topic in left.iter().take(TOPICS_MAX) {
-            let rests = self.troubles.get(&topic.id).is_some_and(|trouble| now_us < trouble.until_us);
+            let rests = self.troubles.get(&topic.id).is_some_and(|trouble| trouble.rests(now_us));
             if !rests {
                 // The error has been told.
                 let _ = self.keep(&node, topic, Effort::Due).await;
@@ -235,4 +242,16 @@ fn topics(node: &Node) -> Vec<Arc<Topic>> {
     let mut topics: Vec<_> = node.topics().into_iter().filter(|topic| !topic.internal).collect();
     topics.sort_by_key(|topic| topic.id);
     topics
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_failed_rests_for_its_pause_and_not_for_longer_when_the_clock_is_set_back() {
+        let trouble = Trouble { pause_us: 10, until_us: 110 };
+        assert!(trouble.rests(100) && trouble.rests(109));
+        assert!(!trouble.rests(110) && !trouble.rests(99));
+    }
 }

@@ -206,7 +206,7 @@ impl Tier {
         }
         let spoiled = self.spoiled.all().into_iter().filter_map(|(topic, path, reason)| {
             let topic = self.node.topic_by_id(topic)?;
-            Some(format!("object {} of topic {} cannot be read: {reason}", path, topic.name))
+            Some(format!("object {path} of topic {} cannot be read: {reason}", topic.name))
         });
         words.extend(spoiled.take(LOST_MAX));
         words

@@ -94,7 +94,7 @@ impl Tier {
                 let spoiled = entry.object.as_ref().filter(|object| self.spoiled.reason(&object.path).is_some());
                 let unreadable = spoiled.into_iter().flat_map(|object| {
                     let whole = entry.covers.iter().map(|cover| (cover.partition, cover.start, cover.end));
-                    whole.map(|(partition, start, end)| Lost { partition, start, end, place: object.path.clone() })
+                    whole.map(move |(partition, start, end)| Lost { partition, start, end, place: object.path.clone() })
                 });
                 for lost in unreadable.chain(entry.lost.iter().cloned()) {
                     let start = lost.start.max(manifest.start(lost.partition));

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
+use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -410,7 +411,7 @@ async fn who_settles_waits_for_what_was_begun_and_sees_the_same_after_a_restart(
         history_start_us: Some(5),
     };
     let refused = cold.publish_while(topic, removal.clone(), &|| false).await.unwrap();
-    assert!(refused.is_none() && !cold.manifests.is_unsettled(topic));
+    assert!(refused.is_none() && cold.manifests.is_settled(topic));
 
     // It is put, and nobody learns of it; then whoever held the turn goes.
     bench.lay("/manifest/", &[Fault::LoseAnswer]);
@@ -428,10 +429,10 @@ async fn who_settles_waits_for_what_was_begun_and_sees_the_same_after_a_restart(
         done = publishing => assert!(done.is_err(), "the store never answers"),
         () = is_put => {}
     }
-    assert!(cold.manifests.is_unsettled(topic));
+    assert!(!cold.manifests.is_settled(topic));
     bench.heal().await;
     cold.settle(topic).await.unwrap();
-    assert!(!cold.manifests.is_unsettled(topic));
+    assert!(cold.manifests.is_settled(topic));
     assert_eq!(bench.offsets(&node, &tier).await, (0..10).collect::<Vec<_>>());
     let settled = cold.manifests.get(topic).version;
     // There is nothing to settle any more.
@@ -481,7 +482,7 @@ async fn a_missing_object_is_named_and_left_alone_and_work_goes_on_around_it() {
         let pinned = Pinned::pin(&node, &tier, &[id], &HashMap::new()).unwrap();
         let request = ScanRequest { offset_start, offset_end, ..ScanRequest::all(vec![RecordColumn::Offset]) };
         let rows = pinned.scan(bench.partition(), request).unwrap().try_collect::<Vec<_>>().await;
-        rows.map(|rows| rows.iter().map(|rows| rows.num_rows()).sum::<usize>())
+        rows.map(|rows| rows.iter().map(RecordBatch::num_rows).sum::<usize>())
     };
     assert_eq!((read(0, 4).await.unwrap(), read(6, 12).await.unwrap()), (2, 4));
     let error = read(0, 12).await.unwrap_err();
