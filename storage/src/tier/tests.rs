@@ -655,52 +655,38 @@ async fn a_consumer_whose_offset_goes_while_it_is_read_is_told_so_and_never_give
 
 // --- many partitions ---
 
-/// The shortest of some tries.
-fn shortest(mut work: impl FnMut()) -> Duration {
-    let tries = (0..5).map(|_| {
-        let before = std::time::Instant::now();
-        work();
-        before.elapsed()
-    });
-    tries.min().unwrap()
-}
+/// What is linear takes a second at the most with so many partitions, what is quadratic a minute at the least.
+const MANY: i32 = 40_000;
 
 #[test]
-fn what_is_done_to_a_topic_costs_ten_times_as_much_with_ten_times_the_partitions() {
+fn nothing_that_is_done_to_a_topic_is_quadratic_in_its_partitions() {
     let topic = TopicId(uuid::Uuid::from_u128(1));
-    let work = |partitions: i32| {
-        let covers = |start| (0..partitions).map(|partition| (partition, start, start + 10)).collect::<Vec<_>>();
-        let entries = [Arc::new(entry("a", &covers(0))), Arc::new(entry("b", &covers(10)))];
-        let whole = (0..partitions).map(|partition| (partition, 0, 20)).collect::<Vec<_>>();
-        let added = [entry("c", &whole)];
-        let backlog: Vec<_> = (0..partitions)
-            .map(|partition| Backlog {
-                partition: TopicPartition { topic, partition },
-                tiered_end: 0,
-                last_stable_offset: 10,
-                untiered_bytes: 100,
-                oldest_commit_time_us: Some(0),
-            })
-            .collect();
-        let manifest = TopicManifest::empty(topic);
-        let policy = SealPolicy { bytes_min: 100, age_max_us: 1000 };
-        shortest(|| {
-            assert_eq!(policy.due(&backlog, 0)[&topic].len(), backlog.len());
-            entries.iter().for_each(|entry| invariant::entry_is_sound(topic, entry).unwrap());
-            invariant::replacement_is_sound(&manifest, &entries, &added, None).unwrap();
-            assert_eq!(entries.iter().flat_map(compact::groups_of).count(), 2 * backlog.len());
-            let found = (0..partitions).map(|partition| groups_of(&entries[1], partition, 10, 20).count());
-            assert_eq!(found.sum::<usize>(), backlog.len());
-        })
+    let covers = |start, end| (0..MANY).map(|partition| (partition, start, end)).collect::<Vec<_>>();
+    let entries = [Arc::new(entry("a", &covers(0, 10))), Arc::new(entry("b", &covers(10, 20)))];
+    let added = [entry("c", &covers(0, 20))];
+    let waiting = |partition| Backlog {
+        partition: TopicPartition { topic, partition },
+        tiered_end: 0,
+        last_stable_offset: 10,
+        untiered_bytes: 100,
+        oldest_commit_time_us: Some(0),
     };
-    let (few, many) = (work(1_000), work(10_000));
-    // A hundred times as much if any of it were quadratic.
-    assert!(many < few * 40, "{few:?} for 1,000 partitions, {many:?} for 10,000");
+    let backlog: Vec<_> = (0..MANY).map(waiting).collect();
+    let policy = SealPolicy { bytes_min: 100, age_max_us: 1000 };
+    let before = std::time::Instant::now();
+    assert_eq!(policy.due(&backlog, 0)[&topic].len(), backlog.len());
+    entries.iter().for_each(|entry| invariant::entry_is_sound(topic, entry).unwrap());
+    invariant::replacement_is_sound(&TopicManifest::empty(topic), &entries, &added, None).unwrap();
+    assert_eq!(entries.iter().flat_map(compact::groups_of).count(), 2 * backlog.len());
+    let found = (0..MANY).map(|partition| groups_of(&entries[1], partition, 10, 20).count());
+    assert_eq!(found.sum::<usize>(), backlog.len());
+    let took = before.elapsed();
+    assert!(took < Duration::from_secs(15), "{took:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_partitions_become_one_object() {
-    const PARTITIONS: i32 = 10_000;
+async fn a_thousand_partitions_become_one_object() {
+    const PARTITIONS: i32 = 1_000;
     let bench = Bench::new();
     let (node, tier) = bench.open().await;
     let create = TopicChange::Create {
@@ -718,7 +704,7 @@ async fn ten_thousand_partitions_become_one_object() {
     let before = std::time::Instant::now();
     let report = tier.checkpoint().await.unwrap();
     println!("{PARTITIONS} partitions are tiered in {:?}", before.elapsed());
-    assert_eq!((report.objects, report.rows), (1, 10_000));
+    assert_eq!((report.objects, report.rows), (1, 1_000));
     let ends = (0..PARTITIONS).map(|partition| node.watermarks(TopicPartition { topic: bench.topic, partition }));
     assert!(ends.into_iter().all(|ends| ends.unwrap().tiered_end_offset == 1));
     stop(node, tier).await;
