@@ -675,6 +675,8 @@ async fn what_an_older_epoch_published_after_the_claim_never_counts_again() {
 
 /// Objects of one chunk and chunks of one above, as they come about.
 const CHUNK_OBJECTS: i64 = 1_000;
+/// Objects that a root holds itself, as many as its tail takes.
+const TAIL_OBJECTS: i64 = 50;
 const LEVEL_CHUNKS: usize = 300;
 
 fn put(folder: &std::path::Path, path: &object_store::path::Path, bytes: &[u8]) {
@@ -697,9 +699,9 @@ fn put_manifest(folder: &std::path::Path, topic: TopicId, objects: i64) -> usize
         entry(path.as_ref(), &[(0, number * 10, number * 10 + 10)])
     };
     let mut chunks: Vec<Arc<ChunkRef>> = Vec::new();
-    let in_chunks = objects / CHUNK_OBJECTS * CHUNK_OBJECTS;
+    let in_chunks = (objects - TAIL_OBJECTS).max(0);
     for first in (0..in_chunks).step_by(usize::try_from(CHUNK_OBJECTS).unwrap()) {
-        let entries = (first..first + CHUNK_OBJECTS).map(|number| Arc::new(object(number))).collect();
+        let entries = (first..in_chunks.min(first + CHUNK_OBJECTS)).map(|number| Arc::new(object(number))).collect();
         chunks.push(Arc::new(put_chunk(folder, topic, &Content::Entries(entries))));
     }
     let higher = chunks.chunks(LEVEL_CHUNKS).filter(|part| part.len() == LEVEL_CHUNKS);
