@@ -46,6 +46,9 @@ pub struct ServeFlags {
     /// Where it keeps what it keeps.
     #[command(flatten)]
     pub stored: StoredFlags,
+    /// Begin from the object store alone if the data directory is empty: from its newest checkpoint. Make sure first that the node that used it is stopped [default: false]
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub take_over: Option<String>,
     /// Where Kafka clients connect; port 0 takes a free one [default: 127.0.0.1:9092]
     #[arg(long, value_name = "HOST:PORT")]
     pub kafka_addr: Option<String>,
@@ -66,6 +69,7 @@ impl ServeFlags {
         [
             ("data_dir", &self.stored.data_dir),
             ("object_store", &self.stored.object_store),
+            ("take_over", &self.take_over),
             ("kafka_addr", &self.kafka_addr),
             ("kafka_advertised", &self.kafka_advertised),
             ("postgres_addr", &self.postgres_addr),

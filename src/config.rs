@@ -21,13 +21,14 @@ const ENVIRONMENT_PREFIX: &str = "AQUIFER_";
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// What the process itself is told, beside the tables of storage and server: name, unit, reason.
-const PROCESS_SETTINGS: [(&str, &str, &str); 6] = [
+const PROCESS_SETTINGS: [(&str, &str, &str); 7] = [
     ("data_dir", "path", "directory for the log and, unless told otherwise, the objects"),
     (
         "object_store",
         "URL",
         "where history goes: s3://, gs://, az://, file:/// or memory:; empty for a folder below the data directory",
     ),
+    ("take_over", "true or false", "begin from the object store alone if the data directory is empty"),
     ("kafka_addr", "HOST:PORT", "where Kafka clients connect"),
     ("kafka_advertised", "HOST:PORT", "what Kafka clients are told to connect to; empty for the address listened on"),
     ("postgres_addr", "HOST:PORT", "where psql and Postgres drivers connect"),
@@ -41,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) data_dir: PathBuf,
     /// `None`: a folder below the data directory.
     pub(crate) object_store: Option<String>,
+    /// An empty data directory is made from the object store.
+    pub(crate) take_over: bool,
     /// What the URL does not say of it.
     pub(crate) object_store_options: ObjectStoreOptions,
     /// `HOST:PORT`.
@@ -64,6 +67,7 @@ impl Default for Config {
         Self {
             data_dir: PathBuf::from("./aquifer-data"),
             object_store: None,
+            take_over: false,
             object_store_options: ObjectStoreOptions::default(),
             kafka_addr: "127.0.0.1:9092".to_owned(),
             kafka_advertised: None,
@@ -120,6 +124,7 @@ impl Config {
         let values = [
             self.data_dir.display().to_string(),
             self.object_store.clone().unwrap_or_default(),
+            self.take_over.to_string(),
             self.kafka_addr.clone(),
             self.kafka_advertised.clone().unwrap_or_default(),
             self.postgres_addr.clone(),
@@ -137,6 +142,9 @@ impl Config {
             "data_dir" if text.is_empty() => return Err("is empty; name a directory".to_owned()),
             "data_dir" => self.data_dir = PathBuf::from(text),
             "object_store" => self.object_store = (!text.is_empty()).then(|| text.to_owned()),
+            "take_over" => {
+                self.take_over = text.parse().map_err(|_| format!("'{text}' is neither true nor false"))?;
+            }
             "kafka_addr" => self.kafka_addr = checked_address(text)?,
             "kafka_advertised" => self.kafka_advertised = Some(checked_advertised(text)?),
             "postgres_addr" => self.postgres_addr = checked_address(text)?,

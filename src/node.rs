@@ -69,9 +69,8 @@ async fn open_storage(config: &Config) -> Result<Storage, Failure> {
         clock: Arc::new(SystemClock),
         random: Arc::new(SystemRandom),
     };
-    Storage::open(options)
-        .await
-        .map_err(|source| Failure::Storage { data_dir: config.data_dir.display().to_string(), source })
+    let opened = if config.take_over { Storage::take_over(options).await } else { Storage::open(options).await };
+    opened.map_err(|source| Failure::Storage { data_dir: config.data_dir.display().to_string(), source })
 }
 
 async fn serve(

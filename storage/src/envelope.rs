@@ -45,6 +45,26 @@ pub(crate) fn seal<T: Serialize>(kind: Kind, value: &T) -> Result<Vec<u8>> {
 /// # Errors
 /// [`Error::Corrupt`] for damage; [`Error::Config`] for a version newer than this program's.
 pub(crate) fn open<T: DeserializeOwned>(kind: Kind, bytes: &[u8], place: &str) -> Result<T> {
+    let (_, payload) = check(kind, bytes, place)?;
+    decode(payload, place)
+}
+
+/// Decodes the payload of an envelope that was checked.
+///
+/// # Errors
+/// [`Error::Corrupt`].
+pub(crate) fn decode<T: DeserializeOwned>(payload: &[u8], place: &str) -> Result<T> {
+    postcard::from_bytes(payload).map_err(|error| Error::Corrupt {
+        place: place.to_owned(),
+        reason: format!("payload does not decode: {error}"),
+    })
+}
+
+/// Checks an envelope; gives the version in it and the payload, for who reads older versions too.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn check<'a>(kind: Kind, bytes: &'a [u8], place: &str) -> Result<(u32, &'a [u8])> {
     let corrupt = |reason: &str| Error::Corrupt { place: place.to_owned(), reason: reason.to_owned() };
     let Some((header, payload)) = bytes.split_at_checked(ENVELOPE_BYTES) else {
         return Err(corrupt("too short"));
@@ -65,7 +85,7 @@ pub(crate) fn open<T: DeserializeOwned>(kind: Kind, bytes: &[u8], place: &str) -
     if crc_fast::crc32_iscsi(payload) != u32_at(header, 20) {
         return Err(corrupt("checksum does not match"));
     }
-    postcard::from_bytes(payload).map_err(|error| corrupt(&format!("payload does not decode: {error}")))
+    Ok((version, payload))
 }
 
 /// The refusal of what a newer program wrote.

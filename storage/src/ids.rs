@@ -81,6 +81,28 @@ impl OwnTopic {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WriterEpoch(pub u64);
 
+/// One checkpoint in the bucket: who put it, and the how-manieth of that process. A later one is larger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(crate) struct CheckpointId {
+    pub(crate) epoch: WriterEpoch,
+    pub(crate) version: u64,
+}
+
+impl std::fmt::Display for CheckpointId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.epoch.0, self.version)
+    }
+}
+
+/// The last takeover of a cluster: when a node began from the bucket alone, and from which checkpoint. Directory and
+/// bucket both hold it: a directory from before a takeover knows records that the cluster has given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Takeover {
+    /// Of the process that took over.
+    pub(crate) epoch: WriterEpoch,
+    pub(crate) from: CheckpointId,
+}
+
 /// A producer as Kafka knows it: an id, and an epoch that fences whoever had the id before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ProducerIdentity {

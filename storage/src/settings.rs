@@ -121,6 +121,7 @@ settings! {
         topic_delete_retention_ms: i64 = 86_400_000, "topic.delete_retention_ms", "ms", "how long compaction keeps a tombstone";
         tier_bytes_min: u64 = 16 << 20, "tier.bytes_min", "bytes", "untiered bytes of a partition that make it due for tiering";
         tier_age_max_ms: i64 = 600_000, "tier.age_max", "ms", "age of a partition's oldest untiered record that makes it due for tiering";
+        checkpoint_interval_ms: u64 = 600_000, "checkpoint.interval", "ms", "how often everything stable is tiered and what a node needs to begin from the object store alone is put there; 0: on CHECKPOINT only";
         sweep_grace_ms: u64 = 900_000, "sweep.grace", "ms", "how long files that no manifest needs any more stay in the object store";
         tier_run_bytes_max: u64 = 128 << 20, "tier.run_bytes_max", "bytes", "log bytes one tiering run takes into memory at the most";
         merge_object_bytes: u64 = 128 << 20, "merge.object_bytes", "bytes", "size that merging aims at, less if that is more than 1/24 of memory.limit; objects of half of it stay as they are";

@@ -20,10 +20,12 @@ use crate::clock::{Clock, Random};
 use crate::commit::{Commit, Receipt, TopicChange, Trim};
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition, WriterEpoch};
+use crate::log::disk::{Disk, SystemDisk};
 use crate::log::{LargeCommit, Node, Reach};
+use crate::object::open::Opening;
 use crate::scan::{self, Pinned, Sought};
 use crate::settings::{ObjectStoreOptions, StorageSettings};
-use crate::tier::{DeclaredColumns, HoldsBack, Tier};
+use crate::tier::{DeclaredColumns, HoldsBack, Tier, takeover};
 use crate::topic_config::TopicConfig;
 use crate::view::{
     CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, Isolation, PinnedRange, RowStream,
@@ -48,6 +50,19 @@ pub struct OpenOptions {
     pub random: Arc<dyn Random>,
 }
 
+impl OpenOptions {
+    /// What opening the object store takes.
+    pub(crate) fn opening(&self) -> Opening<'_> {
+        Opening {
+            url: self.object_store_url.as_deref(),
+            options: &self.object_store,
+            data_dir: &self.data_dir,
+            settings: &self.settings,
+            random: &self.random,
+        }
+    }
+}
+
 /// The storage engine of one node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Storage {
@@ -63,13 +78,31 @@ pub struct Snapshot {
     inner: Arc<Pinned>,
 }
 
+fn system_disk() -> Arc<dyn Disk> {
+    Arc::new(SystemDisk)
+}
+
 impl Storage {
     /// Opens the data directory, recovers the log, loads manifests, starts the background work.
     ///
     /// # Errors
-    /// [`Error::Config`] for a bad URL or a directory in use by another process, [`Error::Io`] without permission,
-    /// [`Error::Corrupt`] if what is needed to start is damaged.
+    /// [`Error::Config`] for a bad URL, a directory in use by another process, or an empty one on an object store that holds a
+    /// cluster; [`Error::Io`] without permission, [`Error::Corrupt`] if what is needed to start is damaged.
     pub async fn open(options: OpenOptions) -> Result<Self> {
+        takeover::prepare(&options, &system_disk(), None, false).await?;
+        let node = Node::open(&options).await?;
+        Self::with_node(node, &options).await
+    }
+
+    /// As [`Storage::open`], but an empty data directory is made from the newest checkpoint in the object store. The node
+    /// that used it before must be stopped: what it acknowledged after that checkpoint is lost, and it is refused from now
+    /// on. A directory that is not empty is opened as it is.
+    ///
+    /// # Errors
+    /// As [`Storage::open`]; [`Error::Config`] too if there is no cluster or no checkpoint, [`Error::Corrupt`] if no
+    /// checkpoint is whole, [`Error::Fenced`] if another node turns out to use the object store.
+    pub async fn take_over(options: OpenOptions) -> Result<Self> {
+        takeover::prepare(&options, &system_disk(), None, true).await?;
         let node = Node::open(&options).await?;
         Self::with_node(node, &options).await
     }
@@ -94,7 +127,33 @@ impl Storage {
         disk: &crate::testing::MemoryDisk,
         store: &crate::testing::SimStore,
     ) -> Result<Self> {
-        let node = Node::open_on(&options, Arc::new(disk.clone())).await?;
+        Self::begin_simulated(options, disk, store, false).await
+    }
+
+    /// As [`Storage::take_over`], on a simulated disk and over a simulated store; the options' store is not looked at.
+    ///
+    /// # Errors
+    /// As [`Storage::take_over`].
+    #[cfg(any(test, feature = "testing"))]
+    pub async fn take_over_simulated(
+        options: OpenOptions,
+        disk: &crate::testing::MemoryDisk,
+        store: &crate::testing::SimStore,
+    ) -> Result<Self> {
+        Self::begin_simulated(options, disk, store, true).await
+    }
+
+    #[cfg(any(test, feature = "testing"))]
+    async fn begin_simulated(
+        options: OpenOptions,
+        disk: &crate::testing::MemoryDisk,
+        store: &crate::testing::SimStore,
+        takes_over: bool,
+    ) -> Result<Self> {
+        let disk: Arc<dyn Disk> = Arc::new(disk.clone());
+        let bucket = crate::object::open::over(Arc::new(store.clone()), &options.settings, &options.random);
+        takeover::prepare(&options, &disk, Some(bucket), takes_over).await?;
+        let node = Node::open_on(&options, disk).await?;
         let tier = Tier::open_on(Arc::clone(&node), Arc::new(store.clone())).await;
         Self::with_tier(node, tier).await
     }

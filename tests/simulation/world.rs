@@ -174,6 +174,7 @@ fn settings(chance: &Chance) -> StorageSettings {
         tier_age_max_ms: pick_ms(&[500, 5_000, 60_000]),
         tier_run_bytes_max: pick(&[2 << 10, 1 << 20]),
         topic_local_retention_ms: pick_ms(&[0, 3_000, -1]),
+        checkpoint_interval_ms: pick(&[0, 2_000, 60_000]),
         ..StorageSettings::default()
     }
 }

@@ -160,6 +160,11 @@ impl Node {
         self.log.lock().expect("the log").join("\n")
     }
 
+    /// Has one more variable from the next start on.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// An ERROR with these words in its line belongs to the test.
     pub(crate) fn announce_error(&mut self, words: &str) {
         self.announced.push(words.to_owned());

@@ -26,6 +26,7 @@ mod process;
 mod readme;
 mod relations;
 mod seeing;
+mod takeover;
 mod tidy;
 mod transaction_kills;
 mod transactions;

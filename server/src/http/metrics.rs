@@ -75,6 +75,8 @@ const METRICS: &[(&str, Kind, &str)] = &[
     ("aquifer_cold_rows", Kind::Gauge, "rows in these objects"),
     ("aquifer_cold_bytes", Kind::Gauge, "bytes of these objects"),
     ("aquifer_cold_read_ahead_total", Kind::Counter, "row groups read before a consumer asked for them"),
+    ("aquifer_checkpoint_bytes", Kind::Histogram, "bytes of a checkpoint as put, without its tail"),
+    ("aquifer_checkpoint_last_seconds", Kind::Gauge, "when the last checkpoint was put, seconds since 1970"),
     ("aquifer_manifest_root_bytes", Kind::Histogram, "bytes of a manifest's root as published"),
     ("aquifer_manifest_chunk_bytes_total", Kind::Counter, "bytes of manifests' chunks as written"),
     ("aquifer_housekeeping_last_run_seconds", Kind::Gauge, "when housekeeping last ended, seconds since 1970"),

@@ -1,9 +1,10 @@
 //! The data directory: whose it is (`meta`), and that nobody else has it open (`LOCK`).
 //!
 //! `meta` holds the cluster's id, made with the directory, and the writer epoch, which every opening raises durably
-//! before anything else is written: what an older process wrote can always be told. `meta.copy` holds the same: a
-//! damaged `meta` costs nothing, and on a full disk the two can be written in their places, one after the other. Both are
-//! written before a process goes on, so no process has had an epoch that one of them does not know.
+//! before anything else is written: what an older process wrote can always be told. It names the last takeover of the
+//! cluster too: a directory from before one is refused by the bucket. `meta.copy` holds the same: a damaged `meta` costs
+//! nothing, and on a full disk the two can be written in their places, one after the other. Both are written before a
+//! process goes on, so no process has had an epoch that one of them does not know.
 
 use std::io::{self, IoSlice};
 use std::path::{Path, PathBuf};
@@ -15,11 +16,11 @@ use uuid::Uuid;
 use crate::clock::Random;
 use crate::envelope::{self, Kind};
 use crate::error::{Error, Result};
-use crate::ids::WriterEpoch;
+use crate::ids::{Takeover, WriterEpoch};
 use crate::log::disk::{Access, Disk, Held, lock_to_read, read_file, replace_file};
 use crate::log::segment::Origin;
 
-const META: Kind = Kind { magic: *b"AQMETA\0\0", version: 1, name: "data directory" };
+const META: Kind = Kind { magic: *b"AQMETA\0\0", version: 2, name: "data directory" };
 /// Keeps room on the disk for what frees room; in the folder of the log.
 pub(crate) const RESERVE_FILE: &str = "reserve";
 const META_BYTES_MAX: u64 = 1 << 16;
@@ -34,12 +35,33 @@ const RESTORE_META: &str = "restore meta or meta.copy of this directory from a b
 struct Meta {
     cluster_id: Uuid,
     epoch: WriterEpoch,
+    takeover: Option<Takeover>,
+}
+
+/// As version 1 had it.
+#[derive(Deserialize)]
+struct MetaV1 {
+    cluster_id: Uuid,
+    epoch: WriterEpoch,
+}
+
+impl Meta {
+    fn decode(bytes: &[u8], place: &str) -> Result<Self> {
+        let (version, payload) = envelope::check(META, bytes, place)?;
+        if version > 1 {
+            return envelope::decode(payload, place);
+        }
+        let MetaV1 { cluster_id, epoch } = envelope::decode(payload, place)?;
+        Ok(Self { cluster_id, epoch, takeover: None })
+    }
 }
 
 /// An opened data directory.
 #[derive(Debug)]
 pub(crate) struct Home {
     pub(crate) origin: Origin,
+    /// The last takeover that the directory knows of.
+    pub(crate) takeover: Option<Takeover>,
     /// The folder of the log.
     pub(crate) log_dir: PathBuf,
     /// Held until the node is closed or dropped.
@@ -52,19 +74,7 @@ impl Home {
     /// # Errors
     /// [`Error::Config`] if another process has it, [`Error::Io`], [`Error::Corrupt`] if `meta` is damaged.
     pub(crate) fn open(disk: &dyn Disk, data_dir: &Path, random: &dyn Random) -> Result<Self> {
-        let shown = data_dir.display();
-        let log_dir = data_dir.join("log");
-        let fresh = disk.list(data_dir).is_err();
-        disk.create_dir(&log_dir).map_err(Error::io(format!("make data directory {shown}")))?;
-        if let Some(parent) = data_dir.parent().filter(|_| fresh) {
-            let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
-            // Else a power cut could take the whole directory; what is in it is synced below.
-            disk.sync_dir(parent).map_err(Error::io(format!("sync folder {}", parent.display())))?;
-        }
-        let lock_path = data_dir.join("LOCK");
-        let owner = format!("{}\n", std::process::id());
-        let locked = disk.lock(&lock_path, &owner).map_err(Error::io(format!("lock {}", lock_path.display())))?;
-        let lock = locked.map_err(|holder| in_use(data_dir, &holder))?;
+        let (log_dir, lock) = hold(disk, data_dir)?;
         // On a full disk it is what a start has to live on; the first write of a client makes it again.
         let reserve = log_dir.join(RESERVE_FILE);
         match disk.remove(&reserve) {
@@ -86,7 +96,7 @@ impl Home {
                     let reason = format!("it is missing, but there is a log beside it; {RESTORE_META}");
                     return Err(Error::Corrupt { place: data_dir.join(META_FILE).display().to_string(), reason });
                 }
-                Meta { cluster_id: random.uuid(), epoch: WriterEpoch(1) }
+                Meta { cluster_id: random.uuid(), epoch: WriterEpoch(1), takeover: None }
             }
         };
         let bytes = envelope::seal(META, &meta)?;
@@ -96,6 +106,7 @@ impl Home {
         }
         Ok(Self {
             origin: Origin { cluster_id: meta.cluster_id, epoch: meta.epoch },
+            takeover: meta.takeover,
             log_dir,
             lock: Mutex::new(Some(lock)),
         })
@@ -121,7 +132,7 @@ impl Home {
             }
             _ => Error::io(format!("read {place}"))(error),
         })?;
-        let Meta { cluster_id, epoch } = envelope::open(META, &bytes, &place)?;
+        let Meta { cluster_id, epoch, .. } = Meta::decode(&bytes, &place)?;
         Ok(Origin { cluster_id, epoch })
     }
 
@@ -131,7 +142,7 @@ impl Home {
     /// As [`Home::read_origin`].
     pub(crate) fn read_copied_origin(disk: &dyn Disk, data_dir: &Path) -> Result<Option<Origin>> {
         let meta = read_meta(disk, &data_dir.join(META_COPY))?;
-        Ok(meta.map(|Meta { cluster_id, epoch }| Origin { cluster_id, epoch }))
+        Ok(meta.map(|Meta { cluster_id, epoch, .. }| Origin { cluster_id, epoch }))
     }
 
     /// Lets another process have the directory.
@@ -182,10 +193,45 @@ fn read_or_copy(disk: &dyn Disk, data_dir: &Path) -> Result<Option<(Meta, &'stat
 fn read_meta(disk: &dyn Disk, path: &Path) -> Result<Option<Meta>> {
     let place = path.display().to_string();
     match read_file(disk, path, META_BYTES_MAX) {
-        Ok(bytes) => envelope::open(META, &bytes, &place).map(Some),
+        Ok(bytes) => Meta::decode(&bytes, &place).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(Error::io(format!("read {place}"))(error)),
     }
+}
+
+/// Makes the directory if it is absent, and takes it for this process alone; gives the folder of the log, and the lock.
+///
+/// # Errors
+/// [`Error::Config`] if another process has it, [`Error::Io`].
+pub(crate) fn hold(disk: &dyn Disk, data_dir: &Path) -> Result<(PathBuf, Box<dyn Held>)> {
+    let shown = data_dir.display();
+    let log_dir = data_dir.join("log");
+    let fresh = disk.list(data_dir).is_err();
+    disk.create_dir(&log_dir).map_err(Error::io(format!("make data directory {shown}")))?;
+    if let Some(parent) = data_dir.parent().filter(|_| fresh) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        // Else a power cut could take the whole directory; what is in it is synced below.
+        disk.sync_dir(parent).map_err(Error::io(format!("sync folder {}", parent.display())))?;
+    }
+    let lock_path = data_dir.join("LOCK");
+    let owner = format!("{}\n", std::process::id());
+    let locked = disk.lock(&lock_path, &owner).map_err(Error::io(format!("lock {}", lock_path.display())))?;
+    let lock = locked.map_err(|holder| in_use(data_dir, &holder))?;
+    Ok((log_dir, lock))
+}
+
+/// Writes the directory's own file, which makes it one that a node can open.
+///
+/// # Errors
+/// [`Error::Io`].
+pub(crate) fn settle(disk: &dyn Disk, data_dir: &Path, origin: Origin, takeover: Takeover) -> Result<()> {
+    let meta = Meta { cluster_id: origin.cluster_id, epoch: origin.epoch, takeover: Some(takeover) };
+    let bytes = envelope::seal(META, &meta)?;
+    for name in [META_COPY, META_FILE] {
+        let path = data_dir.join(name);
+        replace_file(disk, &path, &bytes).map_err(Error::io(format!("write {}", path.display())))?;
+    }
+    Ok(())
 }
 
 /// Keeps nodes from opening the directory while it is read; others may read it too. `None` if no node ever opened it

@@ -116,6 +116,8 @@ pub(crate) struct Request {
     pub(crate) orphans: bool,
     /// Whose producers to tell of.
     pub(crate) producers_of: Option<ProducersOf>,
+    /// To be told of everything as of this moment; nothing else is asked then.
+    pub(crate) cut: bool,
     /// Batches to be carried over; nothing else is asked then.
     pub(crate) carried: Vec<PlacedBatch>,
     /// They are a part of so much that the reserve of a full disk would be gone before it makes room.
@@ -239,7 +241,7 @@ impl Judge<'_> {
     fn judge(&mut self, request: Request) -> Result<()> {
         let batch_bytes = request.batch_bytes();
         check_size(batch_bytes, self.terms.commit_bytes_max)?;
-        let Request { commit, producer_ids, begin, overdue, orphans, producers_of, carried, spares_reserve: _ } =
+        let Request { commit, producer_ids, begin, overdue, orphans, producers_of, carried, spares_reserve: _, cut: _ } =
             request;
         // These were judged when they first came.
         let own = &self.ledger.own;

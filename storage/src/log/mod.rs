@@ -37,6 +37,7 @@ mod pipe;
 mod producer;
 mod published;
 mod read;
+pub(crate) mod rebuild;
 mod recover;
 mod retain;
 pub(crate) mod segment;
@@ -63,7 +64,7 @@ use uuid::Uuid;
 use crate::clock::{Clock, Random};
 use crate::commit::{Commit, Receipt};
 use crate::error::{Error, Result};
-use crate::ids::{TopicId, TopicPartition, WriterEpoch};
+use crate::ids::{Takeover, TopicId, TopicPartition, WriterEpoch};
 use crate::log::disk::{Disk, SystemDisk};
 use crate::log::footer::FooterRuns;
 use crate::log::home::Home;
@@ -78,6 +79,7 @@ use crate::log::meter::LogMeter;
 use crate::log::pipe::{Done, Pipe};
 use crate::log::recover::{Recovered, RecoveryOptions, recover};
 use crate::log::shared::Shared;
+use crate::log::snapshot::LogSnapshot;
 use crate::log::tail::Tail;
 use crate::log::writer::{Writer, step_syncer};
 use crate::object::open::outlives_process;
@@ -235,6 +237,25 @@ impl Node {
 
     pub(crate) fn writer_epoch(&self) -> WriterEpoch {
         self.home.origin.epoch
+    }
+
+    /// The last takeover that the data directory knows of.
+    pub(crate) fn takeover(&self) -> Option<Takeover> {
+        self.home.takeover
+    }
+
+    /// Whether objects outlive the process.
+    pub(crate) fn forgets(&self) -> bool {
+        self.forgets
+    }
+
+    /// Everything as of this moment, durable when it is given.
+    ///
+    /// # Errors
+    /// [`Error::ReadOnly`], [`Error::Closed`], and those of a write that fails beside it.
+    pub(crate) async fn cut(&self) -> Result<Arc<LogSnapshot>> {
+        let done = self.submit(Request { cut: true, ..Request::default() }).await?;
+        done.cut.ok_or(Error::Closed)
     }
 
     pub(crate) fn settings(&self) -> &StorageSettings {

@@ -19,6 +19,7 @@ use crate::log::append::{PlacedRuns, Sealed};
 use crate::log::ledger::Request;
 use crate::log::own::Change;
 use crate::log::segment::Segment;
+use crate::log::snapshot::LogSnapshot;
 use crate::log::transaction::Mark;
 use crate::traffic::Volume;
 use crate::view::ProducerInfo;
@@ -38,6 +39,8 @@ pub(crate) struct Done {
     pub(crate) first_producer_id: i64,
     /// What was asked of a partition's producers.
     pub(crate) producers: Vec<ProducerInfo>,
+    /// What was asked of everything.
+    pub(crate) cut: Option<Arc<LogSnapshot>>,
 }
 
 /// Where an answer goes.

@@ -4,6 +4,7 @@
 //! One is written whenever a segment is made, as of that segment's first position, after everything before is synced.
 //! Start-up takes the newest whole one and the frames since. Two are kept, so that a damaged one costs time, not data.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -133,10 +134,53 @@ pub(crate) fn snapshot_path(dir: &Path, position: u64) -> PathBuf {
 pub(crate) type PassedOver = Vec<(String, String)>;
 
 impl LogSnapshot {
+    /// In its envelope.
+    pub(crate) fn seal(&self) -> Result<Vec<u8>> {
+        envelope::seal(SNAPSHOT, self)
+    }
+
+    /// Out of its envelope.
+    ///
+    /// # Errors
+    /// [`Error::Corrupt`] if it is damaged, [`Error::Config`] for a newer version.
+    pub(crate) fn open(bytes: &[u8], place: &str) -> Result<Self> {
+        let snapshot: Self = envelope::open(SNAPSHOT, bytes, place)?;
+        snapshot.own.topics.iter().try_for_each(|topic| check_stored(topic, place))?;
+        Ok(snapshot)
+    }
+
+    /// All topics but our own.
+    pub(crate) fn topics(&self) -> impl Iterator<Item = &Topic> {
+        self.own.topics.iter().filter(|topic| !topic.internal)
+    }
+
+    /// First offsets that were asked for.
+    pub(crate) fn asked_starts(&self) -> HashMap<TopicPartition, i64> {
+        self.own.log_starts.iter().copied().collect()
+    }
+
+    /// How far each partition is stable: what no open transaction can still undo.
+    pub(crate) fn stable_ends(&self) -> HashMap<TopicPartition, i64> {
+        let starts = self.asked_starts();
+        let mut first_open: HashMap<TopicPartition, i64> = HashMap::new();
+        for (partition, _, sequences) in &self.producers {
+            if let Some(open) = sequences.open {
+                first_open.entry(*partition).and_modify(|first| *first = (*first).min(open)).or_insert(open);
+            }
+        }
+        let ends = self.partitions.iter().map(|stored| {
+            let asked = starts.get(&stored.partition).copied().unwrap_or(0);
+            // What of a transaction is trimmed away holds nobody up.
+            let open = first_open.get(&stored.partition).map(|open| (*open).max(stored.log_start).max(asked));
+            (stored.partition, open.unwrap_or(stored.end))
+        });
+        ends.collect()
+    }
+
     /// Puts it in place durably.
     pub(crate) fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
         let path = snapshot_path(dir, self.position);
-        let bytes = envelope::seal(SNAPSHOT, self)?;
+        let bytes = self.seal()?;
         replace_file(disk, &path, &bytes)
             .map_err(|error| crate::log::segment::full_or_io(error, format!("write snapshot {}", path.display())))
     }
@@ -149,8 +193,7 @@ impl LogSnapshot {
         let path = snapshot_path(dir, position);
         let place = path.display().to_string();
         let bytes = read_file(disk, &path, SNAPSHOT_BYTES_MAX).map_err(Error::io(format!("read {place}")))?;
-        let snapshot: Self = envelope::open(SNAPSHOT, &bytes, &place)?;
-        snapshot.own.topics.iter().try_for_each(|topic| check_stored(topic, &place))?;
+        let snapshot = Self::open(&bytes, &place)?;
         if snapshot.position == position {
             return Ok((snapshot, bytes.len() as u64));
         }

@@ -270,6 +270,15 @@ impl Transaction {
         Some(self.closed(ProducerIdentity { epoch, ..self.producer }, false, now_us))
     }
 
+    /// As a node finds it that began from the bucket alone. What its producer was told after that moment is gone, so it is
+    /// fenced whether or not it knows: else it could believe to have committed what is not there. An open transaction is
+    /// overdue from the start, and so aborted before anybody reads.
+    pub(crate) fn taken_over(&self) -> Self {
+        let epoch = self.producer.epoch.saturating_add(1);
+        let started_at_us = self.started_at_us.map(|_| i64::MIN);
+        Self { producer: ProducerIdentity { epoch, ..self.producer }, previous: None, started_at_us, ..self.clone() }
+    }
+
     fn closed(&self, producer: ProducerIdentity, committed: bool, now_us: i64) -> Self {
         let state = if committed { TransactionState::CompleteCommit } else { TransactionState::CompleteAbort };
         Self { state, ..Self::empty(producer, None, self.timeout_ms, now_us) }

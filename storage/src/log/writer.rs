@@ -104,7 +104,9 @@ impl Writer {
         self.bound_producers();
         let (jobs, bytes) = self.that_fit(jobs);
         let share = share_of(&jobs);
-        if let Err(error) = self.make_room(bytes, share) {
+        // Who only asks needs no segment of its own.
+        let writes = self.appender.segment.is_none() || jobs.iter().any(|job| !job.request.cut);
+        if writes && let Err(error) = self.make_room(bytes, share) {
             self.refuse_or_retry(jobs, &error, share);
             return;
         }
@@ -208,8 +210,11 @@ impl Writer {
                 .iter()
                 .map(|append| crate::ids::TopicPartition { topic: append.topic, partition: append.partition })
                 .collect();
-            let room = self.shared.check_room(self.appender.end + bytes, &request);
+            let cuts = request.cut;
+            // Who only asks needs no room, least of all when there is none.
+            let room = if cuts { Ok(()) } else { self.shared.check_room(self.appender.end + bytes, &request) };
             let judged = room.and_then(|()| self.ledger.judge(request, terms, undo));
+            let cut = (cuts && judged.is_ok()).then(|| Arc::new(self.cut()));
             let outcome = judged.map(|judged| {
                 let Judged { changes, records, batches, appended, marks, transactions, producers, first_producer_id } =
                     judged;
@@ -219,7 +224,7 @@ impl Writer {
                 take(&mut gathered.taken, &batches);
                 gathered.batches.extend(batches);
                 let receipt = Receipt { appended, transactions, commit_time_us: now_us };
-                Done { receipt, partitions, first_producer_id, producers }
+                Done { receipt, partitions, first_producer_id, producers, cut }
             });
             gathered.pending.push(Pending { answer, outcome, permit, came_at, bytes: batch_bytes });
         }
@@ -332,6 +337,15 @@ impl Writer {
     }
 
     fn snapshot(&mut self) -> Result<()> {
+        let snapshot = self.cut();
+        snapshot.write(self.appender.disk.as_ref(), &self.appender.dir)?;
+        let covered = LogSnapshot::sweep(self.appender.disk.as_ref(), &self.appender.dir)?;
+        self.shared.snapshot_position.store(covered, Ordering::Release);
+        Ok(())
+    }
+
+    /// Everything as of what was judged last.
+    fn cut(&mut self) -> LogSnapshot {
         let own = &self.ledger.own;
         let now_us = self.appender.last_commit_time_us;
         self.ledger.producers.trim(now_us, |partition| own.topics.contains_key(&partition.topic));
@@ -354,7 +368,7 @@ impl Writer {
                 aborted: aborted.get(partition).cloned().unwrap_or_default(),
             }
         });
-        let snapshot = LogSnapshot {
+        LogSnapshot {
             position: self.appender.end,
             next_sequence: self.appender.next_sequence,
             last_commit_time_us: self.appender.last_commit_time_us,
@@ -362,12 +376,7 @@ impl Writer {
             partitions: partitions.collect(),
             producers,
             damaged: published.damaged.clone(),
-        };
-        drop(published);
-        snapshot.write(self.appender.disk.as_ref(), &self.appender.dir)?;
-        let covered = LogSnapshot::sweep(self.appender.disk.as_ref(), &self.appender.dir)?;
-        self.shared.snapshot_position.store(covered, Ordering::Release);
-        Ok(())
+        }
     }
 }
 

@@ -58,7 +58,7 @@ struct Bench {
 
 impl Bench {
     async fn over(bucket: &Bucket, epoch: WriterEpoch, shape: Shape) -> Self {
-        claim::claim(bucket, Uuid::nil(), epoch, Uuid::from_u128(epoch.0.into())).await.unwrap();
+        claim::claim(bucket, claim::Claim::for_test(Uuid::nil(), epoch)).await.unwrap();
         let current = Arc::new(load(bucket, epoch, TOPIC).await.unwrap());
         Self { publisher: publisher(bucket, epoch, shape), current }
     }

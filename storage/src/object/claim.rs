@@ -6,6 +6,10 @@
 //!
 //! A data directory claims its epoch for itself first (the log does), the bucket second: a crash between leaves the
 //! bucket behind, never ahead. So a bucket that is ahead was written from another copy of the directory.
+//!
+//! A node that began from the bucket alone has left behind what its predecessor acknowledged after the last checkpoint.
+//! From then on claims name that takeover, and a directory that does not know of it is refused, however often it is
+//! started and whatever epoch it has come to.
 
 use object_store::PutPayload;
 use object_store::path::Path;
@@ -14,48 +18,73 @@ use uuid::Uuid;
 
 use crate::envelope::{self, Kind};
 use crate::error::{Error, Result};
-use crate::ids::WriterEpoch;
+use crate::ids::{Takeover, WriterEpoch};
 use crate::object::bucket::{Bucket, Put};
 use crate::object::paths;
 
-const CLAIM: Kind = Kind { magic: *b"AQCLAIM\0", version: 1, name: "writer's claim" };
+const CLAIM: Kind = Kind { magic: *b"AQCLAIM\0", version: 2, name: "writer's claim" };
 const CLAIM_BYTES_MAX: u64 = 4 << 10;
 
 /// Claims kept behind the newest one, for who wants to know what happened.
 const CLAIMS_KEPT: usize = 8;
 
 /// One process's word.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Claim {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Claim {
+    pub(crate) cluster: Uuid,
+    pub(crate) epoch: WriterEpoch,
+    /// Tells our own put from somebody else's when the answer was lost.
+    pub(crate) attempt: Uuid,
+    /// The last one; `None` if the cluster's first data directory still counts.
+    pub(crate) takeover: Option<Takeover>,
+}
+
+/// As version 1 had it.
+#[derive(Deserialize)]
+struct ClaimV1 {
     cluster: Uuid,
     epoch: WriterEpoch,
-    /// Tells our own put from somebody else's when the answer was lost.
     attempt: Uuid,
 }
 
-/// Claims the bucket for `epoch` of `cluster`.
+/// Claims the bucket.
 ///
 /// # Errors
-/// [`Error::Config`] if it belongs to another cluster, [`Error::Fenced`] if a newer (or the same) epoch has it.
-pub(crate) async fn claim(bucket: &Bucket, cluster: Uuid, epoch: WriterEpoch, attempt: Uuid) -> Result<()> {
+/// [`Error::Config`] if it belongs to another cluster or to a node that took over from the bucket, [`Error::Fenced`] if a
+/// newer (or the same) epoch has it.
+pub(crate) async fn claim(bucket: &Bucket, ours: Claim) -> Result<()> {
+    put(bucket, ours, |found| same_takeover(found.takeover, ours.takeover)).await
+}
+
+/// Claims the bucket for a node that begins from it alone: a takeover of its own.
+///
+/// # Errors
+/// As [`claim`].
+pub(crate) async fn claim_over(bucket: &Bucket, ours: Claim) -> Result<()> {
+    put(bucket, ours, |_| Ok(())).await
+}
+
+async fn put(bucket: &Bucket, ours: Claim, check: impl FnOnce(&Claim) -> Result<()>) -> Result<()> {
+    let Claim { cluster, epoch, .. } = ours;
     let before = bucket.list(&paths::claims(), None).await?;
     if let Some(newest) = newest(&before) {
-        let found = whose_bucket(bucket, &before).await?;
-        if found != cluster {
+        let found = newest_readable(bucket, &before).await?;
+        if found.cluster != cluster {
             return Err(Error::Config {
                 reason: format!(
-                    "the object store belongs to cluster {found}, the data directory to cluster {cluster}; \
-                     open the pair that belongs together, or an empty object store"
+                    "the object store belongs to cluster {}, the data directory to cluster {cluster}; \
+                     open the pair that belongs together, or an empty object store",
+                    found.cluster
                 ),
             });
         }
+        check(&found)?;
         // The name says it, whatever became of the bytes.
         let found = paths::number(&newest).map_or(epoch, WriterEpoch);
         if found >= epoch {
             return Err(fenced(epoch, found));
         }
     }
-    let ours = Claim { cluster, epoch, attempt };
     let bytes = envelope::seal(CLAIM, &ours)?;
     let path = paths::claim(epoch);
     if bucket.put_new(&path, PutPayload::from(bytes)).await? == Put::Taken && read(bucket, path).await? != ours {
@@ -66,6 +95,39 @@ pub(crate) async fn claim(bucket: &Bucket, cluster: Uuid, epoch: WriterEpoch, at
         bucket.delete(old).await?;
     }
     Ok(())
+}
+
+/// Refuses a directory and a bucket that have not the same past.
+fn same_takeover(bucket: Option<Takeover>, directory: Option<Takeover>) -> Result<()> {
+    let epoch = |takeover: Option<Takeover>| takeover.map_or(0, |takeover| takeover.epoch.0);
+    let reason = match bucket {
+        _ if bucket == directory => return Ok(()),
+        Some(Takeover { epoch: at, from }) if at.0 > epoch(directory) => format!(
+            "another node has taken the cluster over from the object store, with writer epoch {} and checkpoint {from}; \
+             this data directory is from before, and what it acknowledged after that checkpoint is in it alone: \
+             keep it for that, or remove it; to take the cluster over here, start with an empty data directory and \
+             --take-over",
+            at.0
+        ),
+        _ => format!(
+            "the object store is an older copy: the data directory comes from a takeover with writer epoch {}, of \
+             which the object store does not know; open the pair that was used together",
+            epoch(directory)
+        ),
+    };
+    Err(Error::Config { reason })
+}
+
+/// The newest claim, where its bytes are damaged with the words of the newest that is whole; `None` if nobody has ever
+/// claimed the bucket.
+///
+/// # Errors
+/// [`Error::Corrupt`], [`Error::Config`] for a newer version, [`Error::ObjectStore`].
+pub(crate) async fn newest_claim(bucket: &Bucket) -> Result<Option<Claim>> {
+    let claims = bucket.list(&paths::claims(), None).await?;
+    let Some(newest) = newest(&claims) else { return Ok(None) };
+    let found = newest_readable(bucket, &claims).await?;
+    Ok(Some(Claim { epoch: paths::number(&newest).map_or(found.epoch, WriterEpoch), ..found }))
 }
 
 /// Fails if somebody with a newer epoch has claimed the bucket.
@@ -80,22 +142,14 @@ pub(crate) async fn still_ours(bucket: &Bucket, epoch: WriterEpoch) -> Result<()
     }
 }
 
-/// Whose claim it is: cluster and epoch.
-///
-/// # Errors
-/// [`Error::Corrupt`], [`Error::Config`] for a newer version, [`Error::ObjectStore`].
-pub(crate) async fn whose(bucket: &Bucket, path: Path) -> Result<(Uuid, WriterEpoch)> {
-    read(bucket, path).await.map(|claim| (claim.cluster, claim.epoch))
-}
-
-/// Whose bucket it is, by the newest claim that can be read: all of them are of one cluster.
-async fn whose_bucket(bucket: &Bucket, claims: &[Path]) -> Result<Uuid> {
+/// The newest claim that can be read: all of them are of one cluster, and those behind a takeover name it.
+async fn newest_readable(bucket: &Bucket, claims: &[Path]) -> Result<Claim> {
     let mut claims: Vec<&Path> = claims.iter().filter(|path| paths::number(path).is_some()).collect();
     claims.sort_unstable_by(|a, b| b.cmp(a));
     let mut first_error = None;
     for path in claims {
         match read(bucket, path.clone()).await {
-            Ok(claim) => return Ok(claim.cluster),
+            Ok(claim) => return Ok(claim),
             Err(Error::Corrupt { place, reason }) => {
                 tracing::error!(
                     place,
@@ -118,11 +172,20 @@ fn newest(claims: &[Path]) -> Option<Path> {
     claims.iter().filter(|path| paths::number(path).is_some()).max().cloned()
 }
 
-async fn read(bucket: &Bucket, path: Path) -> Result<Claim> {
+/// A claim by its name.
+///
+/// # Errors
+/// As [`newest_claim`].
+pub(crate) async fn read(bucket: &Bucket, path: Path) -> Result<Claim> {
     let Some(bytes) = bucket.get(&path, CLAIM_BYTES_MAX).await? else {
         return Err(Error::Corrupt { place: path.to_string(), reason: "it is listed but not there".to_owned() });
     };
-    envelope::open(CLAIM, &bytes, path.as_ref())
+    let (version, payload) = envelope::check(CLAIM, &bytes, path.as_ref())?;
+    if version > 1 {
+        return envelope::decode(payload, path.as_ref());
+    }
+    let ClaimV1 { cluster, epoch, attempt } = envelope::decode(payload, path.as_ref())?;
+    Ok(Claim { cluster, epoch, attempt, takeover: None })
 }
 
 fn fenced(ours: WriterEpoch, theirs: WriterEpoch) -> Error {
@@ -135,28 +198,61 @@ fn fenced(ours: WriterEpoch, theirs: WriterEpoch) -> Error {
 }
 
 #[cfg(test)]
+impl Claim {
+    /// The claim of an epoch of a cluster that nobody has taken over.
+    pub(crate) fn for_test(cluster: Uuid, epoch: WriterEpoch) -> Self {
+        Self { cluster, epoch, attempt: Uuid::from_u128(epoch.0.into()), takeover: None }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ids::CheckpointId;
+
+    fn of(cluster: u128, epoch: u64, takeover: Option<Takeover>) -> Claim {
+        let attempt = Uuid::from_u128(cluster << 64 | u128::from(epoch));
+        Claim { cluster: Uuid::from_u128(cluster), epoch: WriterEpoch(epoch), attempt, takeover }
+    }
 
     #[tokio::test]
     async fn a_pair_that_does_not_match_is_refused_and_an_old_copy_is_fenced() {
         let bucket = Bucket::for_test();
-        let (ours, theirs) = (Uuid::from_u128(1), Uuid::from_u128(2));
-        claim(&bucket, ours, WriterEpoch(1), Uuid::from_u128(11)).await.unwrap();
+        claim(&bucket, of(1, 1, None)).await.unwrap();
         still_ours(&bucket, WriterEpoch(1)).await.unwrap();
-        let error = claim(&bucket, theirs, WriterEpoch(2), Uuid::from_u128(12)).await.unwrap_err();
-        assert!(matches!(&error, Error::Config { reason } if reason.contains(&ours.to_string())), "{error}");
-        claim(&bucket, ours, WriterEpoch(2), Uuid::from_u128(13)).await.unwrap();
+        let error = claim(&bucket, of(2, 2, None)).await.unwrap_err();
+        let ours = Uuid::from_u128(1).to_string();
+        assert!(matches!(&error, Error::Config { reason } if reason.contains(&ours)), "{error}");
+        claim(&bucket, of(1, 2, None)).await.unwrap();
         assert!(matches!(still_ours(&bucket, WriterEpoch(1)).await, Err(Error::Fenced { .. })));
-        let error = claim(&bucket, ours, WriterEpoch(2), Uuid::from_u128(14)).await.unwrap_err();
+        let error = claim(&bucket, Claim { attempt: Uuid::nil(), ..of(1, 2, None) }).await.unwrap_err();
         assert!(matches!(error, Error::Fenced { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn after_a_takeover_the_old_directory_is_refused_however_often_it_is_started() {
+        let bucket = Bucket::for_test();
+        claim(&bucket, of(1, 5, None)).await.unwrap();
+        let from = CheckpointId { epoch: WriterEpoch(5), version: 3 };
+        let takeover = Some(Takeover { epoch: WriterEpoch(6), from });
+        claim_over(&bucket, of(1, 6, takeover)).await.unwrap();
+        for epoch in 6..10 {
+            let error = claim(&bucket, of(1, epoch, None)).await.unwrap_err();
+            assert!(matches!(&error, Error::Config { reason } if reason.contains("checkpoint 5-3")), "{error}");
+        }
+        claim(&bucket, of(1, 7, takeover)).await.unwrap();
+        assert_eq!(newest_claim(&bucket).await.unwrap(), Some(of(1, 7, takeover)));
+        let older = Bucket::for_test();
+        claim(&older, of(1, 5, None)).await.unwrap();
+        let error = claim(&older, of(1, 8, takeover)).await.unwrap_err();
+        assert!(matches!(&error, Error::Config { reason } if reason.contains("older copy")), "{error}");
     }
 
     #[tokio::test]
     async fn old_claims_are_cleared_away() {
         let bucket = Bucket::for_test();
         for epoch in 1..=30 {
-            claim(&bucket, Uuid::nil(), WriterEpoch(epoch), Uuid::from_u128(u128::from(epoch))).await.unwrap();
+            claim(&bucket, of(0, epoch, None)).await.unwrap();
         }
         assert_eq!(bucket.list(&paths::claims(), None).await.unwrap().len(), CLAIMS_KEPT + 1);
     }

@@ -73,6 +73,11 @@ impl Opening<'_> {
         }
     }
 
+    /// Whether another process may have left a cluster there: it outlives processes, and is not a folder yet to be made.
+    pub(crate) fn may_hold_a_cluster(&self) -> bool {
+        outlives_process(self.url) && (self.url.is_some() || self.data_dir.join(DEFAULT_FOLDER).is_dir())
+    }
+
     /// Opens it for who only reads: nothing is made, put or kept. `None` for memory, of which another process sees nothing.
     ///
     /// # Errors

@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | `meta/writer/<epoch>` | the claim of one process: cluster id and writer epoch | once per start |
 //! | `meta/probe/<uuid>` | a name that is tried twice, to see whether the store keeps put-if-absent; then removed | once per start |
+//! | `meta/checkpoint/<epoch>-<version>` | all a node needs to begin from the bucket alone, beside the manifests it names | per checkpoint |
+//! | `meta/tail/<epoch>-<version>-<part>` | records of a checkpoint that are in no object | per checkpoint, while something is not stable |
 //! | `topics/<topic id>/manifest/<epoch>-<version>` | a root: the whole truth of a topic as of that version | per publish |
 //! | `topics/<topic id>/chunk/<epoch>-<uuid>` | entries of a manifest that roots refer to | when a root's tail is full |
 //! | `topics/<topic id>/data/<epoch>-<uuid>.parquet` | records | per tiering run, merge and compaction |
@@ -14,7 +16,7 @@
 use object_store::path::Path;
 use uuid::Uuid;
 
-use crate::ids::{TopicId, WriterEpoch};
+use crate::ids::{CheckpointId, TopicId, WriterEpoch};
 
 /// The folder of claims.
 pub(crate) fn claims() -> Path {
@@ -24,6 +26,38 @@ pub(crate) fn claims() -> Path {
 /// The claim of one epoch.
 pub(crate) fn claim(epoch: WriterEpoch) -> Path {
     Path::from(format!("meta/writer/{:020}", epoch.0))
+}
+
+/// The folder of checkpoints.
+pub(crate) fn checkpoints() -> Path {
+    Path::from("meta/checkpoint")
+}
+
+/// One checkpoint.
+pub(crate) fn checkpoint(id: CheckpointId) -> Path {
+    Path::from(format!("meta/checkpoint/{:020}-{:020}", id.epoch.0, id.version))
+}
+
+/// The checkpoint a name is of; `None` for a name that is not ours.
+pub(crate) fn checkpoint_id(path: &Path) -> Option<CheckpointId> {
+    root_number(path).map(|(epoch, version)| CheckpointId { epoch, version })
+}
+
+/// The folder of checkpoints' tails.
+pub(crate) fn tails() -> Path {
+    Path::from("meta/tail")
+}
+
+/// One part of a checkpoint's tail.
+pub(crate) fn tail(id: CheckpointId, part: usize) -> Path {
+    Path::from(format!("meta/tail/{:020}-{:020}-{part:06}", id.epoch.0, id.version))
+}
+
+/// The checkpoint whose tail a name is part of; `None` for a name that is not ours.
+pub(crate) fn tail_of(path: &Path) -> Option<CheckpointId> {
+    let (name, part) = path.filename()?.rsplit_once('-')?;
+    let is_part = part.len() >= 6 && part.bytes().all(|byte| byte.is_ascii_digit());
+    checkpoint_id(&Path::from(name)).filter(|_| is_part)
 }
 
 /// The folder of the topics' folders.
@@ -101,5 +135,8 @@ mod tests {
         assert_eq!(root_number(&data(topic, old, Uuid::nil())), None);
         assert_eq!(number(&claim(WriterEpoch(3))), Some(3));
         assert_eq!(number(&chunk(topic, old, Uuid::nil())), None);
+        let id = CheckpointId { epoch: old, version: 12 };
+        assert_eq!((checkpoint_id(&checkpoint(id)), tail_of(&tail(id, 3))), (Some(id), Some(id)));
+        assert_eq!((checkpoint_id(&tail(id, 3)), tail_of(&checkpoint(id))), (None, None));
     }
 }

@@ -38,6 +38,7 @@ use crate::object::cache::Cache;
 use crate::object::paths;
 use crate::scan::ahead::Groups;
 use crate::settings::{chunks_bytes_max, footers_bytes_max, row_groups_bytes_max};
+use crate::tier::kept::Kept;
 use crate::view::CacheInfo;
 use crate::worker;
 
@@ -60,6 +61,8 @@ pub(crate) struct Cold {
     publisher: Publisher,
     /// What the objects hold.
     pub(crate) manifests: Manifests,
+    /// What checkpoints name.
+    pub(crate) kept: Kept,
     /// Footers by their object's name: without them each row group would cost two reads.
     pub(crate) footers: Cache<String, ArrowReaderMetadata>,
     /// Row groups with the columns a fetch needs: a consumer takes one in several fetches.
@@ -84,6 +87,7 @@ impl Cold {
             bucket,
             publisher,
             manifests: Manifests::default(),
+            kept: Kept::default(),
             footers: Cache::new(bytes(footers_bytes_max(memory_bytes))),
             groups: Groups::new(bytes(row_groups_bytes_max(memory_bytes))),
         }
@@ -98,6 +102,11 @@ impl Cold {
     /// Whose publishes count.
     pub(crate) fn epoch(&self) -> WriterEpoch {
         self.publisher.epoch
+    }
+
+    /// Chance.
+    pub(crate) fn random(&self) -> &dyn Random {
+        self.publisher.random.as_ref()
     }
 
     /// The chunks of manifests.
@@ -208,7 +217,8 @@ impl Cold {
     pub(crate) async fn for_test(bucket: Bucket) -> Self {
         let (random, clock) = (Arc::new(crate::clock::SystemRandom), Arc::new(crate::clock::SystemClock));
         let writer = Writer { epoch: WriterEpoch(1), random, clock, memory_bytes: 1 << 30 };
-        crate::object::claim::claim(&bucket, uuid::Uuid::nil(), writer.epoch, writer.random.uuid()).await.unwrap();
+        let claim = crate::object::claim::Claim::for_test(uuid::Uuid::nil(), writer.epoch);
+        crate::object::claim::claim(&bucket, claim).await.unwrap();
         Self::new(bucket, writer)
     }
 }

@@ -5,11 +5,15 @@
 //! 3. [`run`] takes what is due of a topic, [`write`] makes one object of it, the manifest is published.
 //! 4. Only then may the log forget, which it is asked to do every second ([`forgetting`]), whether or not a run goes on.
 //!
+//! So that a node can begin from the bucket alone, [`checkpoint`]s hold what manifests do not say; what they name is left
+//! alone ([`kept`]). [`takeover`] is that beginning.
+//!
 //! What is cold is looked after by [`housekeeping`], topic by topic ([`upkeep`]): [`retain`] says what is too old ([`expire`]
 //! asks it), [`compact`] (with [`latest`] and [`cleaned`]) what is not the latest of its key, [`merge`] what is too small;
 //! [`rewrite`] makes the objects that take the place of others. [`known`] keeps it from looking at the same things again,
 //! [`spoiled`] at what cannot be read.
 
+pub(crate) mod checkpoint;
 mod cleaned;
 pub(crate) mod cold;
 mod compact;
@@ -17,6 +21,7 @@ mod declared;
 mod expire;
 mod forgetting;
 mod housekeeping;
+pub(crate) mod kept;
 mod known;
 mod latest;
 mod merge;
@@ -27,6 +32,7 @@ mod seal;
 mod shown;
 mod spoiled;
 mod sweep;
+pub(crate) mod takeover;
 #[cfg(test)]
 mod tests;
 mod upkeep;
@@ -45,13 +51,13 @@ use crate::log::Node;
 use crate::manifest::model::{Entry, Lost, TopicManifest};
 use crate::manifest::publish;
 use crate::object::bucket::Bucket;
-use crate::object::claim;
+use crate::object::claim::{self, Claim};
 #[cfg(any(test, feature = "testing"))]
 use crate::object::open;
-use crate::object::open::Opening;
 use crate::record::batch::BatchLimits;
 use crate::settings::rewrite_bytes_max;
 use crate::storage::OpenOptions;
+use crate::tier::checkpoint::Checkpointer;
 use crate::tier::cold::{Cold, Writer};
 use crate::tier::housekeeping::Housekeeping;
 use crate::tier::known::Known;
@@ -60,7 +66,7 @@ use crate::tier::seal::SealPolicy;
 use crate::tier::spoiled::Spoiled;
 use crate::tier::sweep::Sweeper;
 use crate::tier::upkeep::{HeldBy, Upkeep};
-use crate::tier::worker::Worker;
+use crate::tier::worker::{Checkpoints, Worker};
 use crate::view::{CheckpointReport, ObjectInfo, Topic, VacuumReport};
 use crate::worker::Loop;
 
@@ -93,14 +99,7 @@ impl Tier {
     /// [`Error::Config`] for a bad URL or a bucket that does not belong to the data directory, [`Error::Fenced`] if a newer
     /// writer has the bucket. A damaged manifest keeps its own topic's cold part from being read, and nothing else.
     pub(crate) async fn open(node: Arc<Node>, options: &OpenOptions) -> Result<Arc<Self>> {
-        let opening = Opening {
-            url: options.object_store_url.as_deref(),
-            options: &options.object_store,
-            data_dir: &options.data_dir,
-            settings: &options.settings,
-            random: &options.random,
-        };
-        let bucket = opening.open().await?;
+        let bucket = options.opening().open().await?;
         Self::over(node, bucket).await
     }
 
@@ -113,7 +112,8 @@ impl Tier {
 
     /// As [`Tier::open`], over a bucket that is open.
     async fn over(node: Arc<Node>, bucket: Bucket) -> Result<Arc<Self>> {
-        claim::claim(&bucket, node.cluster_id(), node.writer_epoch(), node.random().uuid()).await?;
+        let (cluster, epoch, takeover) = (node.cluster_id(), node.writer_epoch(), node.takeover());
+        claim::claim(&bucket, Claim { cluster, epoch, attempt: node.random().uuid(), takeover }).await?;
         let writer = Writer {
             epoch: node.writer_epoch(),
             random: Arc::clone(node.random()),
@@ -122,6 +122,8 @@ impl Tier {
         };
         let cold = Arc::new(Cold::new(bucket, writer));
         load(&node, &cold).await?;
+        let checkpointer =
+            if node.forgets() { Some(Checkpointer::begin(&cold, cluster, takeover).await?) } else { None };
         let settings = node.settings();
         let limits = BatchLimits::STORED;
         let run_bytes_max = settings.tier_run_bytes_max;
@@ -147,7 +149,8 @@ impl Tier {
             settled: HashMap::new(),
         };
         let housekeeping = Housekeeping::start(upkeep, settings.housekeeping_interval_ms);
-        let worker = Worker::start(runner, SealPolicy::of(settings));
+        let checkpoints = Checkpoints::new(checkpointer, settings.checkpoint_interval_ms, node.clock().now_us());
+        let worker = Worker::start(runner, SealPolicy::of(settings), checkpoints);
         let forgetting = forgetting::start(Arc::downgrade(&node));
         Ok(Arc::new(Self { node, cold, limits, declared_by, held_by, spoiled, worker, forgetting, housekeeping }))
     }

@@ -2,9 +2,10 @@
 //!
 //! What a publish leaves behind stands in the root as garbage, with the version and the time: so it survives a restart,
 //! and nobody has to compare a million names with a manifest to find it. It is removed when no reader holds an older
-//! version and `sweep.grace` has passed, for readers who are not in this process. What was put and never published is
-//! either known to the process that put it, which makes garbage of it with the next publish, or the process is dead, and
-//! then its epoch stands in the name: such names are compared with the manifest once per topic and process.
+//! version, no checkpoint names one ([`super::kept`]) and `sweep.grace` has passed, for readers who are not in this
+//! process. What was put and never published is either known to the process that put it, which makes garbage of it with
+//! the next publish, or the process is dead, and then its epoch stands in the name: such names are compared with the
+//! manifest once per topic and process.
 //!
 //! A clock that is set back puts off what waits for its grace by no more than the grace itself, and lets nothing go early: see
 //! [`Moment`]. A damaged chunk of garbage is named and stays, with what only it names; the rest goes.
@@ -159,7 +160,8 @@ impl Sweeper {
             return Ok(());
         }
         let swept = self.cold.manifests.swept(topic);
-        let held = self.cold.manifests.oldest_held(topic);
+        let kept = self.cold.kept.oldest_version(topic).unwrap_or(u64::MAX);
+        let held = self.cold.manifests.oldest_held(topic).min(kept);
         let waiting = manifest.garbage.iter().filter(|garbage| garbage.version > swept.version);
         let is_due = |garbage: &&Arc<Garbage>| garbage.version <= held && self.is_old(topic, garbage, now_us);
         let due: Vec<_> = waiting.take_while(is_due).map(Arc::clone).collect();
@@ -341,6 +343,8 @@ impl Sweeper {
         let roots = self.cold.bucket.list(&paths::roots(topic), None).await?;
         let mut old: Vec<_> = roots.into_iter().filter(|path| *path < newest).collect();
         old.truncate(old.len().saturating_sub(ROOTS_KEPT));
+        let kept = self.cold.kept.roots_of(topic);
+        old.retain(|path| !kept.contains(path));
         if self.remove(old, budget).await? {
             self.state.lock().roots_cleared.insert(topic, manifest.version);
         }
@@ -355,7 +359,7 @@ impl Sweeper {
         let mut budget = Budget::new();
         for folder in self.cold.bucket.folders(&paths::topics()).await? {
             let Some(topic) = folder.filename().and_then(|name| name.parse().ok()).map(TopicId) else { continue };
-            if is_there(topic) {
+            if is_there(topic) || self.cold.kept.has_topic(topic) {
                 continue;
             }
             let is_due = self.state.lock().is_deleted_for(topic, self.grace_us, now_us);

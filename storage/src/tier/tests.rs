@@ -268,7 +268,8 @@ async fn a_newer_writer_makes_the_older_read_only_for_good() {
     let (node, tier) = bench.open().await;
     bench.produce(&node, 10).await;
     let newer = crate::ids::WriterEpoch(node.writer_epoch().0 + 1);
-    crate::object::claim::claim(&bench.bucket(), node.cluster_id(), newer, uuid::Uuid::from_u128(1)).await.unwrap();
+    let claim = crate::object::claim::Claim::for_test(node.cluster_id(), newer);
+    crate::object::claim::claim(&bench.bucket(), claim).await.unwrap();
     for _ in 0..2 {
         let error = tier.checkpoint().await.unwrap_err();
         assert!(matches!(error, Error::Fenced { .. }), "{error}");

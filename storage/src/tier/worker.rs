@@ -1,5 +1,8 @@
 //! The background worker of tiering: it wakes, works, reports and stops; nobody else writes objects or manifests.
 //!
+//! A checkpoint, asked for or due by `checkpoint.interval`, tiers what is stable as of one moment and puts what a node needs
+//! to begin from the bucket alone ([`super::checkpoint`]). Nobody else tiers meanwhile, so that moment stays one.
+//!
 //! Requests wait in a queue of [`REQUESTS_MAX`]. Trouble that may pass is met with a growing pause; being fenced is not
 //! trouble that passes, so it ends the work for good, makes the node read-only, and every later request is told why.
 
@@ -13,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TopicId;
 use crate::log::Backlog;
+use crate::tier::checkpoint::{self, Checkpointer};
 use crate::tier::run::Runner;
 use crate::tier::seal::{self, SealPolicy, Target};
 use crate::view::CheckpointReport;
@@ -27,7 +31,38 @@ const LOOK_INTERVAL_MS: u64 = 1_000;
 /// Longest pause after failures, ms.
 const PAUSE_MS_MAX: u64 = 60_000;
 
+/// Cuts taken for one checkpoint: each one more had topics deleted or trimmed under it.
+const CUTS_MAX: u32 = 8;
+
+/// A checkpoint that nobody asked for takes no more along that is in no object, bytes.
+const TAIL_BYTES_MAX: u64 = 64 << 20;
+
 type Answer = oneshot::Sender<Result<CheckpointReport>>;
+
+/// When checkpoints are put, and by whom.
+#[derive(Debug)]
+pub(crate) struct Checkpoints {
+    /// `None` if the bucket does not outlive the process.
+    checkpointer: Option<Checkpointer>,
+    /// `checkpoint.interval`, us; 0: when asked only.
+    interval_us: i64,
+    /// When the last one was begun, us.
+    last_us: i64,
+    /// Where the log ended then.
+    position: u64,
+}
+
+impl Checkpoints {
+    /// The first one is due an interval from now.
+    pub(crate) fn new(checkpointer: Option<Checkpointer>, interval_ms: u64, now_us: i64) -> Self {
+        let interval_us = i64::try_from(interval_ms.saturating_mul(1000)).unwrap_or(i64::MAX);
+        Self { checkpointer, interval_us, last_us: now_us, position: 0 }
+    }
+
+    fn is_due(&self, now_us: i64) -> bool {
+        self.checkpointer.is_some() && self.interval_us > 0 && now_us.saturating_sub(self.last_us) >= self.interval_us
+    }
+}
 
 /// The worker as its owner sees it.
 #[derive(Debug)]
@@ -38,9 +73,9 @@ pub(crate) struct Worker {
 
 impl Worker {
     /// Starts it.
-    pub(crate) fn start(runner: Runner, policy: SealPolicy) -> Self {
+    pub(crate) fn start(runner: Runner, policy: SealPolicy, checkpoints: Checkpoints) -> Self {
         let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
-        let work = Work { runner, policy, waiting, pause_ms: 0, fenced: None };
+        let work = Work { runner, policy, checkpoints, waiting, pause_ms: 0, fenced: None };
         Self { requests, work: Loop::start("tiering", |stop| work.run(stop)) }
     }
 
@@ -60,6 +95,7 @@ impl Worker {
 struct Work {
     runner: Runner,
     policy: SealPolicy,
+    checkpoints: Checkpoints,
     waiting: mpsc::Receiver<Answer>,
     /// Pause before the policy looks again; grows with failures.
     pause_ms: u64,
@@ -91,7 +127,7 @@ impl Work {
         }
         let done = match &self.fenced {
             Some(error) => Err(error.clone()),
-            None => self.tier(|backlog, _| seal::everything(backlog)).await,
+            None => self.put_checkpoint(Some(u64::MAX)).await,
         };
         self.note(done.as_ref().err());
         let done = self.let_forget(done).await;
@@ -114,8 +150,69 @@ impl Work {
             due.retain(|topic, _| cold.manifests.check_readable(*topic).is_ok());
             due
         };
-        let done = self.tier(due).await;
+        let mut done = self.tier(due).await;
+        let now_us = self.runner.node().map_or(i64::MIN, |node| node.clock().now_us());
+        // A clock that is set back puts the next one off by no more than the interval.
+        self.checkpoints.last_us = self.checkpoints.last_us.min(now_us);
+        if self.checkpoints.is_due(now_us) {
+            // A topic that cannot be tiered keeps the others from nothing: what waits of it goes along, if it is little.
+            let put = self.put_checkpoint(None).await;
+            done = done.and(put);
+            self.checkpoints.last_us = now_us;
+        }
         self.note(done.as_ref().err());
+    }
+
+    /// Tiers what is stable as of one moment and puts a checkpoint of it. One that was asked for fails if something cannot
+    /// be tiered, and takes along what is in no object however much it is; one that was not goes as far as it can, and is
+    /// left out if nothing has happened since the last one.
+    async fn put_checkpoint(&mut self, asked_tail_bytes_max: Option<u64>) -> Result<CheckpointReport> {
+        let node = self.runner.node()?;
+        let mut report = CheckpointReport::default();
+        if asked_tail_bytes_max.is_none() && !self.runner.cold.manifests.unreadable().is_empty() {
+            // The health names them. A checkpoint without their roots would lose their history.
+            return Ok(report);
+        }
+        for _ in 0..CUTS_MAX {
+            let Some(checkpointer) = &mut self.checkpoints.checkpointer else {
+                return self.tier(|backlog, _| seal::everything(backlog)).await;
+            };
+            let cut = match node.cut().await {
+                Ok(cut) => cut,
+                // Nothing is written any more, but what there is still becomes cold.
+                Err(error) => return self.tier(|backlog, _| seal::everything(backlog)).await.and(Err(error)),
+            };
+            if asked_tail_bytes_max.is_none() && cut.position == self.checkpoints.position {
+                return Ok(report);
+            }
+            let tiered = self.runner.tier_all(&checkpoint::targets(&cut, &node.tiering_backlog())).await;
+            let failed = match tiered {
+                Ok(done) => {
+                    report.objects += done.objects;
+                    report.rows += done.rows;
+                    None
+                }
+                Err(error) if asked_tail_bytes_max.is_some() || error.kind() == ErrorKind::StepDown => {
+                    return Err(error);
+                }
+                Err(error) => Some(error),
+            };
+            let put = checkpointer.put(&node, &cut, asked_tail_bytes_max.unwrap_or(TAIL_BYTES_MAX)).await;
+            match put {
+                Ok(id) => {
+                    if let Some(id) = id {
+                        metrics::gauge!("aquifer_checkpoint_last_seconds").set(node.clock().now_us() as f64 / 1e6);
+                        tracing::info!(checkpoint = %id, rows = report.rows, "checkpoint");
+                        self.checkpoints.position = cut.position;
+                    }
+                    self.checkpoints.last_us = node.clock().now_us();
+                    return failed.map_or(Ok(report), Err);
+                }
+                Err(Error::Conflict { what }) => tracing::debug!(what, "a checkpoint was overtaken and is made again"),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(Error::Conflict { what: "topics, again and again: the checkpoint".to_owned() })
     }
 
     /// Tiers what is chosen of the backlog. What the log may forget then, it does by itself.

@@ -7,13 +7,15 @@ use futures::{FutureExt, StreamExt, stream};
 use object_store::path::Path;
 
 use crate::error::Result;
-use crate::ids::{TopicId, TopicPartition, WriterEpoch};
+use crate::ids::{Takeover, TopicId, TopicPartition, WriterEpoch};
 use crate::manifest::codec::Content;
 use crate::manifest::model::{ChunkRef, Entry, Gone, TopicManifest};
 use crate::manifest::publish;
 use crate::object::bucket::Bucket;
-use crate::object::{claim, paths};
+use crate::object::claim::{self, Claim};
+use crate::object::paths;
 use crate::storage::OpenOptions;
+use crate::tier::checkpoint::{self, CHECKPOINTS_KEPT};
 use crate::tier::cold::{Cold, Writer};
 use crate::verify::log::{Hot, LogView};
 use crate::verify::{Findings, object};
@@ -30,6 +32,8 @@ struct Look<'a> {
     listed: BTreeMap<Path, u64>,
     /// What somebody names.
     named: HashSet<Path>,
+    /// As the newest claim says.
+    takeover: Option<Takeover>,
     sample: f64,
     /// How much of an object has been left out so far: at 1 the next one is read.
     owed: f64,
@@ -60,11 +64,13 @@ pub(super) async fn look(
         view,
         listed: bucket.sizes(&Path::default()).await?,
         named: HashSet::new(),
+        takeover: None,
         sample,
         owed,
         findings,
     };
     look.claims().await?;
+    look.checkpoints().await?;
     let topics = view.topics();
     let folders = look.listed.keys().filter_map(topic_of);
     let known: BTreeSet<TopicId> = folders.chain(topics.keys().copied()).collect();
@@ -115,8 +121,11 @@ impl Look<'_> {
         for path in claims {
             self.count(&path);
             self.named.insert(path.clone());
-            let read = claim::whose(&self.cold.bucket, path.clone()).await;
-            let Some((cluster, epoch)) = self.findings.judged(path.as_ref(), read)? else { continue };
+            let read = claim::read(&self.cold.bucket, path.clone()).await;
+            let Some(Claim { cluster, epoch, takeover, .. }) = self.findings.judged(path.as_ref(), read)? else {
+                continue;
+            };
+            self.takeover = takeover;
             if cluster != origin.cluster_id {
                 let what = format!("it belongs to cluster {cluster}, the data directory to {}", origin.cluster_id);
                 self.findings.violation(&path, what);
@@ -128,6 +137,38 @@ impl Look<'_> {
                     epoch.0, origin.epoch.0
                 );
                 self.findings.violation(&path, what);
+            }
+        }
+        Ok(())
+    }
+
+    /// What a node could begin from, and that what it names is there.
+    async fn checkpoints(&mut self) -> Result<()> {
+        let counting = checkpoint::list(&self.cold.bucket, self.takeover).await?;
+        for id in counting.into_iter().take(CHECKPOINTS_KEPT) {
+            let path = paths::checkpoint(id);
+            self.count(&path);
+            self.named.insert(path.clone());
+            let tails: Vec<_> =
+                self.below(&paths::tails()).into_iter().filter(|path| paths::tail_of(path) == Some(id)).collect();
+            self.named.extend(tails);
+            let read = checkpoint::read(&self.cold.bucket, id).await;
+            let Some(found) = self.findings.judged(path.as_ref(), read)? else { continue };
+            if found.cluster != self.view.origin.cluster_id {
+                self.findings.violation(&path, format!("it belongs to cluster {}", found.cluster));
+            }
+            for part in 0..found.tail.len() {
+                self.count(&paths::tail(id, part));
+                let read = found.tail_part(&self.cold.bucket, part).await;
+                self.findings.judged(paths::tail(id, part).as_ref(), read)?;
+            }
+            for (topic, root) in &found.roots {
+                let Some((epoch, version)) = root else { continue };
+                let root = paths::root(*topic, *epoch, *version);
+                self.named.insert(root.clone());
+                if self.size(&root).is_none() {
+                    self.findings.violation(&path, format!("it names {root}, which is not there"));
+                }
             }
         }
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! 1. [`log`] reads the data directory: every frame and batch, headers and footers, snapshots. [`frames`] judges what the
 //!    frames say of positions, sequences, times and offsets, [`footers`] what a footer says of its frames.
-//! 2. [`bucket`] reads the object store: claims, manifests, chunks, and by [`object`] what is in each object; and whether
+//! 2. [`bucket`] reads the object store: claims, checkpoints, manifests, chunks, and by [`object`] what is in each object; and whether
 //!    nothing lies between the end of the cold part and the beginning of the hot one.
 //!
 //! What is found wrong is told as it is found, with its place; the rest is looked at all the same. What has no checksum
@@ -19,7 +19,6 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::object::open::Opening;
 use crate::storage::OpenOptions;
 use crate::worker;
 
@@ -95,14 +94,7 @@ pub async fn verify(options: OpenOptions, sample: f64, tell: Tell) -> Result<Ver
         let shown = options.data_dir.display();
         return Err(Error::Config { reason: format!("there is no data directory {shown}; name one with --data-dir") });
     }
-    let opening = Opening {
-        url: options.object_store_url.as_deref(),
-        options: &options.object_store,
-        data_dir: &options.data_dir,
-        settings: &options.settings,
-        random: &options.random,
-    };
-    let bucket = opening.open_to_read()?;
+    let bucket = options.opening().open_to_read()?;
     let mut findings = Findings { tell, report: VerifyReport::default() };
     let data_dir = options.data_dir.clone();
     let (findings, view) = worker::blocking(move || {

@@ -1,7 +1,7 @@
 //! Every kind of file there is: written, verified, damaged one by one, and read for ever as an earlier version wrote it.
 //!
-//! `tests/fixtures/v1` was written once by `make fixtures`. What it holds is said here, in [`build`] and [`check`]; when a
-//! format changes, another folder stands beside it and both are read.
+//! `tests/fixtures/v1` and `v2` were written once by `make fixtures`. What they hold is said here, in [`build`] and [`check`];
+//! when a format changes, another folder stands beside them and all are read.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,6 +21,8 @@ use crate::records::{consume, records, scan_all, snapshot, tiered_options};
 use crate::support::{appends, at, batch, eventually, produce, read};
 use crate::transactions::{add, consume_committed, end, init, send, send_offset};
 
+/// The folders of kept files: the newest is what this version writes.
+const KEPT: [&str; 2] = ["v1", "v2"];
 /// Rounds of the topic whose manifest has a chunk.
 const ROUNDS: i64 = 30;
 /// Bytes of a fixture, at the most.
@@ -188,10 +190,14 @@ async fn check(data_dir: &Path) {
 
 /// What `verify` says: the report, and what was wrong.
 async fn verify(data_dir: &Path) -> Result<(VerifyReport, Vec<Finding>), Error> {
+    verify_with(options(data_dir)).await
+}
+
+async fn verify_with(options: OpenOptions) -> Result<(VerifyReport, Vec<Finding>), Error> {
     let told: Arc<Mutex<Vec<Finding>>> = Arc::default();
     let of_tell = Arc::clone(&told);
     let tell = Arc::new(move |finding: &Finding| of_tell.lock().push(finding.clone()));
-    let report = aquifer_storage::verify(options(data_dir), 1.0, tell).await?;
+    let report = aquifer_storage::verify(options, 1.0, tell).await?;
     let told = told.lock().clone();
     let wrong: Vec<_> = told.into_iter().filter(|finding| finding.severity == Severity::Violation).collect();
     assert_eq!(report.violations, wrong.len() as u64);
@@ -199,7 +205,11 @@ async fn verify(data_dir: &Path) -> Result<(VerifyReport, Vec<Finding>), Error> 
 }
 
 async fn is_clean(data_dir: &Path) -> VerifyReport {
-    let (report, wrong) = verify(data_dir).await.unwrap();
+    is_clean_with(options(data_dir)).await
+}
+
+pub(crate) async fn is_clean_with(options: OpenOptions) -> VerifyReport {
+    let (report, wrong) = verify_with(options).await.unwrap();
     assert_eq!(wrong, []);
     report
 }
@@ -238,7 +248,7 @@ fn position(path: &Path, needle: &[u8]) -> usize {
     bytes.windows(needle.len()).position(|window| window == needle).unwrap_or_else(|| panic!("{needle:?}"))
 }
 
-fn flip(path: &Path, at: usize) {
+pub(crate) fn flip(path: &Path, at: usize) {
     let mut bytes = fs::read(path).unwrap();
     bytes[at] ^= 0x10;
     fs::write(path, bytes).unwrap();
@@ -401,10 +411,10 @@ async fn it_does_not_look_where_a_node_runs_and_writes_nothing() {
     assert!(refused.to_string().contains("--object-store"), "{refused}");
 }
 
-/// Raises the version in an envelope, and makes its checksum right.
-fn newer_envelope(path: &Path, at: usize) {
+/// Gives an envelope a version that nobody writes, and makes its checksum right.
+pub(crate) fn newer_envelope(path: &Path, at: usize) {
     let mut bytes = fs::read(path).unwrap();
-    bytes[at + 8] += 1;
+    bytes[at + 8] = 99;
     let crc = crc_fast::crc32_iscsi(&bytes[at..at + 24]);
     bytes[at + 24..at + 28].copy_from_slice(&crc.to_le_bytes());
     fs::write(path, bytes).unwrap();
@@ -423,7 +433,7 @@ fn newer_block(path: &Path, at: usize, version_at: usize) {
 async fn a_newer_format_is_refused_by_name() {
     let home = tempfile::tempdir().unwrap();
     type Kind = (&'static str, fn(&Path));
-    let kinds: [Kind; 8] = [
+    let kinds: [Kind; 9] = [
         ("data directory", |dir| newer_envelope(&dir.join("meta"), 0)),
         ("log segment", |dir| newer_block(&segments(dir).1, 0, 8)),
         ("frame", |dir| newer_block(&segments(dir).1, 64, 4)),
@@ -433,12 +443,13 @@ async fn a_newer_format_is_refused_by_name() {
         }),
         ("log snapshot", |dir| newer_envelope(&newest(dir, &[".snap"]), 0)),
         ("writer's claim", |dir| newer_envelope(&newest(dir, &["meta/writer"]), 0)),
+        ("checkpoint", |dir| newer_envelope(&newest(dir, &["meta/checkpoint"]), 0)),
         ("manifest root", |dir| newer_envelope(&newest(dir, &["topics", "/manifest/"]), 0)),
         ("manifest chunk", |dir| newer_envelope(&newest(dir, &["topics", "/chunk/"]), 0)),
     ];
     for (kind, raise) in kinds {
         let dir = home.path().join(kind.replace(' ', "-"));
-        copy(&fixture(), &dir);
+        copy(&fixture(KEPT[1]), &dir);
         raise(&dir);
         let refused = verify(&dir).await.unwrap_err();
         assert!(matches!(refused, Error::Config { .. }), "{kind}: {refused}");
@@ -452,24 +463,39 @@ async fn a_newer_format_is_refused_by_name() {
     }
 }
 
-fn fixture() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/v1")
+fn fixture(version: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(version)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_version_1_wrote_is_read() {
+async fn what_earlier_versions_wrote_is_read() {
+    for version in KEPT {
+        let home = tempfile::tempdir().unwrap();
+        let data_dir = home.path().join("data");
+        copy(&fixture(version), &data_dir);
+        is_clean(&data_dir).await;
+        check(&data_dir).await;
+        is_clean(&data_dir).await;
+        // And written on.
+        let storage = open(&data_dir).await;
+        let codecs = storage.topic("codecs").unwrap();
+        produce(&storage, at(&codecs, 1), &["by a later version"]).await.unwrap();
+        storage.checkpoint().await.unwrap();
+        assert_eq!(read(&storage, at(&codecs, 1), 0).await.unwrap().len(), 3);
+        stop(storage).await;
+        is_clean(&data_dir).await;
+    }
+}
+
+/// A bucket that was kept is enough to begin from.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kept_checkpoint_is_begun_from() {
     let home = tempfile::tempdir().unwrap();
     let data_dir = home.path().join("data");
-    copy(&fixture(), &data_dir);
-    is_clean(&data_dir).await;
-    check(&data_dir).await;
-    is_clean(&data_dir).await;
-    // And written on.
-    let storage = open(&data_dir).await;
-    let codecs = storage.topic("codecs").unwrap();
-    produce(&storage, at(&codecs, 1), &["by a later version"]).await.unwrap();
-    storage.checkpoint().await.unwrap();
-    assert_eq!(read(&storage, at(&codecs, 1), 0).await.unwrap().len(), 3);
+    copy(&fixture(KEPT[1]).join("objects"), &data_dir.join("objects"));
+    let storage = Storage::take_over(options(&data_dir)).await.unwrap();
+    let many = storage.topic("many").unwrap();
+    assert_eq!(read(&storage, at(&many, 2), 0).await.unwrap().len() as i64, ROUNDS);
     stop(storage).await;
     is_clean(&data_dir).await;
 }
@@ -486,6 +512,6 @@ async fn writes_the_fixture() {
     let _ = fs::remove_dir_all(data_dir.join("objects/staging"));
     let bytes: u64 = files(&data_dir).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
     assert!(bytes < FIXTURE_BYTES_MAX, "{bytes} bytes");
-    let _ = fs::remove_dir_all(fixture());
-    copy(&data_dir, &fixture());
+    let _ = fs::remove_dir_all(fixture(KEPT[1]));
+    copy(&data_dir, &fixture(KEPT[1]));
 }

@@ -17,6 +17,7 @@ mod records;
 mod restarts;
 mod shown;
 mod support;
+mod takeover;
 mod tiering;
 mod times;
 mod topics;

@@ -51,7 +51,7 @@ impl Bench {
         let clock_of_cold: Arc<dyn Clock> = Arc::<ManualClock>::clone(&clock);
         let random = Arc::new(SystemRandom);
         let writer = Writer { epoch: WriterEpoch(epoch), random, clock: clock_of_cold, memory_bytes: 1 << 30 };
-        claim::claim(&self.bucket, Uuid::nil(), writer.epoch, Uuid::from_u128(epoch.into())).await.unwrap();
+        claim::claim(&self.bucket, claim::Claim::for_test(Uuid::nil(), writer.epoch)).await.unwrap();
         let cold = Arc::new(Cold::new(self.bucket.clone(), writer).shaped(TINY));
         let manifest = publish::load(&self.bucket, WriterEpoch(epoch), TOPIC).await.unwrap();
         cold.manifests.install(manifest);
