@@ -101,6 +101,8 @@ pub(crate) struct Takeover {
     /// Of the process that took over.
     pub(crate) epoch: WriterEpoch,
     pub(crate) from: CheckpointId,
+    /// The last commit time in that checkpoint, us.
+    pub(crate) taken_at_us: i64,
 }
 
 /// A producer as Kafka knows it: an id, and an epoch that fences whoever had the id before.

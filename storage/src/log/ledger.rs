@@ -18,7 +18,7 @@ use crate::log::frame::PlacedBatch;
 use crate::log::own::{Change, OwnRecord, OwnState, PARTITIONS_MAX};
 use crate::log::producer::{Producers, Replaced, Verdict};
 use crate::log::transaction::{AbortedRange, Mark};
-use crate::record::batch::TimestampType;
+use crate::record::batch::{BatchHeader, TimestampType};
 use crate::view::{Definition, GroupOffset, ProducerInfo, Topic};
 
 /// Kafka's limit.
@@ -41,6 +41,8 @@ pub(crate) struct Ledger {
     pub(crate) producers: Producers,
     /// What of the hot part was aborted, in the order of the markers.
     pub(crate) aborted: HashMap<TopicPartition, Vec<AbortedRange>>,
+    /// Up to when the node that was taken over from is known, us: its producers may have been told more.
+    pub(crate) taken_over_us: Option<i64>,
 }
 
 /// What a judgement goes by, beside the ledger.
@@ -224,6 +226,19 @@ impl Ledger {
         }
     }
 
+    /// Judges a batch by its producer's sequences. One that comes for the first time since a takeover may go on behind what
+    /// it was told of and is gone: nobody can send that again, and to refuse it would end it for good.
+    fn judge_sequence(&self, partition: TopicPartition, header: &BatchHeader) -> Result<Verdict> {
+        match self.producers.judge(partition, header) {
+            Err(Error::OutOfOrderSequence { .. })
+                if self.taken_over_us.is_some_and(|until_us| self.producers.goes_on(partition, header, until_us)) =>
+            {
+                Ok(Verdict::Append)
+            }
+            judged => judged,
+        }
+    }
+
     pub(crate) fn end_of(&self, partition: TopicPartition) -> i64 {
         self.ends.get(&partition).copied().unwrap_or(0)
     }
@@ -396,7 +411,7 @@ impl Judge<'_> {
         }
         let by_log = topic.config.message_timestamp_type == Some(TimestampType::LogAppendTime);
         let append_time_ms = by_log.then(|| self.terms.now_us.div_euclid(1000));
-        let (base_offset, duplicate) = match self.ledger.producers.judge(partition, &header)? {
+        let (base_offset, duplicate) = match self.ledger.judge_sequence(partition, &header)? {
             Verdict::Duplicate(base_offset) => (base_offset, true),
             Verdict::Append => {
                 self.check_transactional(partition, &header)?;

@@ -158,7 +158,8 @@ impl Node {
             segment_bytes: settings.wal_segment_bytes,
             limits: BatchLimits::STORED,
         })?;
-        let Recovered { ledger, mut published, appender, snapshot_position } = recovered;
+        let Recovered { mut ledger, mut published, appender, snapshot_position } = recovered;
+        ledger.taken_over_us = home.takeover.map(|takeover| takeover.taken_at_us);
         let orphans = AtomicUsize::new(ledger.orphan_count());
         published.end = appender.end;
         published.footers = Arc::new(FooterRuns::new(settings.memory_limit / FOOTERS_SHARE));

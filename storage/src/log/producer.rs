@@ -113,6 +113,16 @@ impl Producers {
         }
     }
 
+    /// Whether a batch lies behind everything known of its producer, of whom nothing has come since then.
+    pub(crate) fn goes_on(&self, partition: TopicPartition, header: &BatchHeader, since_us: i64) -> bool {
+        let Some(known) = self.0.get(&(partition, header.producer_id)) else { return true };
+        let expected = known.batches.back().map_or(0, |last| advance(last.last_sequence, 1));
+        // Sequences begin anew at 0 after the largest: the nearer way says what is behind what.
+        let ahead = (i64::from(header.base_sequence) - i64::from(expected)).rem_euclid(i64::from(i32::MAX) + 1);
+        let behind = header.producer_epoch > known.epoch || ahead <= i64::from(i32::MAX) / 2;
+        known.last_commit_us <= since_us && header.producer_epoch >= known.epoch && behind
+    }
+
     /// Takes an appended batch of records in; gives what to put back if it is undone, and the beginning of a transaction
     /// if it is one. `None` without a producer id.
     pub(crate) fn note(
@@ -295,6 +305,21 @@ mod tests {
         ));
         assert!(producers.judge(partition(), &header(2, 50, 1)).is_err());
         assert_eq!(producers.judge(partition(), &header(2, 0, 1)).unwrap(), Verdict::Append);
+    }
+
+    #[test]
+    fn who_comes_first_after_a_takeover_may_go_on_behind_what_is_gone() {
+        let mut producers = Producers::default();
+        producers.note(partition(), &header(1, 0, 10), 0, 5);
+        let goes_on = |producers: &Producers, header| producers.goes_on(partition(), &header, 5);
+        assert!(goes_on(&producers, header(1, 40, 1)) && goes_on(&producers, header(2, 40, 1)));
+        assert!(!goes_on(&producers, header(1, 3, 2)), "what it had sent before is not behind");
+        assert!(!goes_on(&producers, header(0, 40, 1)), "an older epoch is fenced");
+        producers.note(partition(), &header(1, 40, 1), 10, 6);
+        assert!(!goes_on(&producers, header(1, 50, 1)), "only the first one");
+        let mut wrapping = Producers::default();
+        wrapping.note(partition(), &header(1, i32::MAX - 5, 3), 0, 5);
+        assert!(goes_on(&wrapping, header(1, 4, 1)));
     }
 
     #[test]

@@ -102,7 +102,7 @@ fn same_takeover(bucket: Option<Takeover>, directory: Option<Takeover>) -> Resul
     let epoch = |takeover: Option<Takeover>| takeover.map_or(0, |takeover| takeover.epoch.0);
     let reason = match bucket {
         _ if bucket == directory => return Ok(()),
-        Some(Takeover { epoch: at, from }) if at.0 > epoch(directory) => format!(
+        Some(Takeover { epoch: at, from, .. }) if at.0 > epoch(directory) => format!(
             "another node has taken the cluster over from the object store, with writer epoch {} and checkpoint {from}; \
              this data directory is from before, and what it acknowledged after that checkpoint is in it alone: \
              keep it for that, or remove it; to take the cluster over here, start with an empty data directory and \
@@ -234,7 +234,7 @@ mod tests {
         let bucket = Bucket::for_test();
         claim(&bucket, of(1, 5, None)).await.unwrap();
         let from = CheckpointId { epoch: WriterEpoch(5), version: 3 };
-        let takeover = Some(Takeover { epoch: WriterEpoch(6), from });
+        let takeover = Some(Takeover { epoch: WriterEpoch(6), from, taken_at_us: 7 });
         claim_over(&bucket, of(1, 6, takeover)).await.unwrap();
         for epoch in 6..10 {
             let error = claim(&bucket, of(1, epoch, None)).await.unwrap_err();

@@ -101,7 +101,7 @@ async fn take_over(options: &OpenOptions, disk: &Arc<dyn Disk>, bucket: &Bucket)
     claim::claim(bucket, fence).await?;
     let chosen = choose(options, bucket, &found).await?;
     let epoch = WriterEpoch(fence.epoch.0 + 1);
-    let takeover = Takeover { epoch, from: chosen.id };
+    let takeover = Takeover { epoch, from: chosen.id, taken_at_us: chosen.taken_at_us };
     claim::claim_over(bucket, Claim { epoch, attempt: attempt(), takeover: Some(takeover), ..found }).await?;
     worker::crash_point("after a takeover is claimed");
     let (checkpoint, taken_at_us) = (chosen.id, chosen.taken_at_us);
