@@ -85,12 +85,7 @@ fn one_seed_gives_one_history() {
 
 #[test]
 fn many_partitions_leave_bounded_objects_puts_and_log_bytes() {
-    let whole = number("AQUIFER_HOUR").is_some();
-    let load = if whole {
-        hour::Load { topics: 100, partitions: 100, seconds: 3_600 }
-    } else {
-        hour::Load { topics: 4, partitions: 25, seconds: 300 }
-    };
+    let load = if number("AQUIFER_HOUR").is_some() { hour::Load::WHOLE } else { hour::Load::SMALL };
     let figures = hour::run(load);
     hour::check(load, figures);
 }

@@ -62,6 +62,8 @@ struct Inode {
     bytes: Vec<u8>,
     durable: Vec<u8>,
     unsynced: Vec<Change>,
+    /// Whoever has it open holds it too.
+    held: Arc<()>,
 }
 
 #[derive(Clone, Debug)]
@@ -171,6 +173,14 @@ impl State {
         change.apply(&mut inode.bytes);
         inode.unsynced.push(change);
         Ok(())
+    }
+
+    /// Lets go of files that have no name any more, here or after a power cut, and that nobody has open.
+    fn let_go(&mut self) {
+        let given = self.renames.iter().filter_map(|change| change.given.as_ref().map(|(_, inode)| inode));
+        let named: BTreeSet<u64> =
+            self.names.values().chain(self.durable_names.values()).chain(given).copied().collect();
+        self.inodes.retain(|number, inode| named.contains(number) || Arc::strong_count(&inode.held) > 1);
     }
 
     fn name(&mut self, path: &Path, gone: Option<PathBuf>, given: Option<(PathBuf, u64)>) {
@@ -302,6 +312,7 @@ impl MemoryDisk {
 #[derive(Debug)]
 struct MemoryFile {
     inode: u64,
+    _held: Arc<()>,
     state: Arc<Mutex<State>>,
 }
 
@@ -362,7 +373,9 @@ impl Disk for MemoryDisk {
             }
             (None, _) => return Err(io::ErrorKind::NotFound.into()),
         };
-        Ok(Arc::new(MemoryFile { inode, state: Arc::clone(&self.state) }))
+        // Of a call that had no effect there is none.
+        let held = state.inodes.get(&inode).map(|inode| Arc::clone(&inode.held)).unwrap_or_default();
+        Ok(Arc::new(MemoryFile { inode, _held: held, state: Arc::clone(&self.state) }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -396,6 +409,7 @@ impl Disk for MemoryDisk {
                 std::mem::take(&mut state.renames).into_iter().partition(|change| change.dir == dir);
             synced.iter().for_each(|change| change.apply(&mut state.durable_names));
             state.renames = left;
+            state.let_go();
         }
         Ok(())
     }
@@ -432,7 +446,8 @@ impl DiskFile for MemoryFile {
     fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {
         let mut state = self.state.lock();
         let effect = state.begin()?;
-        let mut bytes = slices.iter().flat_map(|slice| slice.iter().copied()).collect::<Vec<u8>>();
+        let mut bytes = Vec::with_capacity(slices.iter().map(|slice| slice.len()).sum());
+        slices.iter().for_each(|slice| bytes.extend_from_slice(slice));
         let length = state.inode(self.inode)?.bytes.len();
         let more = (position(offset) + bytes.len()).saturating_sub(length);
         state.check_room(more)?;
@@ -544,6 +559,23 @@ mod tests {
         };
         let found: BTreeSet<Vec<u8>> = (0..40).map(there).collect();
         assert_eq!(found.into_iter().collect::<Vec<_>>(), [b"new".to_vec(), b"old".to_vec()]);
+    }
+
+    #[test]
+    fn a_removed_file_is_let_go_when_that_is_durable_and_nobody_has_it_open() {
+        let disk = disk(1);
+        let (path, dir) = (Path::new("/data/file"), Path::new("/data"));
+        let file = disk.open(path, Access::Create).unwrap();
+        file.write_at(&mut [IoSlice::new(b"one"), IoSlice::new(b"two")], 0).unwrap();
+        disk.sync_dir(dir).unwrap();
+        let files = || disk.state.lock().inodes.len();
+        disk.remove(path).unwrap();
+        disk.sync_dir(dir).unwrap();
+        let mut bytes = [0; 6];
+        assert_eq!((files(), file.read_at(&mut bytes, 0).unwrap(), &bytes), (1, 6, b"onetwo"));
+        drop(file);
+        disk.sync_dir(dir).unwrap();
+        assert_eq!(files(), 0);
     }
 
     #[test]

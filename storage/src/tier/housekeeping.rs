@@ -4,7 +4,6 @@
 //! never waits for all of them. A topic that fails is named and left alone for a growing while; the others go on. Being
 //! fenced ends the work for good.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TopicId;
 use crate::log::Node;
+use crate::tier::trouble::Troubles;
 use crate::tier::upkeep::{Effort, Upkeep};
 use crate::tier::worker::chain;
 use crate::view::{Topic, VacuumReport};
@@ -49,7 +49,8 @@ impl Housekeeping {
         let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
         let interval_us = i64::try_from(interval_ms.saturating_mul(1000)).unwrap_or(i64::MAX);
         let next_us = None;
-        let work = Work { upkeep, waiting, interval_us, next_us, after: None, troubles: HashMap::new(), fenced: None };
+        let troubles = Troubles::new(PAUSE_US.0, PAUSE_US.1);
+        let work = Work { upkeep, waiting, interval_us, next_us, after: None, troubles, fenced: None };
         Self { requests, work: Loop::start("housekeeping", |stop| work.run(stop)) }
     }
 
@@ -66,21 +67,6 @@ impl Housekeeping {
     }
 }
 
-/// A topic that failed.
-#[derive(Clone, Copy, Debug)]
-struct Trouble {
-    pause_us: i64,
-    /// When it is tried again.
-    until_us: i64,
-}
-
-impl Trouble {
-    /// Whether the topic is left alone; not by a clock that was set back since.
-    fn rests(self, now_us: i64) -> bool {
-        (self.until_us.saturating_sub(self.pause_us)..self.until_us).contains(&now_us)
-    }
-}
-
 struct Work {
     upkeep: Upkeep,
     waiting: mpsc::Receiver<Request>,
@@ -89,7 +75,7 @@ struct Work {
     next_us: Option<i64>,
     /// The last topic gone through, if some are left.
     after: Option<TopicId>,
-    troubles: HashMap<TopicId, Trouble>,
+    troubles: Troubles,
     /// Why no more is done.
     fenced: Option<Error>,
 }
@@ -164,8 +150,7 @@ impl Work {
         }
         let left: Vec<_> = topics(&node).into_iter().filter(|topic| self.after < Some(topic.id)).collect();
         for topic in left.iter().take(TOPICS_MAX) {
-            let rests = self.troubles.get(&topic.id).is_some_and(|trouble| trouble.rests(now_us));
-            if !rests {
+            if !self.troubles.rests(topic.id, now_us) {
                 // The error has been told.
                 let _ = self.keep(&node, topic, Effort::Due).await;
             }
@@ -176,7 +161,7 @@ impl Work {
         }
         self.after = left.get(TOPICS_MAX).and_then(|_| left.get(TOPICS_MAX - 1)).map(|topic| topic.id);
         if self.after.is_none() {
-            self.troubles.retain(|topic, _| node.topic_by_id(*topic).is_some());
+            self.troubles.keep(|topic| node.topic_by_id(topic).is_some());
             self.upkeep.forget_others(|topic| node.topic_by_id(topic).is_some());
             self.next_us = Some(now_us.saturating_add(self.interval_us));
             #[expect(clippy::cast_precision_loss, reason = "a time in seconds")]
@@ -211,7 +196,7 @@ impl Work {
         }
         let done = self.upkeep.keep(node, topic, effort).await;
         match &done {
-            Ok(_) => drop(self.troubles.remove(&topic.id)),
+            Ok(_) => self.troubles.mended(topic.id),
             // Deleted, or changed by somebody else: the next look sees it as it is then.
             Err(_) if node.topic_by_id(topic.id).is_none() => return Ok(VacuumReport::default()),
             Err(Error::Conflict { what }) => tracing::debug!(topic = topic.name, what, "housekeeping was overtaken"),
@@ -228,10 +213,7 @@ impl Work {
             self.fenced = Some(error.clone());
             return;
         }
-        let before = self.troubles.get(&topic.id).map_or(0, |trouble| trouble.pause_us);
-        let pause_us = (before * 2).clamp(PAUSE_US.0, PAUSE_US.1);
-        let until_us = node.clock().now_us().saturating_add(pause_us);
-        self.troubles.insert(topic.id, Trouble { pause_us, until_us });
+        let pause_us = self.troubles.failed(topic.id, node.clock().now_us());
         let pause_s = pause_us / 1_000_000;
         tracing::warn!(topic = topic.name, %reason, pause_s, "housekeeping failed and is tried again");
     }

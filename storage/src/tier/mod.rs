@@ -1,7 +1,8 @@
 //! Hot to cold: the worker that makes Parquet of what is stable, and the cold part it has made.
 //!
 //! 1. [`Tier::open`] opens the bucket, claims it, loads the manifests and tells the log how far it is tiered.
-//! 2. [`worker`] looks every second which partitions are due ([`seal`]), or is asked for everything (a checkpoint).
+//! 2. [`worker`] looks every second which partitions are due ([`seal`]), or is asked for everything (a checkpoint). A topic
+//!    that fails rests for a while ([`trouble`]), as it does for [`housekeeping`].
 //! 3. [`run`] takes what is due of a topic, [`write`] makes one object of it, the manifest is published.
 //! 4. Only then may the log forget, which it is asked to do every second ([`forgetting`]), whether or not a run goes on.
 //!
@@ -35,6 +36,7 @@ mod sweep;
 pub(crate) mod takeover;
 #[cfg(test)]
 mod tests;
+mod trouble;
 mod upkeep;
 mod worker;
 pub(crate) mod write;

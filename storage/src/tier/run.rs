@@ -4,12 +4,11 @@
 //! log learns how far it is tiered. A crash between any two leaves an object nobody names, or a manifest the log learns
 //! of at the next start; never an offset that is nowhere.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Weak};
 
 use parking_lot::RwLock;
 
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::{Aborted, DamagedOffsets, HotRange, HotRun, Node, Piece, has_rows, read_runs};
 use crate::manifest::edit::Edit;
@@ -60,25 +59,16 @@ impl Runner {
         self.node.upgrade().ok_or(Error::Closed)
     }
 
-    /// Tiers these topics up to their targets, in as many runs as the limit asks for. A topic that is gone is skipped,
-    /// and one that fails does not keep the others waiting.
+    /// Tiers a topic up to its targets, in as many runs as the limit asks for; nothing if it is gone.
     ///
     /// # Errors
-    /// Of the first topic that fails; what was published stays.
-    pub(crate) async fn tier_all(&self, targets: &BTreeMap<TopicId, Vec<Target>>) -> Result<CheckpointReport> {
-        let mut report = CheckpointReport::default();
-        let mut first_error = None;
-        for (topic, of_topic) in targets {
-            match self.tier_whole_topic(*topic, of_topic, &mut report).await {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::StepDown => return Err(error),
-                Err(error) => first_error = first_error.or(Some(error)),
-            }
-        }
-        first_error.map_or(Ok(report), Err)
-    }
-
-    async fn tier_whole_topic(&self, topic: TopicId, targets: &[Target], report: &mut CheckpointReport) -> Result<()> {
+    /// Of a run; what was published stays.
+    pub(crate) async fn tier_whole_topic(
+        &self,
+        topic: TopicId,
+        targets: &[Target],
+        report: &mut CheckpointReport,
+    ) -> Result<()> {
         while let Some(done) = self.tier_topic(topic, targets).await? {
             report.objects += done.objects;
             report.rows += done.rows;

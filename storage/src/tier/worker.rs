@@ -3,8 +3,9 @@
 //! A checkpoint, asked for or due by `checkpoint.interval`, tiers what is stable as of one moment and puts what a node needs
 //! to begin from the bucket alone ([`super::checkpoint`]). Nobody else tiers meanwhile, so that moment stays one.
 //!
-//! Requests wait in a queue of [`REQUESTS_MAX`]. Trouble that may pass is met with a growing pause; being fenced is not
-//! trouble that passes, so it ends the work for good, makes the node read-only, and every later request is told why.
+//! Requests wait in a queue of [`REQUESTS_MAX`]. A topic in trouble that may pass is left alone for a growing while, and the
+//! others are tiered as ever; being fenced is not trouble that passes, so it ends the work for good, makes the node
+//! read-only, and every later request is told why.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::ids::TopicId;
-use crate::log::Backlog;
+use crate::log::{Backlog, Node};
 use crate::tier::checkpoint::{self, Checkpointer};
 use crate::tier::run::Runner;
 use crate::tier::seal::{self, SealPolicy, Target};
+use crate::tier::trouble::Troubles;
 use crate::view::CheckpointReport;
 use crate::worker::{self, Loop};
 
@@ -28,8 +30,8 @@ const REQUESTS_MAX: usize = 64;
 /// How often the policy looks, ms.
 const LOOK_INTERVAL_MS: u64 = 1_000;
 
-/// Longest pause after failures, ms.
-const PAUSE_MS_MAX: u64 = 60_000;
+/// First and longest time a topic that failed is left alone, us.
+const PAUSE_US: (i64, i64) = (1_000_000, 60_000_000);
 
 /// Cuts taken for one checkpoint: each one more had topics deleted or trimmed under it.
 const CUTS_MAX: u32 = 8;
@@ -75,7 +77,8 @@ impl Worker {
     /// Starts it.
     pub(crate) fn start(runner: Runner, policy: SealPolicy, checkpoints: Checkpoints) -> Self {
         let (requests, waiting) = mpsc::channel(REQUESTS_MAX);
-        let work = Work { runner, policy, checkpoints, waiting, pause_ms: 0, fenced: None };
+        let troubles = Troubles::new(PAUSE_US.0, PAUSE_US.1);
+        let work = Work { runner, policy, checkpoints, waiting, troubles, fenced: None };
         Self { requests, work: Loop::start("tiering", |stop| work.run(stop)) }
     }
 
@@ -97,8 +100,7 @@ struct Work {
     policy: SealPolicy,
     checkpoints: Checkpoints,
     waiting: mpsc::Receiver<Answer>,
-    /// Pause before the policy looks again; grows with failures.
-    pause_ms: u64,
+    troubles: Troubles,
     /// Why no more is written.
     fenced: Option<Error>,
 }
@@ -106,7 +108,6 @@ struct Work {
 impl Work {
     async fn run(mut self, stop: CancellationToken) {
         loop {
-            let pause = Duration::from_millis(self.pause_ms.max(LOOK_INTERVAL_MS));
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
@@ -114,7 +115,7 @@ impl Work {
                     Some(answer) => self.checkpoint(answer).await,
                     None => return,
                 },
-                () = worker::sleep(pause) => self.look().await,
+                () = worker::sleep(Duration::from_millis(LOOK_INTERVAL_MS)) => self.look().await,
             }
         }
     }
@@ -127,9 +128,9 @@ impl Work {
         }
         let done = match &self.fenced {
             Some(error) => Err(error.clone()),
+            // Who asks for everything is told of every trouble there is now.
             None => self.put_checkpoint(Some(u64::MAX)).await,
         };
-        self.note(done.as_ref().err());
         let done = self.let_forget(done).await;
         for answer in answers {
             // Who no longer waits needs no answer.
@@ -142,63 +143,62 @@ impl Work {
         if self.fenced.is_some() {
             return;
         }
-        let policy = self.policy;
+        let Ok(node) = self.runner.node() else { return };
+        let (policy, now_us) = (self.policy, node.clock().now_us());
+        self.troubles.keep(|topic| node.topic_by_id(topic).is_some());
         let cold = Arc::clone(&self.runner.cold);
-        let due = |backlog: &[Backlog], now_us| {
+        let due = |backlog: &[Backlog]| {
             let mut due = policy.due(backlog, now_us);
-            // Said at the start and by the health; the others must not wait for what will not pass.
+            // Said at the start and by the health; it will not pass.
             due.retain(|topic, _| cold.manifests.check_readable(*topic).is_ok());
             due
         };
-        let mut done = self.tier(due).await;
-        let now_us = self.runner.node().map_or(i64::MIN, |node| node.clock().now_us());
+        // The error has been told.
+        let _ = self.tier(due, |troubles, topic| troubles.rests(topic, now_us)).await;
         // A clock that is set back puts the next one off by no more than the interval.
         self.checkpoints.last_us = self.checkpoints.last_us.min(now_us);
-        if self.checkpoints.is_due(now_us) {
+        if self.fenced.is_none() && self.checkpoints.is_due(now_us) {
             // A topic that cannot be tiered keeps the others from nothing: what waits of it goes along, if it is little.
-            let put = self.put_checkpoint(None).await;
-            done = done.and(put);
+            let _ = self.put_checkpoint(None).await;
             self.checkpoints.last_us = now_us;
         }
-        self.note(done.as_ref().err());
     }
 
     /// Tiers what is stable as of one moment and puts a checkpoint of it. One that was asked for fails if something cannot
     /// be tiered, and takes along what is in no object however much it is; one that was not goes as far as it can, and is
-    /// left out if nothing has happened since the last one.
+    /// left out if nothing has happened since the last one. What goes wrong is told.
     async fn put_checkpoint(&mut self, asked_tail_bytes_max: Option<u64>) -> Result<CheckpointReport> {
         let node = self.runner.node()?;
-        let mut report = CheckpointReport::default();
-        if asked_tail_bytes_max.is_none() && !self.runner.cold.manifests.unreadable().is_empty() {
+        let (mut report, asked) = (CheckpointReport::default(), asked_tail_bytes_max.is_some());
+        if !asked && !self.runner.cold.manifests.unreadable().is_empty() {
             // The health names them. A checkpoint without their roots would lose their history.
             return Ok(report);
         }
         for _ in 0..CUTS_MAX {
-            let Some(checkpointer) = &mut self.checkpoints.checkpointer else {
-                return self.tier(|backlog, _| seal::everything(backlog)).await;
-            };
+            if self.checkpoints.checkpointer.is_none() {
+                return self.tier(seal::everything, |_, _| false).await;
+            }
             let cut = match node.cut().await {
                 Ok(cut) => cut,
                 // Nothing is written any more, but what there is still becomes cold.
-                Err(error) => return self.tier(|backlog, _| seal::everything(backlog)).await.and(Err(error)),
+                Err(error) => return self.tier(seal::everything, |_, _| false).await.and(Err(error)),
             };
-            if asked_tail_bytes_max.is_none() && cut.position == self.checkpoints.position {
+            if !asked && cut.position == self.checkpoints.position {
                 return Ok(report);
             }
-            let tiered = self.runner.tier_all(&checkpoint::targets(&cut, &node.tiering_backlog())).await;
-            let failed = match tiered {
+            let now_us = node.clock().now_us();
+            let targets = |backlog: &[Backlog]| checkpoint::targets(&cut, backlog);
+            let failed = match self.tier(targets, |troubles, topic| !asked && troubles.rests(topic, now_us)).await {
                 Ok(done) => {
                     report.objects += done.objects;
                     report.rows += done.rows;
                     None
                 }
-                Err(error) if asked_tail_bytes_max.is_some() || error.kind() == ErrorKind::StepDown => {
-                    return Err(error);
-                }
+                Err(error) if asked || self.fenced.is_some() => return Err(error),
                 Err(error) => Some(error),
             };
-            let put = checkpointer.put(&node, &cut, asked_tail_bytes_max.unwrap_or(TAIL_BYTES_MAX)).await;
-            match put {
+            let Some(checkpointer) = &mut self.checkpoints.checkpointer else { return Ok(report) };
+            match checkpointer.put(&node, &cut, asked_tail_bytes_max.unwrap_or(TAIL_BYTES_MAX)).await {
                 Ok(id) => {
                     if let Some(id) = id {
                         metrics::gauge!("aquifer_checkpoint_last_seconds").set(node.clock().now_us() as f64 / 1e6);
@@ -209,20 +209,44 @@ impl Work {
                     return failed.map_or(Ok(report), Err);
                 }
                 Err(Error::Conflict { what }) => tracing::debug!(what, "a checkpoint was overtaken and is made again"),
-                Err(error) => return Err(error),
+                Err(error) => {
+                    if self.count(&node, &error) {
+                        tracing::warn!(reason = chain(&error), "no checkpoint could be put; the next one tries again");
+                    }
+                    return Err(error);
+                }
             }
         }
         Err(Error::Conflict { what: "topics, again and again: the checkpoint".to_owned() })
     }
 
-    /// Tiers what is chosen of the backlog. What the log may forget then, it does by itself.
+    /// Tiers what is chosen of the backlog, topic by topic; one that fails does not keep the others waiting. What the log
+    /// may forget then, it does by itself.
     async fn tier(
-        &self,
-        choose: impl FnOnce(&[Backlog], i64) -> BTreeMap<TopicId, Vec<Target>>,
+        &mut self,
+        choose: impl FnOnce(&[Backlog]) -> BTreeMap<TopicId, Vec<Target>>,
+        rests: impl Fn(&Troubles, TopicId) -> bool,
     ) -> Result<CheckpointReport> {
         let node = self.runner.node()?;
-        let chosen = choose(&node.tiering_backlog(), node.clock().now_us());
-        self.runner.tier_all(&chosen).await
+        let chosen = choose(&node.tiering_backlog());
+        let mut report = CheckpointReport::default();
+        let mut first_error = None;
+        for (topic, targets) in &chosen {
+            if rests(&self.troubles, *topic) {
+                continue;
+            }
+            match self.runner.tier_whole_topic(*topic, targets, &mut report).await {
+                Ok(()) => self.troubles.mended(*topic),
+                Err(error) => {
+                    self.note(&node, *topic, &error);
+                    if self.fenced.is_some() {
+                        return Err(error);
+                    }
+                    first_error = first_error.or(Some(error));
+                }
+            }
+        }
+        first_error.map_or(Ok(report), Err)
     }
 
     /// Who asked for a checkpoint is answered when the log has forgotten too, whatever became of the run.
@@ -231,22 +255,22 @@ impl Work {
         done.and_then(|report| forgotten.map(|()| report))
     }
 
-    fn note(&mut self, failed: Option<&Error>) {
-        let Some(error) = failed else {
-            self.pause_ms = 0;
-            return;
-        };
-        metrics::counter!("aquifer_tier_failures_total").increment(1);
-        let reason = chain(error);
-        if error.kind() == ErrorKind::StepDown {
-            if let Ok(node) = self.runner.node() {
-                node.step_down(&reason);
-            }
-            self.fenced = Some(error.clone());
-            return;
+    fn note(&mut self, node: &Node, topic: TopicId, error: &Error) {
+        if self.count(node, error) {
+            let pause_us = self.troubles.failed(topic, node.clock().now_us());
+            tracing::warn!(%topic, reason = chain(error), pause_s = pause_us / 1_000_000, "tiering failed and is tried again");
         }
-        self.pause_ms = (self.pause_ms * 2).clamp(LOOK_INTERVAL_MS, PAUSE_MS_MAX);
-        tracing::warn!(%reason, pause_ms = self.pause_ms, "tiering failed and is tried again");
+    }
+
+    /// Counts a failure; whether it may pass. Being fenced does not.
+    fn count(&mut self, node: &Node, error: &Error) -> bool {
+        metrics::counter!("aquifer_tier_failures_total").increment(1);
+        if error.kind() != ErrorKind::StepDown {
+            return true;
+        }
+        node.step_down(&chain(error));
+        self.fenced = Some(error.clone());
+        false
     }
 }
 
