@@ -100,6 +100,11 @@ impl Node {
         crate::machine::resident_bytes(self.child.id())
     }
 
+    /// CPU time used since it was started.
+    pub(crate) fn cpu_time(&self) -> Result<Duration> {
+        crate::machine::cpu_time(self.child.id())
+    }
+
     fn log_tail(&self) -> String {
         log_tail(self.directory.path())
     }

@@ -55,6 +55,11 @@ impl Process {
         crate::machine::resident_bytes(self.child.id())
     }
 
+    /// CPU time used since it was started.
+    pub(crate) fn cpu_time(&self) -> Result<Duration> {
+        crate::machine::cpu_time(self.child.id())
+    }
+
     fn log(&self) -> String {
         fs::read_to_string(log_path(self.directory.path())).unwrap_or_default()
     }

@@ -8,17 +8,19 @@ use crate::report::{Goal, Measurement};
 use crate::statistics::mb_per_second;
 use crate::workload::cold;
 
-use super::{Compared, Contender, ROUNDS};
+use super::{Compared, Contender, CpuCosts, CpuTimes, ROUNDS};
 
 const CONTENDERS: [Contender; 2] = [Contender::Aquifer, Contender::Kafka(Durability::AsItComes)];
 
 pub(crate) async fn run(bench: &Bench) -> Result<Vec<Measurement>> {
-    let mut hot = Compared::default();
+    let (mut hot, mut cpu) = (Compared::default(), CpuCosts::default());
     for contender in CONTENDERS {
         let Some(running) = contender.start(bench)? else { continue };
         load::fill_with(running.address(), Load::of(bench)).await?;
         for _ in 0..ROUNDS {
+            let before = CpuTimes::now(&running)?;
             hot.add(contender, mb_per_second(bench.bytes(), load::drain(running.address(), bench).await?));
+            cpu.add(contender, &running, before, bench.bytes())?;
         }
     }
     let node = cold::start(bench).await?;
@@ -27,6 +29,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<Vec<Measurement>> {
         cold.add(Contender::Aquifer, mb_per_second(bench.bytes(), load::drain(&node.node.kafka, bench).await?));
     }
     let mut measurements = hot.numbers("consume_hot", "MB/s");
+    measurements.extend(cpu.numbers("consume_hot"));
     measurements.extend(cold.numbers("consume_cold", "MB/s"));
     measurements.extend(
         hot.ratio_to(CONTENDERS[1])

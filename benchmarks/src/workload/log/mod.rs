@@ -3,6 +3,8 @@
 //! Every number of ours stands beside the peers'; the goals are ratios, since the machine decides the numbers.
 //! Rounds alternate between the contenders, so that a slow minute of the machine meets all of them.
 
+use std::time::Duration;
+
 use crate::bench::{Bench, HOT_SETTINGS};
 use crate::failure::Result;
 use crate::node::Node;
@@ -70,6 +72,50 @@ impl Running {
             Self::Aquifer(node) => node.resident_bytes(),
             Self::Kafka(kafka) => kafka.process.resident_bytes(),
         }
+    }
+
+    fn cpu_time(&self) -> Result<Duration> {
+        match self {
+            Self::Aquifer(node) => node.cpu_time(),
+            Self::Kafka(kafka) => kafka.process.cpu_time(),
+        }
+    }
+}
+
+/// CPU seconds per GB, of the server and of the client that shares the machine with it.
+#[derive(Debug, Default)]
+struct CpuCosts {
+    server: Compared,
+    client: Compared,
+}
+
+/// CPU time used so far.
+#[derive(Clone, Copy)]
+struct CpuTimes {
+    server: Duration,
+    client: Duration,
+}
+
+impl CpuTimes {
+    fn now(running: &Running) -> Result<Self> {
+        Ok(Self { server: running.cpu_time()?, client: crate::machine::cpu_time(std::process::id())? })
+    }
+}
+
+impl CpuCosts {
+    /// What `bytes` have cost since `before`.
+    fn add(&mut self, contender: Contender, running: &Running, before: CpuTimes, bytes: u64) -> Result<()> {
+        let now = CpuTimes::now(running)?;
+        let gb = bytes as f64 / 1e9;
+        self.server.add(contender, (now.server - before.server).as_secs_f64() / gb);
+        self.client.add(contender, (now.client - before.client).as_secs_f64() / gb);
+        Ok(())
+    }
+
+    fn numbers(&self, name: &str) -> Vec<Measurement> {
+        let mut numbers = self.server.numbers(&format!("{name}_cpu"), "s/GB");
+        numbers.extend(self.client.numbers(&format!("{name}_client_cpu"), "s/GB"));
+        numbers
     }
 }
 
