@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
+use rustix::buffer::spare_capacity;
 use rustix::fs::{FallocateFlags, FlockOperation};
 
 /// How a file is opened.
@@ -48,6 +49,13 @@ pub(crate) trait Disk: Send + Sync + Debug {
 pub(crate) trait DiskFile: Send + Sync + Debug {
     /// Fills the buffer from `offset`, or as far as the file goes; says how far.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize>;
+    /// As [`DiskFile::read_at`], into a buffer of its own; what it holds then is what the file had.
+    fn read_new(&self, bytes: usize, offset: u64) -> io::Result<Vec<u8>> {
+        let mut buffer = vec![0; bytes];
+        let read = self.read_at(&mut buffer, offset)?;
+        buffer.truncate(read);
+        Ok(buffer)
+    }
     /// Writes all slices, one after another, from `offset` on.
     fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()>;
     /// Reserves room so that the file is `bytes` long; what is new reads as zeros.
@@ -161,6 +169,22 @@ impl DiskFile for SystemFile {
             }
         }
         Ok(done)
+    }
+
+    fn read_new(&self, bytes: usize, offset: u64) -> io::Result<Vec<u8>> {
+        // Zeroing what is read over would be a pass over all of a fetch's bytes.
+        let mut buffer = Vec::with_capacity(bytes);
+        while buffer.len() < bytes {
+            let at = offset + buffer.len() as u64;
+            match rustix::io::pread(&self.0, spare_capacity(&mut buffer), at) {
+                Ok(0) => break,
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        // Room may be made for more than was asked for.
+        buffer.truncate(bytes);
+        Ok(buffer)
     }
 
     fn write_at(&self, slices: &mut [IoSlice<'_>], offset: u64) -> io::Result<()> {

@@ -136,13 +136,8 @@ impl Segment {
 
     /// Reads `bytes` from a position on, or as far as the file goes.
     pub(crate) fn read_up_to(&self, position: u64, bytes: usize) -> Result<Vec<u8>> {
-        let mut buffer = vec![0; bytes];
-        let read = self
-            .file
-            .read_at(&mut buffer, self.file_offset(position))
-            .map_err(Error::io(format!("read {}", self.place(position, bytes as u64))))?;
-        buffer.truncate(read);
-        Ok(buffer)
+        let read = self.file.read_new(bytes, self.file_offset(position));
+        read.map_err(Error::io(format!("read {}", self.place(position, bytes as u64))))
     }
 
     /// Writes runs, footer and trailer, drops the room that is left, syncs. The frames are synced before: a footer that is there
