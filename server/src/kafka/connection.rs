@@ -18,6 +18,7 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
+use super::answers::Answers;
 use super::api::{Incoming, Request, find};
 use super::broker::Broker;
 use super::dispatch::{self, Caller};
@@ -64,6 +65,7 @@ struct Connection {
     frames: FrameReader<OwnedReadHalf>,
     pending: FuturesOrdered<PendingProduce>,
     shares: Arc<Semaphore>,
+    answers: Answers,
     /// Unbounded, because the shares bound what is in it.
     outgoing: mpsc::UnboundedSender<Outgoing>,
 }
@@ -84,6 +86,7 @@ pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, broker: Arc<Broke
         frames,
         pending: FuturesOrdered::new(),
         shares: Arc::new(Semaphore::new(SHARES as usize)),
+        answers: Answers::default(),
         outgoing,
     };
     let ended = connection.run().await;
@@ -174,7 +177,7 @@ impl Connection {
     ) -> Result<(), Ended> {
         let shares = self.take_shares(SHARES).await?;
         let key = request.header.api.key;
-        let caller = Caller { broker: &self.broker, peer: self.peer };
+        let caller = Caller { broker: &self.broker, peer: self.peer, answers: &self.answers };
         let waits = matches!(key, ApiKey::JoinGroup | ApiKey::SyncGroup);
         let response = tokio::select! {
             biased;

@@ -12,6 +12,7 @@ use kafka_protocol::messages::{
     OffsetForLeaderEpochRequest, SyncGroupRequest, TxnOffsetCommitRequest,
 };
 
+use super::answers::Answers;
 use super::api::{Api, Request, RequestHeader};
 use super::broker::Broker;
 use super::frame::Response;
@@ -25,6 +26,8 @@ use super::{
 pub(crate) struct Caller<'a> {
     pub(crate) broker: &'a Broker,
     pub(crate) peer: SocketAddr,
+    /// What its fetches were answered with.
+    pub(crate) answers: &'a Answers,
 }
 
 /// Answers every request but Produce, which the connection submits itself.
@@ -35,7 +38,7 @@ pub(crate) async fn answer(caller: Caller<'_>, request: &Request) -> Result<Resp
     let (broker, version) = (caller.broker, request.header.version);
     let header = &request.header;
     match header.api.key {
-        ApiKey::Fetch => fetch::answer(broker, request).await,
+        ApiKey::Fetch => fetch::answer(broker, request, caller.answers).await,
         ApiKey::ApiVersions => {
             request.decode::<ApiVersionsRequest>()?;
             Response::message(header, &metadata::api_versions())

@@ -14,6 +14,7 @@ use kafka_protocol::protocol::StrBytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use super::answers::{ANSWER_BYTES_MAX, Answers, Place};
 use super::api::Request;
 use super::broker::Broker;
 use super::errors::Refusal;
@@ -21,11 +22,12 @@ use super::frame::{Response, begin};
 use super::schema::ELEMENTS_MAX;
 use super::wire::{Malformed, Reader, Writer};
 
-/// Largest answer, whatever the client allows; a first batch larger than this still comes.
-const RESPONSE_BYTES_MAX: usize = 64 << 20;
 /// What a fetch may answer however much is in flight: consumers go on, with smaller answers, beside clients that read
 /// nothing.
 const ANSWER_BYTES_MIN: usize = 1 << 20;
+/// With data in the answer, room for less than this share of its limit is not worth another partition's turn: the first
+/// batch there would mostly be read in vain. It comes with the next answer.
+const REST_SHARE: usize = 8;
 /// Pause before reading again when there is something, but less than `min_bytes`: each record may wake us.
 const REREAD_PAUSE: Duration = Duration::from_millis(5);
 /// How many times `wal.sync_interval_max` an offset beyond the high watermark is waited for.
@@ -75,6 +77,8 @@ struct Pass {
     topics: Vec<(StrBytes, Vec<Found>)>,
     bytes: usize,
     failed: bool,
+    /// The last partition with data.
+    last_read: Option<Place>,
     /// Where to wait for more, beyond which offset.
     ends: Vec<(TopicPartition, i64)>,
 }
@@ -119,19 +123,25 @@ fn shrink(held: Held, bytes: usize) -> Held {
 ///
 /// # Errors
 /// A body that is none.
-pub(crate) async fn answer(broker: &Broker, request: &Request) -> Result<Response, Malformed> {
+pub(crate) async fn answer(broker: &Broker, request: &Request, answers: &Answers) -> Result<Response, Malformed> {
     let call = parse(request, broker.settings.kafka_fetch_wait_max_ms)?;
     if call.session_id != 0 {
         return Ok(encode(request, ResponseError::FetchSessionIdNotFound.code(), Pass::default()));
     }
     let deadline = Instant::now() + call.wait;
+    let (answer_bytes, last_read) = answers.next(std::time::Instant::now());
+    // Who waits for so many bytes gets them.
+    let wanted = call.bytes_max.min(answer_bytes.max(call.bytes_min));
     loop {
-        let (held, bytes_max) = broker.fetch_room.take(call.bytes_max);
-        let mut pass = read(broker, &call, bytes_max).await;
-        let enough = pass.bytes >= call.bytes_min || pass.failed;
+        let (held, bytes_max) = broker.fetch_room.take(wanted);
+        let mut pass = read(broker, &call, last_read.as_ref(), bytes_max).await;
+        // Where there is no room for what was asked for at the least, a full answer is enough.
+        let full = (bytes_max - bytes_max / REST_SHARE).max(1);
+        let enough = pass.bytes >= call.bytes_min.min(full) || pass.failed;
         if enough || Instant::now() >= deadline || broker.shutdown.is_cancelled() {
             count_fetched(broker, &pass);
             let held = shrink(held, pass.bytes);
+            answers.left(pass.bytes, pass.last_read.take(), std::time::Instant::now());
             return Ok(encode(request, 0, pass).holding(held));
         }
         pass.topics.clear();
@@ -181,7 +191,7 @@ pub(super) fn parse(request: &Request, wait_max_ms: u64) -> Result<Call, Malform
     Ok(Call {
         wait: Duration::from_millis(wait_ms.min(wait_max_ms)),
         bytes_min,
-        bytes_max: bytes_max.min(RESPONSE_BYTES_MAX),
+        bytes_max: bytes_max.min(ANSWER_BYTES_MAX),
         isolation,
         session_id,
         topics,
@@ -255,27 +265,49 @@ fn parse_forgotten(reader: &mut Reader, flexible: bool) -> Result<(), Malformed>
     Ok(())
 }
 
-async fn read(broker: &Broker, call: &Call, bytes_max: usize) -> Pass {
-    let mut pass = Pass::default();
-    for (name, partitions) in &call.topics {
-        let mut found = Vec::with_capacity(partitions.len());
-        for wanted in partitions {
-            let result = read_partition(broker, call, name, wanted, (pass.bytes, bytes_max)).await;
-            found.push(match result {
-                Ok((at, part)) => {
-                    pass.bytes += part.batches.iter().map(Bytes::len).sum::<usize>();
-                    pass.ends.push((at, end_of(&part.watermarks, call.isolation)));
-                    part
-                }
-                Err((refusal, watermarks)) => {
-                    tracing::debug!(topic = %name, partition = wanted.partition, error = %refusal.message, "a fetch was refused");
-                    pass.failed = true;
-                    Found::nothing(wanted.partition, Some(refusal.error), watermarks)
-                }
-            });
-        }
-        pass.topics.push((name.clone(), found));
+/// The places of all partitions of a request in the order they are read: the one behind where the last answer ended comes
+/// first, so that an answer without room for all of them gives each its turn, whatever order the client asks in.
+fn turns(topics: &[(StrBytes, Vec<Wanted>)], last_read: Option<&Place>) -> Vec<(usize, usize)> {
+    let of_topic =
+        |(at, (_, partitions)): (usize, &(StrBytes, Vec<Wanted>))| (0..partitions.len()).map(move |of| (at, of));
+    let mut turns: Vec<_> = topics.iter().enumerate().flat_map(of_topic).collect();
+    let is_last = |(topic, of): &(usize, usize)| {
+        let (name, partitions) = &topics[*topic];
+        last_read.is_some_and(|(last_name, last)| last_name == name && *last == partitions[*of].partition)
+    };
+    if let Some(last) = turns.iter().position(is_last) {
+        turns.rotate_left(last + 1);
     }
+    turns
+}
+
+async fn read(broker: &Broker, call: &Call, last_read: Option<&Place>, bytes_max: usize) -> Pass {
+    let mut pass = Pass::default();
+    let mut found: Vec<Vec<Option<Found>>> =
+        call.topics.iter().map(|(_, partitions)| partitions.iter().map(|_| None).collect()).collect();
+    for (topic, of) in turns(&call.topics, last_read) {
+        let (name, partitions) = &call.topics[topic];
+        let wanted = &partitions[of];
+        let result = read_partition(broker, call, name, wanted, (pass.bytes, bytes_max)).await;
+        found[topic][of] = Some(match result {
+            Ok((at, part)) => {
+                let bytes = part.batches.iter().map(Bytes::len).sum::<usize>();
+                if bytes > 0 {
+                    pass.last_read = Some((name.clone(), wanted.partition));
+                }
+                pass.bytes += bytes;
+                pass.ends.push((at, end_of(&part.watermarks, call.isolation)));
+                part
+            }
+            Err((refusal, watermarks)) => {
+                tracing::debug!(topic = %name, partition = wanted.partition, error = %refusal.message, "a fetch was refused");
+                pass.failed = true;
+                Found::nothing(wanted.partition, Some(refusal.error), watermarks)
+            }
+        });
+    }
+    let names = call.topics.iter().map(|(name, _)| name.clone());
+    pass.topics = names.zip(found.into_iter().map(|found| found.into_iter().flatten().collect())).collect();
     pass
 }
 
@@ -306,10 +338,11 @@ async fn read_partition(
         let reached = broker.storage.wait_past(&below);
         let _too_late = tokio::time::timeout(sync * SYNCS_TO_WAIT, reached).await;
     }
-    let bytes_max = wanted.bytes_max.min(bytes_max.saturating_sub(bytes_so_far));
-    if bytes_so_far > 0 && bytes_max == 0 {
+    let room = bytes_max.saturating_sub(bytes_so_far);
+    if bytes_so_far > 0 && (room <= bytes_max / REST_SHARE || wanted.bytes_max == 0) {
         return Ok((at, Found::nothing(wanted.partition, None, watermarks)));
     }
+    let bytes_max = wanted.bytes_max.min(room);
     let request = FetchRequest { partition: at, offset: wanted.offset, bytes_max, isolation: call.isolation };
     let mut fetched = broker.storage.fetch(request).await.map_err(|error| match error {
         Error::OffsetOutOfRange { .. } => (Refusal::from(&error), watermarks),
@@ -466,6 +499,18 @@ mod tests {
         assert_eq!(lengths(0, usize::MAX), [0; 0]);
         assert_eq!(lengths(i64::MAX, 140), [134]);
         assert_eq!(lengths(i64::MAX, 61), [0; 0]);
+    }
+
+    #[test]
+    fn what_the_last_answer_had_no_room_for_is_read_first() {
+        let wanted = |partition| Wanted { partition, leader_epoch: -1, offset: 0, bytes_max: 1 };
+        let name = StrBytes::from_static_str;
+        let topics = [(name("a"), vec![wanted(0), wanted(4)]), (name("b"), vec![wanted(0)])];
+        assert_eq!(turns(&topics, None), [(0, 0), (0, 1), (1, 0)]);
+        assert_eq!(turns(&topics, Some(&(name("a"), 0))), [(0, 1), (1, 0), (0, 0)]);
+        assert_eq!(turns(&topics, Some(&(name("a"), 4))), [(1, 0), (0, 0), (0, 1)]);
+        assert_eq!(turns(&topics, Some(&(name("b"), 0))), [(0, 0), (0, 1), (1, 0)]);
+        assert_eq!(turns(&topics, Some(&(name("b"), 7))), [(0, 0), (0, 1), (1, 0)]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! A connection cuts its bytes into frames, has each checked and handled, and writes the answers in the order of the
 //! requests. Nothing here keeps records: they go to `Storage` and come from it.
 
+mod answers;
 mod api;
 mod broker;
 mod commits;

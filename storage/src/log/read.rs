@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::log::Reach;
+use crate::log::frame::RUN_BYTES;
 use crate::log::hot::{AbortedRange, HotRun, HotStretch, Piece, read_runs};
 use crate::log::published::Published;
 use crate::log::shared::Shared;
@@ -104,7 +105,10 @@ fn runs_from(stretches: &[HotStretch], offset: i64, bytes_max: usize) -> Result<
     let mut bytes = 0;
     for stretch in stretches {
         for run in stretch.runs()?.into_iter().filter(|run| run.last_offset >= offset) {
-            if !runs.is_empty() && bytes >= bytes_max as u64 {
+            // A long run is as good as one batch: if it does not fit, it would be read in vain.
+            let long = run.len as usize > RUN_BYTES;
+            let fits = bytes + u64::from(run.len) <= bytes_max as u64;
+            if !runs.is_empty() && (bytes >= bytes_max as u64 || (long && !fits)) {
                 return Ok(runs);
             }
             bytes += u64::from(run.len);

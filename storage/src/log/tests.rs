@@ -233,6 +233,34 @@ async fn what_is_read_at_the_start_does_not_grow_with_the_history() {
 }
 
 #[tokio::test]
+async fn a_large_batch_that_does_not_fit_an_answer_is_not_read_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::at_us(1_000_000));
+    let disk = FaultDisk::new(1);
+    let mut options = options(dir.path(), &clock);
+    options.settings.wal_segment_bytes = 1 << 20;
+    let node = Node::open_on(&options, Arc::new(disk.clone())).await.unwrap();
+    let here = topic(&node, "events").await;
+    for _ in 0..3 {
+        let append = Append { topic: here.topic, partition: 0, batch: batch(100_000) };
+        node.commit(Commit { appends: vec![append], ..Commit::default() }).await.unwrap();
+    }
+    let before = disk.bytes_read();
+    let request = FetchRequest { partition: here, offset: 0, bytes_max: 250_000, isolation: Isolation::default() };
+    let Reach::Hot(fetched) = node.fetch_hot(request).await.unwrap() else { panic!("the log has it") };
+    assert_eq!(fetched.batches.len(), 2);
+    let given: usize = fetched.batches.iter().map(bytes::Bytes::len).sum();
+    // What lies between the two is read along.
+    assert!(disk.bytes_read() - before < given as u64 + 1000);
+    // The first comes in any case.
+    let Reach::Hot(fetched) = node.fetch_hot(FetchRequest { bytes_max: 1, ..request }).await.unwrap() else {
+        panic!("the log has it")
+    };
+    assert_eq!(fetched.batches.len(), 1);
+    node.close().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_segment_that_could_not_be_removed_goes_later_and_what_was_aborted_in_it_stays_aborted_until_then() {
     let dir = tempfile::tempdir().unwrap();
     let clock = Arc::new(ManualClock::at_us(1_000_000));

@@ -56,7 +56,7 @@ async fn answer_or_wait(broker: &Arc<Broker>, request: &Request) -> Option<Respo
             Produced::Silent | Produced::Close => None,
         };
     }
-    let caller = Caller { broker, peer: ([127, 0, 0, 1], 1).into() };
+    let caller = Caller { broker, peer: ([127, 0, 0, 1], 1).into(), answers: &Answers::default() };
     let answered = tokio::time::timeout(Duration::from_millis(50), answer(caller, request)).await;
     answered.ok().map(|answered| {
         let header = &request.header;
