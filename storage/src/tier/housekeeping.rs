@@ -225,15 +225,3 @@ fn topics(node: &Node) -> Vec<Arc<Topic>> {
     topics.sort_by_key(|topic| topic.id);
     topics
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_topic_that_failed_rests_for_its_pause_and_not_for_longer_when_the_clock_is_set_back() {
-        let trouble = Trouble { pause_us: 10, until_us: 110 };
-        assert!(trouble.rests(100) && trouble.rests(109));
-        assert!(!trouble.rests(110) && !trouble.rests(99));
-    }
-}
