@@ -13,7 +13,7 @@
 
 use std::sync::Arc;
 
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use futures::{FutureExt, StreamExt, stream};
 use object_store::PutPayload;
 use object_store::path::Path;
 

@@ -19,6 +19,6 @@ mod tests;
 mod time;
 
 pub(crate) use below::fetch as fetch_below;
-pub(crate) use parquet::{read_footer, read_group};
+pub(crate) use parquet::{read_footer, read_group, read_group_of};
 pub(crate) use seam::Pinned;
 pub(crate) use time::{Sought, find as find_by_time};

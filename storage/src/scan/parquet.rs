@@ -37,6 +37,8 @@ struct ObjectReader {
     path: Path,
     bytes: u64,
     footer_bytes: u32,
+    /// All of it, if somebody has read it before.
+    whole: Option<Bytes>,
     /// Length and checksum of the parts that will be read, by where they begin.
     checks: HashMap<u64, (u64, u32)>,
 }
@@ -48,6 +50,7 @@ impl ObjectReader {
             path: Path::from(object.path.as_str()),
             bytes: object.bytes,
             footer_bytes: object.footer_bytes,
+            whole: None,
             checks: HashMap::from([(
                 object.bytes.saturating_sub(object.footer_bytes.into()),
                 (object.footer_bytes.into(), object.footer_crc),
@@ -84,6 +87,12 @@ impl ObjectReader {
     }
 }
 
+/// A range of what was read whole; less if it is shorter, which its check will not take.
+fn cut(whole: &Bytes, range: &Range<u64>) -> Bytes {
+    let at = |position: u64| usize::try_from(position).unwrap_or(usize::MAX).min(whole.len());
+    whole.slice(at(range.start)..at(range.end).max(at(range.start)))
+}
+
 impl AsyncFileReader for ObjectReader {
     fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, parquet::errors::Result<Bytes>> {
         async move {
@@ -95,7 +104,10 @@ impl AsyncFileReader for ObjectReader {
 
     fn get_byte_ranges(&mut self, ranges: Vec<Range<u64>>) -> BoxFuture<'_, parquet::errors::Result<Vec<Bytes>>> {
         async move {
-            let parts = self.bucket.read_ranges(&self.path, self.bytes, &ranges).await?;
+            let parts = match &self.whole {
+                Some(whole) => ranges.iter().map(|range| cut(whole, range)).collect(),
+                None => self.bucket.read_ranges(&self.path, self.bytes, &ranges).await?,
+            };
             for (range, bytes) in ranges.iter().zip(&parts) {
                 self.check(range, bytes)?;
             }
@@ -230,9 +242,19 @@ fn arrange(batch: &RecordBatch, columns: &[RecordColumn], path: &str) -> Result<
 /// connections of this one are not kept waiting: a row group is at most
 /// [`GROUP_BYTES_MAX`](crate::tier::write::GROUP_BYTES_MAX) and one record.
 pub(crate) async fn read_group(cold: &Cold, at: &GroupAt, columns: &[RecordColumn]) -> Result<RecordBatch> {
+    read_group_of(cold, at, columns, None).await
+}
+
+/// The same; of an object that was read whole nothing is asked of the bucket.
+pub(crate) async fn read_group_of(
+    cold: &Cold,
+    at: &GroupAt,
+    columns: &[RecordColumn],
+    whole: Option<Bytes>,
+) -> Result<RecordBatch> {
     let object = at.object().ok_or_else(no_object)?;
     let path = object.path.clone();
-    let mut reader = ObjectReader::new(&cold.bucket, object);
+    let mut reader = ObjectReader { whole, ..ObjectReader::new(&cold.bucket, object) };
     let footer = footer(cold, object, &mut reader).await?;
     check_groups(&footer, object, std::slice::from_ref(at))?;
     reader.expect_chunks(&footer, object, std::slice::from_ref(at))?;

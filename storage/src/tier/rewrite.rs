@@ -8,14 +8,16 @@
 //! anything is published the rows are counted: what did not go must be there.
 
 use std::cmp::Ordering;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Weak};
 
 use arrow::array::{AsArray, BooleanArray};
 use arrow::compute::{concat_batches, filter_record_batch};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
-use futures::{FutureExt, StreamExt, TryStreamExt, stream};
+use bytes::Bytes;
+use futures::{FutureExt, StreamExt, TryStreamExt, future, stream};
+use object_store::path::Path;
 
 use crate::error::{Error, Result};
 use crate::ids::TopicId;
@@ -23,7 +25,7 @@ use crate::manifest::model::{Cover, Entry, GroupAt, Lost, Object, TopicManifest}
 use crate::manifest::uploads::Upload;
 use crate::record::columns::{RecordColumn, record_schema};
 use crate::record::format::RecordFormat;
-use crate::scan::read_group;
+use crate::scan::read_group_of;
 use crate::tier::declared::Declared;
 use crate::tier::run::Runner;
 use crate::tier::write::{Finished, GROUP_BYTES_MAX, GROUP_ROWS_MAX, ObjectFile};
@@ -31,6 +33,13 @@ use crate::worker;
 
 /// Row groups read ahead of the one being written.
 const READS_MAX: usize = 2;
+
+/// Objects that have no more than this together are read whole, with one request each, before they are rewritten: a topic
+/// of many partitions has thousands of row groups in them, and a request costs more than the bytes.
+const WHOLE_BYTES_MAX: u64 = 32 << 20;
+
+/// Objects read whole at once.
+const WHOLE_READS_MAX: usize = 8;
 
 /// Which rows go.
 pub(crate) trait Goes: Sync {
@@ -101,7 +110,12 @@ impl Runner {
         let mut cutter = Cutter::new(topic, declared)?;
         let (mut rows_read, mut rows_removed, mut rows_below) = (0, 0, 0);
         let groups = groups_in_order(entries);
-        let reads: Vec<_> = groups.iter().map(|at| read_group(&self.cold, at, &RecordColumn::ALL).boxed()).collect();
+        let whole = self.read_whole(entries).await;
+        let read = |at| {
+            let bytes = GroupAt::object(at).and_then(|object| whole.get(object.path.as_str()).cloned());
+            read_group_of(&self.cold, at, &RecordColumn::ALL, bytes).boxed()
+        };
+        let reads: Vec<_> = groups.iter().map(read).collect();
         let mut reads = stream::iter(reads).buffered(READS_MAX);
         let upload = self.cold.begin(topic);
         let mut rest = Rest { covers: covers(entries), lost: lost(entries) };
@@ -168,6 +182,24 @@ impl Rest {
             self.lost.extend((middle < end).then_some(Lost { start: middle, ..range }));
         }
         (covers, lost)
+    }
+}
+
+impl Runner {
+    /// The objects of these entries by their names, if they are small. One that cannot be read is left to whoever reads its
+    /// row groups, and knows what to say.
+    async fn read_whole<'e>(&self, entries: &'e [Arc<Entry>]) -> HashMap<&'e str, Bytes> {
+        let objects: Vec<_> = entries.iter().filter_map(|entry| entry.object.as_ref()).collect();
+        if objects.iter().map(|object| object.bytes).sum::<u64>() > WHOLE_BYTES_MAX {
+            return HashMap::new();
+        }
+        let read = |object: &'e Object| async move {
+            let (path, all) = (Path::from(object.path.as_str()), 0..object.bytes);
+            let parts = self.cold.bucket.read_ranges(&path, object.bytes, std::slice::from_ref(&all)).await;
+            Some((object.path.as_str(), parts.ok()?.pop()?))
+        };
+        let reads: Vec<_> = objects.into_iter().map(|object| read(object).boxed()).collect();
+        stream::iter(reads).buffered(WHOLE_READS_MAX).filter_map(future::ready).collect().await
     }
 }
 
