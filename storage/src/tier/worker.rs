@@ -170,7 +170,8 @@ impl Work {
     async fn put_checkpoint(&mut self, asked_tail_bytes_max: Option<u64>) -> Result<CheckpointReport> {
         let node = self.runner.node()?;
         let (mut report, asked) = (CheckpointReport::default(), asked_tail_bytes_max.is_some());
-        if !asked && !self.runner.cold.manifests.unreadable().is_empty() {
+        let unreadable = self.runner.cold.manifests.unreadable();
+        if !asked && unreadable.iter().any(|(topic, _)| node.topic_by_id(*topic).is_some()) {
             // The health names them. A checkpoint without their roots would lose their history.
             return Ok(report);
         }
