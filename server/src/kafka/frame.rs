@@ -1,7 +1,7 @@
 //! Frames: a length of four bytes and a message, read without trusting the length and written without copying batches.
 //!
-//! The buffer grows with what has arrived, so a frame that announces 100 MiB and sends ten bytes costs a page of memory and
-//! its connection. Only Produce may be large; everything else is refused by its header. All connections together hold no more than
+//! The buffer grows with what has arrived, so a frame that announces 100 MiB and sends ten bytes costs ten bytes and its
+//! connection. Only Produce may be large; everything else is refused by its header. All connections together hold no more than
 //! the request room has: a frame's bytes are read when there is room for all of them, and until then the client waits.
 
 use std::collections::VecDeque;
@@ -23,8 +23,8 @@ use super::wire::Malformed;
 const CONTROL_REQUEST_BYTES_MAX: usize = 8 << 20;
 /// Room made for a read; grows with what has arrived.
 const READ_BYTES_MIN: usize = 8 << 10;
-/// Room made at once for a frame that was let in: address space, of which only what arrives becomes memory. A frame up to this
-/// size is neither moved while it arrives nor read in more pieces than the socket gives.
+/// Room made at once for a frame of which [`READ_BYTES_MIN`] have come: address space, of which only what arrives becomes
+/// memory. So a frame of this size is hardly moved while it arrives, nor read in more pieces than the socket gives.
 const FRAME_READ_BYTES_MAX: usize = 1 << 20;
 /// What is read of later requests while an earlier one waits, to learn when the client goes away.
 const READ_AHEAD_BYTES_MAX: usize = 64 << 10;
@@ -105,7 +105,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// The next frame; `None` when the client has closed between two. May be dropped and called again.
     pub(crate) async fn next(&mut self) -> Result<Option<Frame>, FrameError> {
         loop {
-            let (missing, at_once) = match announced(&self.buffer, self.limits)? {
+            let missing = match announced(&self.buffer, self.limits)? {
                 Some(length) => {
                     let room = match self.taken.take() {
                         Some(room) => room,
@@ -116,10 +116,11 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
                         return Ok(Some(Frame { bytes: self.buffer.split_to(length).freeze(), room }));
                     }
                     self.taken = Some(room);
-                    (4 + length - self.buffer.len(), FRAME_READ_BYTES_MAX)
+                    4 + length - self.buffer.len()
                 }
-                None => (PREAMBLE_BYTES, READ_BYTES_MIN),
+                None => PREAMBLE_BYTES,
             };
+            let at_once = if self.buffer.len() < READ_BYTES_MIN { READ_BYTES_MIN } else { FRAME_READ_BYTES_MAX };
             self.buffer.reserve(missing.max(READ_BYTES_MIN).min(self.buffer.len().max(at_once)));
             let limit = if self.buffer.is_empty() { IDLE_MAX } else { STALL_MAX };
             let read = timeout(limit, self.stream.read_buf(&mut self.buffer)).await;
