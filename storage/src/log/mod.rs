@@ -148,6 +148,19 @@ impl Node {
         Ok(node)
     }
 
+    /// Takes the room that is kept for what frees room, if the disk has it, before anybody else does.
+    ///
+    /// # Errors
+    /// [`Error::Closed`] when the runtime goes down.
+    pub(crate) async fn keep_reserve(&self) -> Result<()> {
+        let shared = Arc::clone(&self.shared);
+        worker::blocking(move || {
+            shared.keep_reserve();
+            Ok(())
+        })
+        .await
+    }
+
     fn open_blocking(options: &OpenOptions, disk: &Arc<dyn Disk>) -> Result<Arc<Self>> {
         let settings = &options.settings;
         let home = Home::open(disk.as_ref(), &options.data_dir, options.random.as_ref())?;

@@ -143,7 +143,7 @@ impl Shared {
     }
 
     /// Makes the file that keeps room for our own topics, if it is not there; says whether it is now.
-    fn keep_reserve(&self) -> bool {
+    pub(crate) fn keep_reserve(&self) -> bool {
         let mut reserved = self.reserved.lock();
         if *reserved || self.settings.wal_reserve_bytes == 0 {
             return true;

@@ -150,6 +150,8 @@ impl Tier {
             known: Known::new(settings.memory_limit),
             settled: HashMap::new(),
         };
+        // What the claim has left of a full disk: objects must not take it, if the bucket is on the same one.
+        node.keep_reserve().await?;
         let housekeeping = Housekeeping::start(upkeep, settings.housekeeping_interval_ms);
         let checkpoints = Checkpoints::new(checkpointer, settings.checkpoint_interval_ms, node.clock().now_us());
         let worker = Worker::start(runner, SealPolicy::of(settings), checkpoints);
