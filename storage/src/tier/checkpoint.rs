@@ -254,6 +254,27 @@ impl Checkpointer {
         claim::still_ours(bucket, id.epoch).await
     }
 
+    /// Gives up what is kept: the bucket has no room left, and the sweep can make some of what checkpoints name. Until the
+    /// next one is put, nobody can begin from the bucket alone.
+    ///
+    /// # Errors
+    /// [`Error::ObjectStore`]; then all that is kept stays.
+    pub(crate) async fn give_way(&mut self) -> Result<()> {
+        let bucket = &self.cold.bucket;
+        // A checkpoint goes before its tail, and both before what they name.
+        let mut files = bucket.list(&paths::checkpoints(), None).await?;
+        files.extend(bucket.list(&paths::tails(), None).await?);
+        for path in &files {
+            bucket.delete(path).await?;
+        }
+        self.cold.kept.clear();
+        self.newest = None;
+        tracing::warn!(
+            "the object store is full: checkpoints are given up, so that what they keep from the sweep makes room"
+        );
+        Ok(())
+    }
+
     /// Removes what is superseded. What fails is left to the next one.
     async fn clear(&self, newest: CheckpointId, before: Option<CheckpointId>) {
         let bucket = &self.cold.bucket;

@@ -16,9 +16,12 @@ use crate::object::paths;
 /// A root: topic, and who published it as which version; `None` if nothing of the topic was cold.
 pub(crate) type RootName = (TopicId, Option<(WriterEpoch, u64)>);
 
+/// The roots that one checkpoint names, by topic.
+type Roots = HashMap<TopicId, Option<(WriterEpoch, u64)>>;
+
 /// The checkpoints that are kept.
 #[derive(Debug, Default)]
-pub(crate) struct Kept(RwLock<BTreeMap<CheckpointId, HashMap<TopicId, Option<(WriterEpoch, u64)>>>>);
+pub(crate) struct Kept(RwLock<BTreeMap<CheckpointId, Roots>>);
 
 impl Kept {
     /// From now on nothing of these roots is removed.
@@ -46,6 +49,16 @@ impl Kept {
     /// Checkpoints older than this one need nothing any more, but for `beside`.
     pub(crate) fn forget_below(&self, id: CheckpointId, beside: Option<CheckpointId>) {
         self.0.write().retain(|kept, _| *kept >= id || Some(*kept) == beside);
+    }
+
+    /// None is kept any more.
+    pub(crate) fn clear(&self) {
+        self.0.write().clear();
+    }
+
+    /// Whether none is kept.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.read().is_empty()
     }
 
     /// Whether a checkpoint names the topic.

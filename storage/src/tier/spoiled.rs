@@ -38,17 +38,17 @@ impl Spoiled {
     /// are too many.
     pub(crate) fn note(&self, topic: TopicId, entry: &Entry, reason: &str, now_us: i64) -> bool {
         let Some(object) = &entry.object else { return false };
-        let until_us = Some(now_us.saturating_add(REST_US));
+        let until_us = now_us.saturating_add(REST_US);
         let mut objects = self.objects.lock();
         if let Some(known) = objects.get_mut(&object.path) {
-            return known.until_us.replace(until_us.unwrap_or(now_us)).is_none();
+            return known.until_us.replace(until_us).is_none();
         }
         if objects.len() >= SPOILED_MAX {
             return false;
         }
         tracing::error!(%topic, object = object.path, reason, "an object cannot be read: it is left alone, and work goes on around it");
         let (covers, reason) = (entry.covers.clone(), reason.to_owned());
-        objects.insert(object.path.clone(), Spoil { topic, covers, reason, until_us });
+        objects.insert(object.path.clone(), Spoil { topic, covers, reason, until_us: Some(until_us) });
         true
     }
 

@@ -8,6 +8,7 @@
 //! read-only, and every later request is told why.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -131,6 +132,7 @@ impl Work {
             // Who asks for everything is told of every trouble there is now.
             None => self.put_checkpoint(Some(u64::MAX)).await,
         };
+        self.make_room(&done).await;
         let done = self.let_forget(done).await;
         for answer in answers {
             // Who no longer waits needs no answer.
@@ -154,12 +156,14 @@ impl Work {
             due
         };
         // The error has been told.
-        let _ = self.tier(due, |troubles, topic| troubles.rests(topic, now_us)).await;
+        let done = self.tier(due, |troubles, topic| troubles.rests(topic, now_us)).await;
+        self.make_room(&done).await;
         // A clock that is set back puts the next one off by no more than the interval.
         self.checkpoints.last_us = self.checkpoints.last_us.min(now_us);
         if self.fenced.is_none() && self.checkpoints.is_due(now_us) {
             // A topic that cannot be tiered keeps the others from nothing: what waits of it goes along, if it is little.
-            let _ = self.put_checkpoint(None).await;
+            let done = self.put_checkpoint(None).await;
+            self.make_room(&done).await;
             self.checkpoints.last_us = now_us;
         }
     }
@@ -221,6 +225,16 @@ impl Work {
         Err(Error::Conflict { what: "topics, again and again: the checkpoint".to_owned() })
     }
 
+    /// Checkpoints keep what was deleted and replaced since; on a full disk that holds the bucket too, they must not.
+    async fn make_room(&mut self, done: &Result<CheckpointReport>) {
+        let is_full = done.as_ref().is_err_and(lacks_room) && !self.runner.cold.kept.is_empty();
+        if let Some(checkpointer) = self.checkpoints.checkpointer.as_mut().filter(|_| is_full)
+            && let Err(error) = checkpointer.give_way().await
+        {
+            tracing::warn!(reason = chain(&error), "checkpoints could not be given up on a full disk");
+        }
+    }
+
     /// Tiers what is chosen of the backlog, topic by topic; one that fails does not keep the others waiting. What the log
     /// may forget then, it does by itself.
     async fn tier(
@@ -273,6 +287,14 @@ impl Work {
         self.fenced = Some(error.clone());
         false
     }
+}
+
+/// Whether a disk without room is what is behind an error.
+fn lacks_room(error: &Error) -> bool {
+    let first: &(dyn std::error::Error + 'static) = error;
+    let is_full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    let mut causes = std::iter::successors(Some(first), |error| error.source());
+    causes.any(|cause| cause.downcast_ref::<io::Error>().is_some_and(|error| is_full(error.kind())))
 }
 
 /// An error with its sources, as one sentence.
