@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
 
 use crate::error::{Error, Result};
 use crate::object::meter::Meter;
@@ -26,9 +26,6 @@ const LOCAL_GAP_BYTES_MAX: u64 = 64 << 10;
 
 /// Requests for ranges of one object that run at once.
 const RANGE_READS_MAX: usize = 8;
-
-/// Names in one page of a list, of every store there is.
-const PAGE_NAMES: u64 = 1_000;
 
 /// Where the bytes are, as far as others may care.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -192,15 +189,8 @@ impl Bucket {
     /// # Errors
     /// [`Error::ObjectStore`].
     pub(crate) async fn list(&self, prefix: &Path, after: Option<&Path>) -> Result<Vec<Path>> {
-        let listed = self.retry.run(ObjectRequestKind::List, 0, || {
-            let names = match after {
-                Some(after) => self.store.list_with_offset(Some(prefix), after),
-                None => self.store.list(Some(prefix)),
-            };
-            names.map_ok(|meta| meta.location).try_collect::<Vec<_>>()
-        });
-        let mut names = listed.await.map_err(Error::object(format!("list {prefix}")))?;
-        self.meter().more_pages((names.len() as u64).div_ceil(PAGE_NAMES).saturating_sub(1));
+        let listed = self.metas(prefix, after, usize::MAX).await?;
+        let mut names: Vec<_> = listed.into_iter().map(|meta| meta.location).collect();
         names.sort_unstable();
         Ok(names)
     }
@@ -210,12 +200,8 @@ impl Bucket {
     /// # Errors
     /// [`Error::ObjectStore`].
     pub(crate) async fn sizes(&self, prefix: &Path) -> Result<BTreeMap<Path, u64>> {
-        let listed = self.retry.run(ObjectRequestKind::List, 0, || {
-            self.store.list(Some(prefix)).map_ok(|meta| (meta.location, meta.size)).try_collect::<BTreeMap<_, _>>()
-        });
-        let sizes = listed.await.map_err(Error::object(format!("list {prefix}")))?;
-        self.meter().more_pages((sizes.len() as u64).div_ceil(PAGE_NAMES).saturating_sub(1));
-        Ok(sizes)
+        let listed = self.metas(prefix, None, usize::MAX).await?;
+        Ok(listed.into_iter().map(|meta| (meta.location, meta.size)).collect())
     }
 
     /// Some names under `prefix`, at most so many, in no order: for who wants all of them gone, however many there are.
@@ -223,12 +209,19 @@ impl Bucket {
     /// # Errors
     /// [`Error::ObjectStore`].
     pub(crate) async fn list_some(&self, prefix: &Path, count: usize) -> Result<Vec<Path>> {
-        let listed = self.retry.run(ObjectRequestKind::List, 0, || {
-            self.store.list(Some(prefix)).take(count).map_ok(|meta| meta.location).try_collect::<Vec<_>>()
+        Ok(self.metas(prefix, None, count).await?.into_iter().map(|meta| meta.location).collect())
+    }
+
+    /// What is listed under `prefix`, at most so many, in the store's order.
+    async fn metas(&self, prefix: &Path, after: Option<&Path>, most: usize) -> Result<Vec<ObjectMeta>> {
+        // Stores over HTTP list in the order of the names; a folder does not, so there is no going on in it.
+        let listed = self.retry.list(most, self.is_remote(), |last: Option<&ObjectMeta>| {
+            match last.map(|meta| &meta.location).filter(|_| self.is_remote()).or(after) {
+                Some(after) => self.store.list_with_offset(Some(prefix), after),
+                None => self.store.list(Some(prefix)),
+            }
         });
-        let names = listed.await.map_err(Error::object(format!("list {prefix}")))?;
-        self.meter().more_pages((names.len() as u64).div_ceil(PAGE_NAMES).saturating_sub(1));
-        Ok(names)
+        listed.await.map_err(Error::object(format!("list {prefix}")))
     }
 
     /// The folders right below `prefix`.

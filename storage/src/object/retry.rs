@@ -5,6 +5,9 @@
 //! from its upper half, so that many callers do not come back together. A store that asks for patience (503 SlowDown, 429)
 //! gets four times the pause, and from everybody: until it is over no request of this node is sent.
 //!
+//! A list is many requests, one after the other: each page has the time of an attempt, and every page that comes begins the
+//! budget anew, so that a list may be as long as it likes, up to [`LIST_MS_MAX`].
+//!
 //! An attempt that timed out may have been applied. So whoever puts a name that must be new reads it back when told
 //! that it is taken, and compares (see `manifest/publish` and [`crate::object::claim`]).
 
@@ -13,6 +16,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use object_store::Error;
 use parking_lot::Mutex;
 
@@ -59,6 +64,12 @@ const THROTTLED_FACTOR: u64 = 4;
 /// Time granted per MiB moved, ms: a store slower than 1 MiB/s is as good as down.
 const MIB_MS_MAX: u64 = 1_000;
 
+/// Names in one page of a list, of every store there is.
+const PAGE_NAMES: usize = 1_000;
+
+/// No list takes longer, ms, however steadily its pages come: what is listed meanwhile is long out of date.
+const LIST_MS_MAX: u64 = 30 * 60 * 1_000;
+
 /// The budget at work. Cheap to clone; clones share meter and gate.
 #[derive(Clone, Debug)]
 pub(crate) struct Retry {
@@ -95,30 +106,103 @@ impl Retry {
         let attempt_max = Duration::from_millis(self.budget.attempt_ms_max.saturating_add(for_bytes_ms));
         let deadline = worker::steady() + Duration::from_millis(self.budget.time_ms_max.saturating_add(for_bytes_ms));
         let mut made = 0;
+        let mut last = None;
         loop {
             self.pass_gate(deadline).await;
-            made += 1;
             let start = worker::steady();
+            if start >= deadline {
+                return Err(last.unwrap_or_else(held_off));
+            }
+            made += 1;
             let limit = attempt_max.min(deadline.saturating_sub(start));
             let ended = worker::timeout(limit, attempt()).await;
             let took = worker::steady().saturating_sub(start);
             let ended = ended.unwrap_or_else(|| Err(timed_out(took)));
             let verdict = ended.as_ref().err().map_or(Verdict::Final, verdict);
             self.meter.attempted(kind, took, outcome(&ended, verdict), made > 1);
-            let error = match ended {
+            match ended {
                 Ok(value) => return Ok(value),
-                Err(error) => error,
-            };
-            let pause = self.pause(made, verdict);
-            if verdict == Verdict::Throttled {
-                self.close_gate(worker::steady() + pause);
+                Err(error) => last = Some(self.rest(error, verdict, made, deadline).await?),
             }
-            if verdict == Verdict::Final || made >= self.budget.attempts_max || worker::steady() + pause >= deadline {
-                return Err(error);
-            }
-            tracing::debug!(attempt = made, %error, "object store failed, asking again");
-            worker::sleep(pause).await;
         }
+    }
+
+    /// Takes in a list as it comes, of at most so many. `open` begins it behind the last one that was taken in, if it can
+    /// say so, else at its beginning: `resumes` tells which.
+    pub(crate) async fn list<T>(
+        &self,
+        most: usize,
+        resumes: bool,
+        mut open: impl FnMut(Option<&T>) -> BoxStream<'static, Result<T, Error>>,
+    ) -> Result<Vec<T>, Error> {
+        let budget = Duration::from_millis(self.budget.time_ms_max);
+        let over = worker::steady() + Duration::from_millis(LIST_MS_MAX);
+        let mut taken = Vec::new();
+        let (mut made, mut reached, mut again) = (0, 0, false);
+        let mut deadline = (worker::steady() + budget).min(over);
+        let mut last = None;
+        loop {
+            self.pass_gate(deadline).await;
+            let start = worker::steady();
+            if start >= deadline {
+                return Err(last.unwrap_or_else(held_off));
+            }
+            made += 1;
+            let before = taken.len();
+            let ended = self.pages(open(taken.last()), most, over, &mut taken).await;
+            let verdict = ended.as_ref().err().map_or(Verdict::Final, verdict);
+            let took = worker::steady().saturating_sub(start);
+            self.meter.attempted(ObjectRequestKind::List, took, outcome(&ended, verdict), again);
+            self.meter.more_pages(((taken.len() - before).div_ceil(PAGE_NAMES) as u64).saturating_sub(1));
+            let Err(error) = ended else { return Ok(taken) };
+            again = true;
+            if taken.len() > reached {
+                reached = taken.len();
+                made = 1;
+                deadline = (worker::steady() + budget).min(over);
+            }
+            if !resumes {
+                taken.clear();
+            }
+            last = Some(self.rest(error, verdict, made, deadline).await?);
+        }
+    }
+
+    /// Takes in pages until the list ends, one fails or keeps waiting, or all of it takes too long.
+    async fn pages<T>(
+        &self,
+        list: BoxStream<'static, Result<T, Error>>,
+        most: usize,
+        over: Duration,
+        taken: &mut Vec<T>,
+    ) -> Result<(), Error> {
+        let page_max = Duration::from_millis(self.budget.attempt_ms_max);
+        let mut pages = list.take(most.saturating_sub(taken.len())).ready_chunks(PAGE_NAMES);
+        loop {
+            let start = worker::steady();
+            let limit = page_max.min(over.saturating_sub(start));
+            let Some(page) = worker::timeout(limit, pages.next()).await else {
+                return Err(timed_out(worker::steady().saturating_sub(start)));
+            };
+            let Some(page) = page else { return Ok(()) };
+            for name in page {
+                taken.push(name?);
+            }
+        }
+    }
+
+    /// What follows a failed attempt: a pause, and the error back; or the error for good.
+    async fn rest(&self, error: Error, verdict: Verdict, made: u32, deadline: Duration) -> Result<Error, Error> {
+        let pause = self.pause(made, verdict);
+        if verdict == Verdict::Throttled {
+            self.close_gate(worker::steady() + pause);
+        }
+        if verdict == Verdict::Final || made >= self.budget.attempts_max || worker::steady() + pause >= deadline {
+            return Err(error);
+        }
+        tracing::debug!(attempt = made, %error, "object store failed, asking again");
+        worker::sleep(pause).await;
+        Ok(error)
     }
 
     fn pause(&self, made: u32, verdict: Verdict) -> Duration {
@@ -128,11 +212,15 @@ impl Retry {
         Duration::from_micros(longest_us - self.random.next_u64() % (longest_us / 2))
     }
 
-    /// Waits while the store wants to be left alone, never beyond `deadline`.
+    /// Waits while the store wants to be left alone, never beyond `deadline`: somebody else may be told to wait longer
+    /// meanwhile.
     async fn pass_gate(&self, deadline: Duration) {
-        let opens = *self.gate.lock();
-        let wait = opens.min(deadline).saturating_sub(worker::steady());
-        if !wait.is_zero() {
+        loop {
+            let opens = *self.gate.lock();
+            let wait = opens.min(deadline).saturating_sub(worker::steady());
+            if wait.is_zero() {
+                return;
+            }
             worker::sleep(wait).await;
         }
     }
@@ -210,7 +298,15 @@ pub(crate) fn sentence(error: &Error) -> String {
 }
 
 fn timed_out(after: Duration) -> Error {
-    let words = format!("no answer within {} ms", after.as_millis());
+    out_of_time(format!("no answer within {} ms", after.as_millis()))
+}
+
+/// Nothing was sent.
+fn held_off() -> Error {
+    out_of_time("it asks everybody for patience, and the time for this request is over".to_owned())
+}
+
+fn out_of_time(words: String) -> Error {
     Error::Generic { store: "object store", source: Box::new(std::io::Error::new(std::io::ErrorKind::TimedOut, words)) }
 }
 
@@ -273,6 +369,76 @@ mod tests {
         retry.clone().run(ObjectRequestKind::Get, 0, async || Ok(())).await.unwrap();
         assert!(start.elapsed() >= Duration::from_millis(20 + 40 + 80), "{:?}", start.elapsed());
         assert_eq!(retry.meter().requests()[1].throttled, 3);
+    }
+
+    #[tokio::test]
+    async fn who_waited_at_the_gate_looks_again_and_sends_nothing_when_the_time_is_over() {
+        let retry = retry(RetryBudget { time_ms_max: 100, ..QUICK });
+        let ms = |ms| worker::steady() + Duration::from_millis(ms);
+        retry.close_gate(ms(20));
+        let later = async {
+            worker::sleep(Duration::from_millis(5)).await;
+            retry.close_gate(ms(60_000));
+        };
+        let mut sent = 0;
+        let put = retry.run(ObjectRequestKind::Put, 0, || {
+            sent += 1;
+            async { Ok(()) }
+        });
+        let (put, ()) = futures::join!(put, later);
+        assert!(put.unwrap_err().to_string().contains("asks everybody for patience"));
+        assert_eq!(sent, 0);
+    }
+
+    /// Pages of 1000 numbers from `after` on, each after a while; the stream fails once at `fails_at`, and the store never
+    /// ends a page in less than `page_ms`.
+    fn numbers(
+        after: Option<&u32>,
+        end: u32,
+        page_ms: u64,
+        fails_at: Option<u32>,
+    ) -> BoxStream<'static, Result<u32, Error>> {
+        let first = after.map_or(0, |last| last + 1);
+        let names = futures::stream::iter(first..end).then(move |number| async move {
+            if number % 1_000 == 0 {
+                worker::sleep(Duration::from_millis(page_ms)).await;
+            }
+            if Some(number) == fails_at { Err(answered("500 Internal Server Error")) } else { Ok(number) }
+        });
+        names.boxed()
+    }
+
+    #[tokio::test]
+    async fn a_list_has_time_for_each_page_and_goes_on_where_a_page_failed() {
+        // 20 pages of 10 ms: more than one attempt may take, and more than all of them may.
+        let budget = RetryBudget { attempts_max: 2, attempt_ms_max: 60, time_ms_max: 100, backoff_ms: 1 };
+        for (resumes, end) in [(true, 20_000), (false, 20_000), (true, 0)] {
+            let retry = retry(budget);
+            let (mut begun, mut fails) = (Vec::new(), vec![15_500, 7_500]);
+            let listed = retry.list(usize::MAX, resumes, |after| {
+                begun.push(after.copied());
+                numbers(after, end, 10, fails.pop())
+            });
+            assert_eq!(listed.await.unwrap(), (0..end).collect::<Vec<_>>());
+            let expected = match (resumes, end) {
+                (_, 0) => vec![None],
+                (true, _) => vec![None, Some(7_499), Some(15_499)],
+                (false, _) => vec![None, None, None],
+            };
+            assert_eq!(begun, expected);
+        }
+        let retry = retry(budget);
+        assert_eq!(retry.list(1_500, true, |after| numbers(after, 9_000, 0, None)).await.unwrap().len(), 1_500);
+        let stalled = retry.list(usize::MAX, true, |after| numbers(after, 20_000, 5_000, None)).await;
+        assert!(stalled.unwrap_err().to_string().contains("no answer within"));
+        // No page comes: the budget ends it.
+        let mut begun = 0;
+        let failing = retry.list(usize::MAX, true, |after| {
+            begun += 1;
+            numbers(after, 20_000, 0, Some(0))
+        });
+        failing.await.unwrap_err();
+        assert_eq!(begun, 2);
     }
 
     #[tokio::test]
