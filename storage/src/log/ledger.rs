@@ -213,7 +213,7 @@ impl Ledger {
     pub(crate) fn take_back(&mut self, undo: &mut Vec<Undo>, mark: usize) {
         for step in undo.drain(mark..).rev() {
             match step {
-                Undo::Own(change) => drop(self.own.apply(&change)),
+                Undo::Own(change) => self.own.take_back(&change),
                 Undo::End(partition, Some(end)) => drop(self.ends.insert(partition, end)),
                 Undo::End(partition, None) => drop(self.ends.remove(&partition)),
                 Undo::Producer(replaced) => self.producers.restore(replaced),

@@ -53,7 +53,7 @@ mod writer;
 use std::collections::HashSet;
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
@@ -82,7 +82,9 @@ use crate::log::shared::Shared;
 use crate::log::snapshot::LogSnapshot;
 use crate::log::tail::Tail;
 use crate::log::writer::{Writer, step_syncer};
+use crate::object::claim::Claim;
 use crate::object::open::outlives_process;
+use crate::object::past::Past;
 use crate::record::batch::BatchLimits;
 use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
@@ -101,7 +103,7 @@ const FOOTERS_SHARE: u64 = 32;
 pub(crate) struct Node {
     shared: Arc<Shared>,
     random: Arc<dyn Random>,
-    home: Home,
+    home: Arc<Home>,
     line: Arc<Line>,
     /// Objects outlive the process, so that the log may forget what is in them.
     forgets: bool,
@@ -163,7 +165,7 @@ impl Node {
 
     fn open_blocking(options: &OpenOptions, disk: &Arc<dyn Disk>) -> Result<Arc<Self>> {
         let settings = &options.settings;
-        let home = Home::open(disk.as_ref(), &options.data_dir, options.random.as_ref())?;
+        let home = Arc::new(Home::open(disk.as_ref(), &options.data_dir, options.random.as_ref())?);
         let recovered = recover(&RecoveryOptions {
             disk: Arc::clone(disk),
             dir: home.log_dir.clone(),
@@ -174,6 +176,8 @@ impl Node {
         let Recovered { mut ledger, mut published, appender, snapshot_position } = recovered;
         ledger.taken_over_us = home.takeover.map(|takeover| takeover.taken_at_us);
         let orphans = AtomicUsize::new(ledger.orphan_count());
+        // The directory may not know of the last one yet, or recovery has removed one that was not made whole.
+        home.note_newest(disk.as_ref(), appender.segment.as_ref().map(|segment| segment.base))?;
         published.end = appender.end;
         published.footers = Arc::new(FooterRuns::new(settings.memory_limit / FOOTERS_SHARE));
         let first_position = published.segments.keys().next().copied().unwrap_or(appender.end);
@@ -197,9 +201,11 @@ impl Node {
             reserved: Mutex::new(false),
             front: Mutex::default(),
             forgetting: tokio::sync::Mutex::new(()),
+            swept: Mutex::default(),
         });
         let writer = Writer {
             shared: Arc::clone(&shared),
+            home: Arc::clone(&home),
             ledger,
             appender,
             uncovered: false,
@@ -256,6 +262,47 @@ impl Node {
     /// The last takeover that the data directory knows of.
     pub(crate) fn takeover(&self) -> Option<Takeover> {
         self.home.takeover
+    }
+
+    /// What the data directory knows of its claims of the bucket.
+    pub(crate) fn past(&self) -> Past {
+        self.home.past()
+    }
+
+    /// Notes the claim of the bucket about to be made, durably; gives all that are known then.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) async fn note_claim(&self, newest: Option<Claim>, next: Claim) -> Result<Past> {
+        let (home, shared) = (Arc::clone(&self.home), Arc::clone(&self.shared));
+        worker::blocking(move || home.note_claim(shared.disk.as_ref(), newest.as_ref(), &next)).await
+    }
+
+    /// Notes durably that a start went well with this claim.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub(crate) async fn settle_claim(&self, made: Claim) -> Result<()> {
+        let (home, shared) = (Arc::clone(&self.home), Arc::clone(&self.shared));
+        worker::blocking(move || home.settle_claim(shared.disk.as_ref(), &made)).await
+    }
+
+    /// Whether nothing was ever written.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.shared.durable_end.load(Ordering::Acquire) == 0
+    }
+
+    /// Topics that were deleted, and whose objects may still be there.
+    pub(crate) fn deleted_topics(&self) -> Vec<TopicId> {
+        self.shared.published.read().own.deleted.iter().copied().collect()
+    }
+
+    /// Nothing is left of topics that were deleted.
+    pub(crate) fn note_swept(&self, topics: &[TopicId]) {
+        let mut published = self.shared.published.write();
+        published.own.deleted.retain(|topic| !topics.contains(topic));
+        drop(published);
+        self.shared.swept.lock().extend(topics);
     }
 
     /// Whether objects outlive the process.

@@ -13,13 +13,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::error::{Error, Result};
-use crate::ids::Takeover;
 use crate::log::append::{AppendFailure, Appender};
 use crate::log::disk::{Disk, Held, replace_file};
 use crate::log::frame::{EncodedFrame, FRAME_ALIGN, FrameNumbers, PlacedBatch};
 use crate::log::home;
 use crate::log::segment::{Origin, SEGMENT_HEADER_BYTES, position_in_name};
 use crate::log::snapshot::{LogSnapshot, StoredOwn};
+use crate::object::claim::Claim;
 
 /// Beside the directory's own file while it is made.
 const MARKER: &str = "taking-over";
@@ -143,12 +143,12 @@ impl Rebuild {
         snapshot.write(self.disk.as_ref(), &self.appender.dir)
     }
 
-    /// Makes the directory one that a node can open. Blocks on the disk.
+    /// Makes the directory one that a node can open, and that made this claim. Blocks on the disk.
     ///
     /// # Errors
     /// [`Error::Io`].
-    pub(crate) fn settle(self, takeover: Takeover) -> Result<()> {
-        home::settle(self.disk.as_ref(), &self.data_dir, self.origin, takeover)?;
+    pub(crate) fn settle(self, claim: Claim) -> Result<()> {
+        home::settle(self.disk.as_ref(), &self.data_dir, &claim, BEGIN)?;
         let marker = self.data_dir.join(MARKER);
         let removed = self.disk.remove(&marker).and_then(|()| self.disk.sync_dir(&self.data_dir));
         removed.map_err(Error::io(format!("remove {}", marker.display())))

@@ -91,6 +91,12 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
     let mut bases: Vec<u64> = names.iter().filter_map(|name| position_in_name(name, ".wal")).collect();
     bases.sort_unstable();
     let replay_from = snapshot.as_ref().map_or(0, |snapshot| snapshot.position);
+    if bases.is_empty() && replay_from > 0 {
+        // A snapshot is made beside a segment, and the last one of those is never removed.
+        let reason = "there is a snapshot of the log but no segment; restore the whole data directory, or begin from the \
+                      object store with an empty one and --take-over";
+        return Err(Error::Corrupt { place: dir.display().to_string(), reason: reason.to_owned() });
+    }
     if bases.first().is_some_and(|first| *first > replay_from) {
         let damaged: String = passed_over.iter().map(|(place, reason)| format!("{place}: {reason}; ")).collect();
         let reason = format!(
@@ -144,7 +150,8 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
 impl Recovery {
     fn new(snapshot: Option<LogSnapshot>, limits: BatchLimits) -> Self {
         let snapshot = snapshot.unwrap_or_default();
-        let own = snapshot.own.into_state();
+        let mut own = snapshot.own.into_state();
+        own.deleted = snapshot.deleted.into_iter().collect();
         let mut published = Published { own: own.clone(), damaged: snapshot.damaged, ..Published::default() };
         let producers = Producers::from_parts(snapshot.producers);
         for topic in own.topics.values() {

@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::ids::{TopicPartition, WriterEpoch};
+use crate::ids::{TopicId, TopicPartition, WriterEpoch};
 use crate::log::disk::{Access, Disk};
 use crate::log::home::RESERVE_FILE;
 use crate::log::index::DamagedOffsets;
@@ -56,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) front: Mutex<Front>,
     /// Held by who removes segments.
     pub(crate) forgetting: tokio::sync::Mutex<()>,
+    /// Deleted topics of which nothing is left: the next snapshot says nothing of them any more.
+    pub(crate) swept: Mutex<Vec<TopicId>>,
 }
 
 /// See [`Shared::front`].

@@ -22,9 +22,11 @@ use crate::log::segment::position_in_name;
 use crate::log::transaction::{AbortedRange, Transaction};
 use crate::view::{Definition, GroupOffset, Topic};
 
-pub(crate) const SNAPSHOT: Kind = Kind { magic: *b"AQSNAPSH", version: 2, name: "log snapshot" };
+pub(crate) const SNAPSHOT: Kind = Kind { magic: *b"AQSNAPSH", version: 3, name: "log snapshot" };
 /// A larger file is no snapshot of ours.
 const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
+/// A list without entries, as it is stored.
+const EMPTY_LIST: [u8; 1] = [0];
 /// How many are kept.
 pub(crate) const SNAPSHOTS_KEPT: usize = 2;
 
@@ -42,6 +44,8 @@ pub(crate) struct LogSnapshot {
     pub(crate) producers: Vec<(TopicPartition, i64, Sequences)>,
     /// Damaged ranges, in words.
     pub(crate) damaged: Vec<String>,
+    /// Topics that were deleted, and whose objects may still be there. The last field: version 2 ended before it.
+    pub(crate) deleted: Vec<TopicId>,
 }
 
 /// The state of our own topics.
@@ -144,9 +148,21 @@ impl LogSnapshot {
     /// # Errors
     /// [`Error::Corrupt`] if it is damaged, [`Error::Config`] for a newer version.
     pub(crate) fn open(bytes: &[u8], place: &str) -> Result<Self> {
-        let snapshot: Self = envelope::open(SNAPSHOT, bytes, place)?;
+        let (version, payload) = envelope::check(SNAPSHOT, bytes, place)?;
+        let snapshot: Self = if version > 2 {
+            envelope::decode(payload, place)?
+        } else {
+            envelope::decode(&[payload, &EMPTY_LIST].concat(), place)?
+        };
         snapshot.own.topics.iter().try_for_each(|topic| check_stored(topic, place))?;
         Ok(snapshot)
+    }
+
+    /// The state of our own topics, and what of deleted ones may still be there.
+    pub(crate) fn own_state(&self) -> OwnState {
+        let mut own = self.own.clone().into_state();
+        own.deleted = self.deleted.iter().copied().collect();
+        own
     }
 
     /// All topics but our own.

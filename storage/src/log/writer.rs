@@ -18,6 +18,7 @@ use crate::error::{Error, Result};
 use crate::ids::OwnTopic;
 use crate::log::append::{AppendFailure, Appender, PlacedRuns, Sealed};
 use crate::log::frame::{EncodedFrame, FrameNumbers, PlacedBatch};
+use crate::log::home::Home;
 use crate::log::ledger::{Judged, Ledger, ReserveShare, Terms, Undo};
 use crate::log::own::{Change, OwnRecord, own_partition};
 use crate::log::pipe::{Done, Group, IDLE_BEFORE_COVER, Job, Next, Pending, Taken, ToSync};
@@ -33,6 +34,7 @@ use crate::worker::{self, Patience, Step};
 #[derive(Debug)]
 pub(crate) struct Writer {
     pub(crate) shared: Arc<Shared>,
+    pub(crate) home: Arc<Home>,
     pub(crate) ledger: Ledger,
     pub(crate) appender: Appender,
     /// No frame says yet that the last commit is durable.
@@ -332,6 +334,11 @@ impl Writer {
         worker::crash_point("after a snapshot of the log");
         let segment = self.appender.start_segment(segment_bytes)?;
         worker::crash_point("after a segment is made");
+        if let Err(error) = self.home.note_newest(self.appender.disk.as_ref(), Some(segment.base)) {
+            // It is written to all the same: only that it is not missed should it be lost.
+            tracing::warn!(%error, segment = segment.base, "the data directory does not know of its newest segment");
+        }
+        worker::crash_point("after a segment is noted");
         self.shared.published.write().segments.insert(segment.base, segment);
         Ok(())
     }
@@ -346,6 +353,9 @@ impl Writer {
 
     /// Everything as of what was judged last.
     fn cut(&mut self) -> LogSnapshot {
+        for topic in self.shared.swept.lock().drain(..) {
+            self.ledger.own.deleted.remove(&topic);
+        }
         let own = &self.ledger.own;
         let now_us = self.appender.last_commit_time_us;
         self.ledger.producers.trim(now_us, |partition| own.topics.contains_key(&partition.topic));
@@ -376,6 +386,7 @@ impl Writer {
             partitions: partitions.collect(),
             producers,
             damaged: published.damaged.clone(),
+            deleted: own.deleted.iter().copied().collect(),
         }
     }
 }

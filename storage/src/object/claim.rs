@@ -4,8 +4,9 @@
 //! before looks at the claims after its put: either it sees the claim and knows that it is fenced, or the claimer sees
 //! its put. So no publish that counted is ever overlooked.
 //!
-//! A data directory claims its epoch for itself first (the log does), the bucket second: a crash between leaves the
-//! bucket behind, never ahead. So a bucket that is ahead was written from another copy of the directory.
+//! The newest claim must be one that the data directory itself has made ([`super::past`]): it notes each claim durably
+//! before it makes it, so a crash between leaves nobody locked out, and a copy of the directory, which made none of the
+//! claims since it was copied, is refused however often it is started and whatever epoch it has come to.
 //!
 //! A node that began from the bucket alone has left behind what its predecessor acknowledged after the last checkpoint.
 //! From then on claims name that takeover, and a directory that does not know of it is refused, however often it is
@@ -20,6 +21,7 @@ use crate::envelope::{self, Kind};
 use crate::error::{Error, Result};
 use crate::ids::{Takeover, WriterEpoch};
 use crate::object::bucket::{Bucket, Put};
+use crate::object::past::Past;
 use crate::object::paths;
 
 const CLAIM: Kind = Kind { magic: *b"AQCLAIM\0", version: 2, name: "writer's claim" };
@@ -47,54 +49,92 @@ struct ClaimV1 {
     attempt: Uuid,
 }
 
-/// Claims the bucket.
+/// What was found by who is about to claim.
+#[derive(Debug)]
+pub(crate) struct Found {
+    before: Vec<Path>,
+    /// By its name, whatever became of its bytes.
+    newest_epoch: Option<WriterEpoch>,
+    /// `None` if there is none or it is damaged.
+    pub(crate) newest: Option<Claim>,
+}
+
+/// Looks whether a data directory may claim the bucket; nothing is written yet.
 ///
 /// # Errors
 /// [`Error::Config`] if it belongs to another cluster or to a node that took over from the bucket, [`Error::Fenced`] if a
-/// newer (or the same) epoch has it.
-pub(crate) async fn claim(bucket: &Bucket, ours: Claim) -> Result<()> {
-    put(bucket, ours, |found| same_takeover(found.takeover, ours.takeover)).await
+/// newer (or the same) epoch has it, or one that the directory knows nothing of.
+pub(crate) async fn look(bucket: &Bucket, ours: &Claim, past: &Past) -> Result<Found> {
+    let found = look_at(bucket, ours, |found| same_takeover(found.takeover, ours.takeover)).await?;
+    let known = match (&found.newest, found.newest_epoch) {
+        (Some(newest), _) => past.knows(newest),
+        (None, Some(epoch)) => past.knows_epoch(epoch),
+        (None, None) => true,
+    };
+    if known { Ok(found) } else { Err(of_a_copy(found.newest_epoch.unwrap_or(ours.epoch))) }
 }
 
-/// Claims the bucket for a node that begins from it alone: a takeover of its own.
+/// Claims the bucket, once the claim is noted in the data directory.
 ///
 /// # Errors
-/// As [`claim`].
-pub(crate) async fn claim_over(bucket: &Bucket, ours: Claim) -> Result<()> {
-    put(bucket, ours, |_| Ok(())).await
-}
-
-async fn put(bucket: &Bucket, ours: Claim, check: impl FnOnce(&Claim) -> Result<()>) -> Result<()> {
-    let Claim { cluster, epoch, .. } = ours;
-    let before = bucket.list(&paths::claims(), None).await?;
-    if let Some(newest) = newest(&before) {
-        let found = newest_readable(bucket, &before).await?;
-        if found.cluster != cluster {
-            return Err(Error::Config {
-                reason: format!(
-                    "the object store belongs to cluster {}, the data directory to cluster {cluster}; \
-                     open the pair that belongs together, or an empty object store",
-                    found.cluster
-                ),
-            });
-        }
-        check(&found)?;
-        // The name says it, whatever became of the bytes.
-        let found = paths::number(&newest).map_or(epoch, WriterEpoch);
-        if found >= epoch {
-            return Err(fenced(epoch, found));
-        }
-    }
+/// [`Error::Fenced`] if somebody else has claimed it since it was looked at.
+pub(crate) async fn put(bucket: &Bucket, ours: Claim, past: &Past, found: Found) -> Result<()> {
     let bytes = envelope::seal(CLAIM, &ours)?;
-    let path = paths::claim(epoch);
-    if bucket.put_new(&path, PutPayload::from(bytes)).await? == Put::Taken && read(bucket, path).await? != ours {
-        return Err(fenced(epoch, epoch));
+    let path = paths::claim(ours.epoch);
+    if bucket.put_new(&path, PutPayload::from(bytes)).await? == Put::Taken && read(bucket, path.clone()).await? != ours
+    {
+        return Err(fenced(ours.epoch, ours.epoch));
     }
-    still_ours(bucket, epoch).await?;
-    for old in before.iter().rev().skip(CLAIMS_KEPT) {
+    let seen = found.newest_epoch.map(paths::claim);
+    for other in bucket.list(&paths::claims(), seen.as_ref()).await? {
+        let Some(epoch) = paths::number(&other).map(WriterEpoch).filter(|epoch| *epoch != ours.epoch) else { continue };
+        if epoch > ours.epoch {
+            return Err(fenced(ours.epoch, epoch));
+        }
+        // An earlier put of ours may arrive late.
+        if found.before.contains(&other) || past.knows(&read(bucket, other).await?) {
+            continue;
+        }
+        // Another copy was quicker, by a smaller number: it has the bucket, and we must not seem to come after it.
+        bucket.delete(&path).await?;
+        return Err(of_a_copy(epoch));
+    }
+    for old in found.before.iter().rev().skip(CLAIMS_KEPT) {
         bucket.delete(old).await?;
     }
     Ok(())
+}
+
+/// Claims the bucket for a node that begins from it alone: it has no past of its own.
+///
+/// # Errors
+/// As [`put`]; [`Error::Config`] if the bucket belongs to another cluster.
+pub(crate) async fn claim_over(bucket: &Bucket, ours: Claim) -> Result<()> {
+    let found = look_at(bucket, &ours, |_| Ok(())).await?;
+    put(bucket, ours, &Past::default(), found).await
+}
+
+async fn look_at(bucket: &Bucket, ours: &Claim, check: impl FnOnce(&Claim) -> Result<()>) -> Result<Found> {
+    let before = bucket.list(&paths::claims(), None).await?;
+    let Some(newest) = newest(&before) else { return Ok(Found { before, newest_epoch: None, newest: None }) };
+    let found = newest_readable(bucket, &before).await?;
+    let (cluster, epoch) = (ours.cluster, ours.epoch);
+    if found.cluster != cluster {
+        return Err(Error::Config {
+            reason: format!(
+                "the object store belongs to cluster {}, the data directory to cluster {cluster}; \
+                 open the pair that belongs together, or an empty object store",
+                found.cluster
+            ),
+        });
+    }
+    check(&found)?;
+    let newest_epoch = paths::number(&newest).map_or(found.epoch, WriterEpoch);
+    if newest_epoch >= epoch {
+        return Err(fenced(epoch, newest_epoch));
+    }
+    let newest = Some(found).filter(|found| found.epoch == newest_epoch);
+    Ok(Found { before, newest_epoch: Some(newest_epoch), newest })
 }
 
 /// Refuses a directory and a bucket that have not the same past.
@@ -188,6 +228,17 @@ pub(crate) async fn read(bucket: &Bucket, path: Path) -> Result<Claim> {
     Ok(Claim { cluster, epoch, attempt, takeover: None })
 }
 
+fn of_a_copy(theirs: WriterEpoch) -> Error {
+    Error::Fenced {
+        reason: format!(
+            "the object store was claimed with writer epoch {}, of which this data directory knows nothing: another copy of \
+             it has been in use since, or the object store is a much older copy; start the two that were used together \
+             last, or begin from the object store with an empty data directory and --take-over",
+            theirs.0
+        ),
+    }
+}
+
 fn fenced(ours: WriterEpoch, theirs: WriterEpoch) -> Error {
     Error::Fenced {
         reason: format!(
@@ -195,6 +246,14 @@ fn fenced(ours: WriterEpoch, theirs: WriterEpoch) -> Error {
             theirs.0, ours.0
         ),
     }
+}
+
+/// Claims the bucket for a directory that knows every claim in it.
+#[cfg(test)]
+pub(crate) async fn claim(bucket: &Bucket, ours: Claim) -> Result<()> {
+    let past = Past::unnoted(WriterEpoch(u64::MAX));
+    let found = look(bucket, &ours, &past).await?;
+    put(bucket, ours, &past, found).await
 }
 
 #[cfg(test)]
@@ -246,6 +305,67 @@ mod tests {
         claim(&older, of(1, 5, None)).await.unwrap();
         let error = claim(&older, of(1, 8, takeover)).await.unwrap_err();
         assert!(matches!(&error, Error::Config { reason } if reason.contains("older copy")), "{error}");
+    }
+
+    /// As a directory does it: noted, then made.
+    async fn claim_noted(bucket: &Bucket, ours: Claim, past: &mut Past) -> Result<()> {
+        let found = look(bucket, &ours, past).await?;
+        past.note(found.newest.as_ref(), &ours);
+        put(bucket, ours, past, found).await
+    }
+
+    fn by(copy: u128, epoch: u64) -> Claim {
+        Claim { attempt: Uuid::from_u128(copy << 64 | u128::from(epoch)), ..of(1, epoch, None) }
+    }
+
+    #[tokio::test]
+    async fn a_copy_is_refused_whatever_epoch_it_has_come_to() {
+        let bucket = Bucket::for_test();
+        let mut old = Past::default();
+        claim_noted(&bucket, by(1, 1), &mut old).await.unwrap();
+        let mut new = old.clone();
+        claim_noted(&bucket, by(2, 2), &mut new).await.unwrap();
+        for epoch in 2..10 {
+            let error = claim_noted(&bucket, by(1, epoch), &mut old).await.unwrap_err();
+            assert!(matches!(error, Error::Fenced { .. }), "{error}");
+        }
+        claim_noted(&bucket, by(2, 3), &mut new).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_crash_between_note_and_claim_locks_nobody_out() {
+        let bucket = Bucket::for_test();
+        let mut past = Past::default();
+        claim_noted(&bucket, by(1, 1), &mut past).await.unwrap();
+        for epoch in 2..30 {
+            let found = look(&bucket, &by(1, epoch), &past).await.unwrap();
+            past.note(found.newest.as_ref(), &by(1, epoch));
+        }
+        claim_noted(&bucket, by(1, 30), &mut past).await.unwrap();
+        // The last note is not forgotten, so neither is a put that arrives late.
+        let found = look(&bucket, &by(1, 31), &past).await.unwrap();
+        past.note(found.newest.as_ref(), &by(1, 31));
+        let found_again = look(&bucket, &by(1, 32), &past).await.unwrap();
+        past.note(found_again.newest.as_ref(), &by(1, 32));
+        put(&bucket, by(1, 31), &past, found).await.unwrap();
+        put(&bucket, by(1, 32), &past, found_again).await.unwrap();
+        claim_noted(&bucket, by(1, 33), &mut past).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn of_two_copies_that_start_together_one_has_the_bucket() {
+        let bucket = Bucket::for_test();
+        let mut one = Past::default();
+        claim_noted(&bucket, by(1, 1), &mut one).await.unwrap();
+        let mut other = one.clone();
+        let found = look(&bucket, &by(1, 5), &one).await.unwrap();
+        one.note(found.newest.as_ref(), &by(1, 5));
+        claim_noted(&bucket, by(2, 2), &mut other).await.unwrap();
+        let error = put(&bucket, by(1, 5), &one, found).await.unwrap_err();
+        assert!(matches!(error, Error::Fenced { .. }), "{error}");
+        let error = claim_noted(&bucket, by(1, 6), &mut one).await.unwrap_err();
+        assert!(matches!(error, Error::Fenced { .. }), "{error}");
+        claim_noted(&bucket, by(2, 3), &mut other).await.unwrap();
     }
 
     #[tokio::test]

@@ -9,6 +9,7 @@ pub(crate) mod claim;
 pub(crate) mod local;
 pub(crate) mod meter;
 pub(crate) mod open;
+pub(crate) mod past;
 pub(crate) mod paths;
 pub(crate) mod ranges;
 mod remote;

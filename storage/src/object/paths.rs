@@ -65,6 +65,11 @@ pub(crate) fn topics() -> Path {
     Path::from("topics")
 }
 
+/// The folder of all that belongs to a topic.
+pub(crate) fn topic(topic: TopicId) -> Path {
+    Path::from(format!("topics/{topic}"))
+}
+
 /// The folder of a topic's objects of records.
 pub(crate) fn objects(topic: TopicId) -> Path {
     Path::from(format!("topics/{topic}/data"))

@@ -175,7 +175,10 @@ impl Work {
             return Err(error.clone());
         }
         let now_us = node.clock().now_us();
-        let done = self.upkeep.sweeper.sweep_deleted(|topic| node.topic_by_id(topic).is_some(), now_us).await;
+        let done = self.upkeep.sweeper.sweep_deleted(&node.deleted_topics(), now_us).await;
+        if let Ok(done) = &done {
+            node.note_swept(&done.topics);
+        }
         if let Err(error) = &done {
             metrics::counter!("aquifer_housekeeping_failures_total").increment(1);
             let reason = chain(error);
@@ -186,7 +189,7 @@ impl Work {
                 tracing::warn!(%reason, "sweeping deleted topics failed and is tried again");
             }
         }
-        done
+        done.map(|done| done.files)
     }
 
     /// One topic; what goes wrong is told, and remembered.

@@ -48,7 +48,7 @@ use futures::TryStreamExt;
 use object_store::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::ids::{TopicId, TopicPartition};
+use crate::ids::{TopicId, TopicPartition, WriterEpoch};
 use crate::log::Node;
 use crate::manifest::model::{Entry, Lost, TopicManifest};
 use crate::manifest::publish;
@@ -56,6 +56,8 @@ use crate::object::bucket::Bucket;
 use crate::object::claim::{self, Claim};
 #[cfg(any(test, feature = "testing"))]
 use crate::object::open;
+use crate::object::past::Past;
+use crate::object::paths;
 use crate::record::batch::BatchLimits;
 use crate::settings::rewrite_bytes_max;
 use crate::storage::OpenOptions;
@@ -115,7 +117,15 @@ impl Tier {
     /// As [`Tier::open`], over a bucket that is open.
     async fn over(node: Arc<Node>, bucket: Bucket) -> Result<Arc<Self>> {
         let (cluster, epoch, takeover) = (node.cluster_id(), node.writer_epoch(), node.takeover());
-        claim::claim(&bucket, Claim { cluster, epoch, attempt: node.random().uuid(), takeover }).await?;
+        refuse_lost_log(&node, &bucket).await?;
+        let ours = Claim { cluster, epoch, attempt: node.random().uuid(), takeover };
+        // What does not outlive the process is nobody else's, and nothing to remember.
+        let lasts = node.forgets();
+        let past = if lasts { node.past() } else { Past::unnoted(WriterEpoch(u64::MAX)) };
+        let found = claim::look(&bucket, &ours, &past).await?;
+        let past = if lasts { node.note_claim(found.newest, ours).await? } else { past };
+        crate::worker::crash_point("after a claim is noted");
+        claim::put(&bucket, ours, &past, found).await?;
         let writer = Writer {
             epoch: node.writer_epoch(),
             random: Arc::clone(node.random()),
@@ -124,6 +134,9 @@ impl Tier {
         };
         let cold = Arc::new(Cold::new(bucket, writer));
         load(&node, &cold).await?;
+        if lasts {
+            node.settle_claim(ours).await?;
+        }
         let checkpointer =
             if node.forgets() { Some(Checkpointer::begin(&cold, cluster, takeover).await?) } else { None };
         let settings = node.settings();
@@ -280,6 +293,16 @@ impl Tier {
 
 fn unreadable(topic: &Topic, error: &Error) -> String {
     format!("the cold part of {} is not served, tiered to or swept, since {error}", topic.name)
+}
+
+/// Refuses a log that is empty where the bucket holds topics: whoever made them had one.
+async fn refuse_lost_log(node: &Node, bucket: &Bucket) -> Result<()> {
+    if !node.is_empty() || bucket.list_some(&paths::topics(), 1).await?.is_empty() {
+        return Ok(());
+    }
+    let reason = "the object store holds topics, and the data directory has no log; restore the whole data directory, or \
+                  begin from the object store with an empty one and --take-over";
+    Err(Error::Config { reason: reason.to_owned() })
 }
 
 /// Loads the manifests of all topics and tells the log how far each partition is tiered.

@@ -7,6 +7,9 @@
 //! the next publish, or the process is dead, and then its epoch stands in the name: such names are compared with the
 //! manifest once per topic and process.
 //!
+//! Of a topic that is not there only what the log knows to be deleted is removed: one that nobody knows may be one that the
+//! log has lost.
+//!
 //! A clock that is set back puts off what waits for its grace by no more than the grace itself, and lets nothing go early: see
 //! [`Moment`]. A damaged chunk of garbage is named and stays, with what only it names; the rest goes.
 //!
@@ -90,18 +93,18 @@ struct State {
     began: Moment,
     /// When garbage went that waits, by topic and version; only of what the clock was set back before.
     ahead: HashMap<(TopicId, u64), Moment>,
-    /// When a topic in the bucket was first seen that the catalog does not have; `None` when all of it is removed.
-    deleted: HashMap<TopicId, Option<Moment>>,
+    /// When a topic was first seen to be deleted, until nothing is left of it.
+    deleted: HashMap<TopicId, Moment>,
     /// The version at which a topic's old roots were removed last.
     roots_cleared: HashMap<TopicId, u64>,
 }
 
-impl State {
-    /// Whether a topic that the catalog does not have was seen so long ago, and not all of it is removed.
-    fn is_deleted_for(&mut self, topic: TopicId, grace_us: i64, now_us: i64) -> bool {
-        let seen = self.deleted.entry(topic).or_insert_with(|| Some(Moment::new(now_us)));
-        seen.as_mut().is_some_and(|since| since.is_past(grace_us, now_us))
-    }
+/// What a sweep of deleted topics has done.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct SweptTopics {
+    pub(crate) files: u64,
+    /// Of which nothing is left.
+    pub(crate) topics: Vec<TopicId>,
 }
 
 /// What one sweep may still remove.
@@ -351,29 +354,28 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Removes topics that are not there any more, and what puts into a folder left staged; gives how many files.
+    /// Removes what is left of topics that the log knows to be deleted, and what puts into a folder left staged. A topic that
+    /// nobody knows may be one that the log has lost, and stays.
     ///
     /// # Errors
     /// As [`Sweeper::sweep_topic`].
-    pub(crate) async fn sweep_deleted(&self, is_there: impl Fn(TopicId) -> bool, now_us: i64) -> Result<u64> {
+    pub(crate) async fn sweep_deleted(&self, deleted: &[TopicId], now_us: i64) -> Result<SweptTopics> {
         let mut budget = Budget::new();
-        for folder in self.cold.bucket.folders(&paths::topics()).await? {
-            let Some(topic) = folder.filename().and_then(|name| name.parse().ok()).map(TopicId) else { continue };
-            if is_there(topic) || self.cold.kept.has_topic(topic) {
-                continue;
-            }
-            let is_due = self.state.lock().is_deleted_for(topic, self.grace_us, now_us);
-            if !is_due || self.cold.manifests.is_held(topic) {
-                continue;
-            }
-            // Never more than may be removed: a list of millions would take longer than any request may.
-            let names = self.cold.bucket.list_some(&folder, budget.left).await?;
-            let is_all = names.len() < budget.left;
-            if !self.remove(names, &mut budget).await? || !is_all {
-                break;
+        let mut swept = Vec::new();
+        let due: Vec<_> = deleted.iter().copied().filter(|topic| self.is_deleted_due(*topic, now_us)).collect();
+        let folders: HashSet<TopicId> = if due.is_empty() { HashSet::new() } else { self.folders().await? };
+        for topic in due {
+            if folders.contains(&topic) {
+                // Never more than may be removed: a list of millions would take longer than any request may.
+                let names = self.cold.bucket.list_some(&paths::topic(topic), budget.left).await?;
+                let is_all = names.len() < budget.left;
+                if !self.remove(names, &mut budget).await? || !is_all {
+                    break;
+                }
             }
             self.cold.manifests.remove(topic);
-            self.state.lock().deleted.insert(topic, None);
+            self.state.lock().deleted.remove(&topic);
+            swept.push(topic);
         }
         if let Some(folder) = self.cold.bucket.folder() {
             let (folder, before_us) = (folder.to_path_buf(), now_us.saturating_sub(self.grace_us));
@@ -381,7 +383,23 @@ impl Sweeper {
             budget.removed += staged.map_err(Error::io("remove staged files"))?;
         }
         metrics::counter!("aquifer_sweep_files_total").increment(budget.removed);
-        Ok(budget.removed)
+        Ok(SweptTopics { files: budget.removed, topics: swept })
+    }
+
+    /// Whether a topic was deleted long enough ago, and nobody needs it any more.
+    fn is_deleted_due(&self, topic: TopicId, now_us: i64) -> bool {
+        if self.cold.kept.has_topic(topic) {
+            return false;
+        }
+        let since = &mut self.state.lock().deleted;
+        let is_past = since.entry(topic).or_insert_with(|| Moment::new(now_us)).is_past(self.grace_us, now_us);
+        is_past && !self.cold.manifests.is_held(topic)
+    }
+
+    /// Topics of which there is something in the bucket.
+    async fn folders(&self) -> Result<HashSet<TopicId>> {
+        let folders = self.cold.bucket.folders(&paths::topics()).await?;
+        Ok(folders.iter().filter_map(|folder| folder.filename()?.parse().ok()).map(TopicId).collect())
     }
 }
 

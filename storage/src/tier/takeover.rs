@@ -98,11 +98,12 @@ async fn take_over(options: &OpenOptions, disk: &Arc<dyn Disk>, bucket: &Bucket)
     choose(options, bucket, &found).await?;
     let attempt = || options.random.uuid();
     let fence = Claim { epoch: WriterEpoch(found.epoch.0 + 1), attempt: attempt(), ..found };
-    claim::claim(bucket, fence).await?;
+    claim::claim_over(bucket, fence).await?;
     let chosen = choose(options, bucket, &found).await?;
     let epoch = WriterEpoch(fence.epoch.0 + 1);
     let takeover = Takeover { epoch, from: chosen.id, taken_at_us: chosen.taken_at_us };
-    claim::claim_over(bucket, Claim { epoch, attempt: attempt(), takeover: Some(takeover), ..found }).await?;
+    let ours = Claim { epoch, attempt: attempt(), takeover: Some(takeover), ..found };
+    claim::claim_over(bucket, ours).await?;
     worker::crash_point("after a takeover is claimed");
     let (checkpoint, taken_at_us) = (chosen.id, chosen.taken_at_us);
     tracing::warn!(
@@ -116,7 +117,7 @@ async fn take_over(options: &OpenOptions, disk: &Arc<dyn Disk>, bucket: &Bucket)
     let publishes: Vec<_> = chosen.roots.iter().map(|root| publish_root(&cold, *root).boxed()).collect();
     stream::iter(publishes).buffer_unordered(TOPICS_AT_ONCE).try_collect::<Vec<()>>().await?;
     worker::crash_point("after manifests are taken over");
-    worker::blocking(move || rebuild.settle(takeover)).await
+    worker::blocking(move || rebuild.settle(ours)).await
 }
 
 fn cold_part(options: &OpenOptions, bucket: &Bucket, epoch: WriterEpoch) -> Cold {

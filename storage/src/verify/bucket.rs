@@ -76,7 +76,7 @@ pub(super) async fn look(
     let known: BTreeSet<TopicId> = folders.chain(topics.keys().copied()).collect();
     for topic in known {
         match topics.get(&topic) {
-            None if view.own.is_some() => look.deleted(topic),
+            None if view.own.is_some() => look.not_there(topic),
             known => look.topic(topic, known.map(AsRef::as_ref)).await?,
         }
     }
@@ -115,16 +115,22 @@ impl Look<'_> {
     async fn claims(&mut self) -> Result<()> {
         let claims = self.below(&paths::claims());
         if claims.is_empty() {
-            self.findings.note(paths::claims(), "no node has claimed this bucket");
+            if self.view.past.has_claimed() {
+                let what = "no node has claimed this object store, but one with this data directory has claimed one: it is not \
+                            the one that was used together with it";
+                self.findings.violation(paths::claims(), what);
+            } else {
+                self.findings.note(paths::claims(), "no node has claimed this object store");
+            }
         }
+        let newest = claims.iter().filter(|path| paths::number(path).is_some()).max().cloned();
         let origin = self.view.origin;
         for path in claims {
             self.count(&path);
             self.named.insert(path.clone());
             let read = claim::read(&self.cold.bucket, path.clone()).await;
-            let Some(Claim { cluster, epoch, takeover, .. }) = self.findings.judged(path.as_ref(), read)? else {
-                continue;
-            };
+            let Some(claim) = self.findings.judged(path.as_ref(), read)? else { continue };
+            let Claim { cluster, epoch, takeover, .. } = claim;
             self.takeover = takeover;
             if cluster != origin.cluster_id {
                 let what = format!("it belongs to cluster {cluster}, the data directory to {}", origin.cluster_id);
@@ -136,6 +142,9 @@ impl Look<'_> {
                     "claimed with epoch {}, the data directory is at {}: another copy of it has been in use",
                     epoch.0, origin.epoch.0
                 );
+                self.findings.violation(&path, what);
+            } else if newest.as_ref() == Some(&path) && !self.view.past.knows(&claim) {
+                let what = "the newest claim is not one of this data directory: another copy of it has been in use";
                 self.findings.violation(&path, what);
             }
         }
@@ -174,10 +183,19 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// A folder of a topic that the log does not know.
-    fn deleted(&mut self, topic: TopicId) {
+    /// A folder of a topic that is not there.
+    fn not_there(&mut self, topic: TopicId) {
         let names = self.below(&Path::from(format!("topics/{topic}/")));
-        let what = format!("{} files of a topic that was deleted; the sweep removes them", names.len());
+        let is_deleted = self.view.own.as_ref().is_some_and(|own| own.deleted.contains(&topic));
+        let what = if is_deleted {
+            format!("{} files of a topic that was deleted; the sweep removes them", names.len())
+        } else {
+            format!(
+                "{} files of a topic of which the log knows nothing, not even that it was deleted; nobody removes them: if you \
+                 do not miss it, remove the folder by hand",
+                names.len()
+            )
+        };
         self.findings.note(format!("topics/{topic}"), what);
         self.named.extend(names);
     }

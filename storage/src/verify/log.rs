@@ -18,6 +18,7 @@ use crate::log::segment::{
     Extent, Origin, SEGMENT_HEADER_BYTES, Segment, decode_header, position_in_name, segment_path,
 };
 use crate::log::snapshot::{self, LogSnapshot};
+use crate::object::past::Past;
 use crate::record::batch::{BatchHeader, BatchLimits, CheckedBatch};
 use crate::verify::Findings;
 use crate::verify::footers::Seen;
@@ -28,6 +29,8 @@ use crate::view::Topic;
 #[derive(Debug)]
 pub(super) struct LogView {
     pub(super) origin: Origin,
+    /// The directory's claims of its bucket.
+    pub(super) past: Past,
     /// `None` if no snapshot is whole and the log's beginning is gone.
     pub(super) own: Option<OwnState>,
     judge: FrameJudge,
@@ -86,16 +89,21 @@ struct Look<'a> {
 pub(super) fn look(data_dir: &Path, findings: &mut Findings) -> Result<Option<LogView>> {
     let lock = home::hold_to_read(data_dir)?;
     let place = data_dir.join("meta").display().to_string();
-    let origin = findings.judged(&place, Home::read_origin(&SystemDisk, data_dir))?;
+    let meta = findings.judged(&place, Home::read_meta(&SystemDisk, data_dir))?;
     let place = data_dir.join("meta.copy").display().to_string();
-    let copy = findings.judged(&place, Home::read_copied_origin(&SystemDisk, data_dir))?.flatten();
-    let Some(origin) = origin.or(copy) else { return Ok(None) };
+    let copy = findings.judged(&place, Home::read_copied_meta(&SystemDisk, data_dir))?.flatten();
+    let Some(meta) = meta.or(copy) else { return Ok(None) };
+    let origin = meta.origin();
     let dir = data_dir.join("log");
     let names = SystemDisk.list(&dir).map_err(Error::io(format!("list {}", dir.display())))?;
     findings.report.files += 1;
     let known = |name: &&String| {
         position_in_name(name, ".wal").or_else(|| position_in_name(name, ".snap")).is_some() || *name == "reserve"
     };
+    if let Some(lost) = meta.lost_segment(&names) {
+        let what = "gone: it is the log's newest segment, and with it went what was acknowledged last";
+        findings.violation(segment_path(&dir, lost).display(), what);
+    }
     for name in names.iter().filter(|name| !known(name)) {
         findings.note(dir.join(name).display(), "nothing of the log's");
     }
@@ -113,7 +121,7 @@ pub(super) fn look(data_dir: &Path, findings: &mut Findings) -> Result<Option<Lo
     let bases: BTreeSet<u64> = names.iter().filter_map(|name| position_in_name(name, ".wal")).collect();
     look.segments(&dir, &bases)?;
     let Look { own, judge, .. } = look;
-    Ok(Some(LogView { origin, own, judge, _lock: lock }))
+    Ok(Some(LogView { origin, past: meta.past, own, judge, _lock: lock }))
 }
 
 impl Look<'_> {
@@ -342,7 +350,7 @@ impl Look<'_> {
             for damaged in &snapshot.damaged {
                 self.findings.note(&place, format!("known to be damaged: {damaged}"));
             }
-            (self.own, self.follows) = (Some(snapshot.own.into_state()), at >= self.first);
+            (self.own, self.follows) = (Some(snapshot.own_state()), at >= self.first);
         }
     }
 
@@ -358,7 +366,9 @@ impl Look<'_> {
         }
         judge.next_sequence = Some(snapshot.next_sequence);
         judge.last_commit_us = Some(snapshot.last_commit_time_us);
-        let own = snapshot.own.clone().into_state();
+        let own = snapshot.own_state();
+        // No record says that a deleted topic is swept.
+        self.own.iter_mut().for_each(|said| said.deleted.clone_from(&own.deleted));
         if let Some(said) = self.own.as_ref().filter(|_| self.follows)
             && *said != own
         {

@@ -109,6 +109,11 @@ pub async fn verify(options: OpenOptions, sample: f64, tell: Tell) -> Result<Ver
             Box::pin(bucket::look(&bucket, &options, &view, sample, &mut findings)).await?;
             drop(view);
         }
+        (None, Some(view)) if view.past.has_claimed() => {
+            let what = "it is memory's, of which nothing is left, but a node with this data directory has claimed one that lasts; \
+                        name that one with --object-store";
+            findings.violation("object store", what);
+        }
         (None, _) => findings.note("object store", "it is memory's: nothing of it outlives its process"),
         (Some(_), None) => findings.note("object store", "not looked at, since the directory's own file is damaged"),
     }

@@ -1,6 +1,6 @@
 //! Every kind of file there is: written, verified, damaged one by one, and read for ever as an earlier version wrote it.
 //!
-//! `tests/fixtures/v1` and `v2` were written once by `make fixtures`. What they hold is said here, in [`build`] and [`check`];
+//! `tests/fixtures/v1`, `v2` and `v3` were written once by `make fixtures`. What they hold is said here, in [`build`] and [`check`];
 //! when a format changes, another folder stands beside them and all are read.
 
 use std::fs;
@@ -22,7 +22,8 @@ use crate::support::{appends, at, batch, eventually, produce, read};
 use crate::transactions::{add, consume_committed, end, init, send, send_offset};
 
 /// The folders of kept files: the newest is what this version writes.
-const KEPT: [&str; 2] = ["v1", "v2"];
+const KEPT: [&str; 3] = ["v1", "v2", "v3"];
+const NEWEST: &str = KEPT[KEPT.len() - 1];
 /// Rounds of the topic whose manifest has a chunk.
 const ROUNDS: i64 = 30;
 /// Bytes of a fixture, at the most.
@@ -193,7 +194,7 @@ async fn verify(data_dir: &Path) -> Result<(VerifyReport, Vec<Finding>), Error> 
     verify_with(options(data_dir)).await
 }
 
-async fn verify_with(options: OpenOptions) -> Result<(VerifyReport, Vec<Finding>), Error> {
+pub(crate) async fn verify_with(options: OpenOptions) -> Result<(VerifyReport, Vec<Finding>), Error> {
     let told: Arc<Mutex<Vec<Finding>>> = Arc::default();
     let of_tell = Arc::clone(&told);
     let tell = Arc::new(move |finding: &Finding| of_tell.lock().push(finding.clone()));
@@ -214,7 +215,7 @@ pub(crate) async fn is_clean_with(options: OpenOptions) -> VerifyReport {
     report
 }
 
-fn copy(from: &Path, to: &Path) {
+pub(crate) fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let (entry, name) = entry.map(|entry| (entry.path(), entry.file_name())).unwrap();
@@ -227,7 +228,7 @@ fn copy(from: &Path, to: &Path) {
 }
 
 /// All files, by name.
-fn files(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn files(dir: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = Vec::new();
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
@@ -449,7 +450,7 @@ async fn a_newer_format_is_refused_by_name() {
     ];
     for (kind, raise) in kinds {
         let dir = home.path().join(kind.replace(' ', "-"));
-        copy(&fixture(KEPT[1]), &dir);
+        copy(&fixture(NEWEST), &dir);
         raise(&dir);
         let refused = verify(&dir).await.unwrap_err();
         assert!(matches!(refused, Error::Config { .. }), "{kind}: {refused}");
@@ -463,7 +464,7 @@ async fn a_newer_format_is_refused_by_name() {
     }
 }
 
-fn fixture(version: &str) -> PathBuf {
+pub(crate) fn fixture(version: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(version)
 }
 
@@ -492,7 +493,7 @@ async fn what_earlier_versions_wrote_is_read() {
 async fn a_kept_checkpoint_is_begun_from() {
     let home = tempfile::tempdir().unwrap();
     let data_dir = home.path().join("data");
-    copy(&fixture(KEPT[1]).join("objects"), &data_dir.join("objects"));
+    copy(&fixture(NEWEST).join("objects"), &data_dir.join("objects"));
     let storage = Storage::take_over(options(&data_dir)).await.unwrap();
     let many = storage.topic("many").unwrap();
     assert_eq!(read(&storage, at(&many, 2), 0).await.unwrap().len() as i64, ROUNDS);
@@ -512,6 +513,6 @@ async fn writes_the_fixture() {
     let _ = fs::remove_dir_all(data_dir.join("objects/staging"));
     let bytes: u64 = files(&data_dir).iter().map(|path| fs::metadata(path).unwrap().len()).sum();
     assert!(bytes < FIXTURE_BYTES_MAX, "{bytes} bytes");
-    let _ = fs::remove_dir_all(fixture(KEPT[1]));
-    copy(&data_dir, &fixture(KEPT[1]));
+    let _ = fs::remove_dir_all(fixture(NEWEST));
+    copy(&data_dir, &fixture(NEWEST));
 }

@@ -7,6 +7,7 @@
 mod commits;
 mod damaged_roots;
 mod faults;
+mod fence;
 mod full_disk;
 mod fuzz;
 mod held;

@@ -381,7 +381,7 @@ async fn a_clock_that_is_set_back_puts_the_sweep_off_by_its_grace_only() {
     let stray = TopicId(Uuid::from_u128(77));
     let path = paths::data(stray, WriterEpoch(1), Uuid::nil());
     bench.bucket.put_new(&path, PutPayload::from_static(b"rows")).await.unwrap();
-    assert_eq!(process.sweeper.sweep_deleted(|topic| topic == TOPIC, now_us + DAY_US).await.unwrap(), 0);
+    assert_eq!(process.sweeper.sweep_deleted(&[stray], now_us + DAY_US).await.unwrap().files, 0);
     // The grace of a thousandth of a second, by a clock that was not set back.
     let swept = async {
         let mut swept = 0;
@@ -389,7 +389,7 @@ async fn a_clock_that_is_set_back_puts_the_sweep_off_by_its_grace_only() {
             || !bench.names(&paths::objects(stray)).await.is_empty()
         {
             swept += process.sweeper.sweep_topic(TOPIC, now_us + GRACE_US).await.unwrap();
-            swept += process.sweeper.sweep_deleted(|topic| topic == TOPIC, now_us + GRACE_US).await.unwrap();
+            swept += process.sweeper.sweep_deleted(&[stray], now_us + GRACE_US).await.unwrap().files;
             assert_eq!(patient.sweep_topic(TOPIC, now_us + GRACE_US).await.unwrap(), 0, "its grace is a day");
         }
         swept
@@ -414,7 +414,10 @@ async fn a_deleted_topic_goes_when_nobody_reads_it_any_more() {
     for _ in 0..5 {
         process.add(10).await.unwrap();
     }
-    let sweep = async |there: bool| process.sweeper.sweep_deleted(|_| there, bench.clock.now_us()).await.unwrap();
+    let sweep = async |there: bool| {
+        let deleted: &[TopicId] = if there { &[] } else { &[TOPIC] };
+        process.sweeper.sweep_deleted(deleted, bench.clock.now_us()).await.unwrap().files
+    };
     bench.clock.advance_us(DAY_US);
     assert_eq!(sweep(true).await, 0);
     assert_eq!(sweep(false).await, 0, "it was there just now");
@@ -437,11 +440,16 @@ async fn a_deleted_topic_with_more_files_than_one_sweep_removes_goes_in_several(
         let path = paths::data(TOPIC, WriterEpoch(1), Uuid::from_u128(number as u128));
         bench.bucket.put_new(&path, PutPayload::from_static(b"rows")).await.unwrap();
     }
-    let sweep = async || process.sweeper.sweep_deleted(|_| false, bench.clock.now_us()).await.unwrap();
-    assert_eq!(sweep().await, 0);
+    // One of which there is nothing, and one that nobody says is deleted.
+    let (empty, unknown) = (TopicId(Uuid::from_u128(77)), TopicId(Uuid::from_u128(78)));
+    let path = paths::data(unknown, WriterEpoch(1), Uuid::nil());
+    bench.bucket.put_new(&path, PutPayload::from_static(b"rows")).await.unwrap();
+    let sweep = async || process.sweeper.sweep_deleted(&[TOPIC, empty], bench.clock.now_us()).await.unwrap();
+    assert_eq!(sweep().await, SweptTopics::default());
     bench.clock.advance_us(GRACE_US);
-    assert_eq!(sweep().await, DELETES_MAX as u64);
-    assert_eq!(sweep().await, 10);
+    assert_eq!(sweep().await, SweptTopics { files: DELETES_MAX as u64, topics: vec![] });
+    assert_eq!(sweep().await, SweptTopics { files: 10, topics: vec![TOPIC, empty] });
+    assert_eq!(bench.names(&paths::topics()).await, [path]);
     assert_eq!(bench.names(&Path::from(format!("topics/{TOPIC}"))).await, []);
 }
 
