@@ -43,7 +43,8 @@ impl Home {
     pub(crate) fn open(disk: &dyn Disk, data_dir: &Path, random: &dyn Random) -> Result<Self> {
         let shown = data_dir.display();
         let log_dir = data_dir.join("log");
-        let fresh = disk.list(data_dir).is_err();
+        // Also if a process that made it ended before it wrote the file.
+        let fresh = disk.list(data_dir).map_or(true, |names| !names.iter().any(|name| name == "meta"));
         disk.create_dir(&log_dir).map_err(Error::io(format!("make data directory {shown}")))?;
         if let Some(parent) = data_dir.parent().filter(|_| fresh) {
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
