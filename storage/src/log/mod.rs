@@ -138,7 +138,9 @@ impl Node {
     /// Opens the data directory on a disk, and recovers.
     pub(crate) async fn open_on(options: &OpenOptions, disk: Arc<dyn Disk>) -> Result<Arc<Self>> {
         let options = options.clone();
+        worker::crash_point("while it is opened");
         let node = worker::blocking(move || Self::open_blocking(&options, &disk)).await?;
+        worker::crash_point("while it is opened");
         // What an older process has left open is ended before anybody reads.
         node.end_orphans().await;
         node.end_overdue().await;

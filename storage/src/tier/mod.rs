@@ -55,7 +55,7 @@ use crate::tier::sweep::Sweeper;
 use crate::tier::upkeep::{HeldBy, Upkeep};
 use crate::tier::worker::Worker;
 use crate::view::{CheckpointReport, ObjectInfo, Topic, VacuumReport};
-use crate::worker::Loop;
+use crate::worker::{Loop, crash_point};
 
 pub use declared::DeclaredColumns;
 pub use upkeep::HoldsBack;
@@ -108,6 +108,7 @@ impl Tier {
     /// As [`Tier::open`], over a bucket that is open.
     async fn over(node: Arc<Node>, bucket: Bucket) -> Result<Arc<Self>> {
         claim::claim(&bucket, node.cluster_id(), node.writer_epoch(), node.random().uuid()).await?;
+        crash_point("while it is opened");
         let writer = Writer {
             epoch: node.writer_epoch(),
             random: Arc::clone(node.random()),
@@ -116,6 +117,7 @@ impl Tier {
         };
         let cold = Arc::new(Cold::new(bucket, writer));
         load(&node, &cold).await?;
+        crash_point("while it is opened");
         let settings = node.settings();
         let limits = BatchLimits::STORED;
         let run_bytes_max = settings.tier_run_bytes_max;
