@@ -302,6 +302,18 @@ impl Storage {
         self.node.group_offsets(group)
     }
 
+    /// Whether a group has committed anything.
+    #[must_use]
+    pub fn has_group_offsets(&self, group: &str) -> bool {
+        self.node.has_group_offsets(group)
+    }
+
+    /// The groups that have committed anything.
+    #[must_use]
+    pub fn groups_with_offsets(&self) -> BTreeSet<String> {
+        self.node.groups_with_offsets()
+    }
+
     /// A query's position.
     #[must_use]
     pub fn position(&self, query: &str) -> Option<Bytes> {

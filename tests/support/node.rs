@@ -150,6 +150,14 @@ impl Node {
         self.process.as_ref()?.stdout.recv_timeout(PATIENCE).ok()
     }
 
+    /// The most memory it has had at once since it was started, bytes.
+    pub(crate) fn peak_memory_bytes(&self) -> u64 {
+        let id = self.process.as_ref().expect("the node runs").child.id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the process is there");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
+    }
+
     /// SIGKILL, as a power cut for the process.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {

@@ -7,18 +7,22 @@ use std::time::Duration;
 
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::support::kafka::{Wire, produce, producer, read_from_start};
 use crate::support::node::Node;
 use crate::support::sql::Sql;
-use crate::support::wait::until;
+use crate::support::wait::{until, until_now};
 
 const API_VERSIONS: i16 = 18;
 const METADATA: i16 = 3;
 const PRODUCE: i16 = 0;
+const CREATE_TOPICS: i16 = 19;
+const DESCRIBE_CONFIGS: i16 = 32;
+const LIST_OFFSETS: i16 = 2;
+const INVALID_REQUEST: i16 = 42;
 const UNSUPPORTED_VERSION: i16 = 35;
 const CORRUPT_MESSAGE: i16 = 2;
 
@@ -83,6 +87,54 @@ async fn a_malformed_frame_closes_its_connection_and_costs_nothing_else() {
     assert!(neighbour.response().is_some(), "a neighbour's connection goes on");
     assert_eq!(produce(&producer, "orders", "a", "2").await.1, 1, "and so does everything else");
     assert_eq!(read_from_start(&node, "orders", 2).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_request_gets_no_answer_beyond_a_bound_however_much_it_asks_for() {
+    let node = Node::start();
+    let wide = NewTopic::new("wide", 10_000, TopicReplication::Fixed(1));
+    let made = admin(&node).create_topics([&wide], &AdminOptions::new()).await.expect("answered");
+    assert!(made[0].is_ok(), "{made:?}");
+    let before = node.peak_memory_bytes();
+    let name = |name: &str| [&i16::try_from(name.len()).expect("short").to_be_bytes(), name.as_bytes()].concat();
+    let many = |count: i32, one: &[u8], rest: &[u8]| {
+        let times = usize::try_from(count).expect("positive");
+        [&count.to_be_bytes()[..], &one.repeat(times), rest].concat()
+    };
+    let mut wire = Wire::connect(&node);
+
+    wire.request(METADATA, 4, 1, &many(1_000, &name("wide"), &[0]));
+    let metadata = wire.response().expect("an answer").len();
+    assert!((260_000..400_000).contains(&metadata), "the topic is described once, in {metadata} bytes");
+
+    let resource = [&[2][..], &name("wide"), &(-1_i32).to_be_bytes()].concat();
+    wire.request(DESCRIBE_CONFIGS, 3, 2, &many(10_000, &resource, &[1, 1]));
+    let configs = wire.response().expect("an answer").len();
+    assert!((1_000..100_000).contains(&configs), "its configs are told once, in {configs} bytes");
+
+    let partition = [&0_i32.to_be_bytes()[..], &(-1_i64).to_be_bytes()].concat();
+    let body = [&(-1_i32).to_be_bytes()[..], &1_i32.to_be_bytes(), &name("wide"), &many(2, &partition, &[])].concat();
+    wire.request(LIST_OFFSETS, 1, 3, &body);
+    let answer = wire.response().expect("an answer");
+    assert_eq!(i16_at(&answer, 4 + 4 + 6 + 4 + 4), INVALID_REQUEST, "a partition that is named twice");
+
+    // 60,000 topics that are only looked at: each answer names all configs.
+    let mut body = vec![0, 0xe1, 0xd4, 0x03];
+    for number in 0..60_000 {
+        body.extend([7]);
+        body.extend(format!("t{number:05}").as_bytes());
+        body.extend([0, 0, 0, 1, 0, 1, 1, 1, 0]);
+    }
+    body.extend([0, 0, 0x75, 0x30, 1, 0]);
+    wire.request(CREATE_TOPICS, 5, 4, &body);
+    assert!(wire.response().is_none(), "the connection is closed");
+    until_now("the log to say why", || node.log().contains("ask for less at once"));
+
+    let grown = node.peak_memory_bytes() - before;
+    assert!(grown < 200 << 20, "{grown} bytes more than before");
+    let mut neighbour = Wire::connect(&node);
+    neighbour.request(API_VERSIONS, 0, 1, &[]);
+    assert!(neighbour.response().is_some(), "others are served");
 }
 
 #[test]

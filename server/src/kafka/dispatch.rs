@@ -42,7 +42,9 @@ pub(crate) async fn answer(caller: Caller<'_>, request: &Request) -> Result<Resp
         }
         ApiKey::Metadata => {
             let asked: MetadataRequest = request.decode()?;
-            Response::message(header, &metadata::metadata(broker, asked, version).await)
+            let mut share = broker.answer_room.share();
+            let told = metadata::metadata(broker, asked, version, &mut share).await?;
+            share.framed(header, &told)
         }
         ApiKey::ListOffsets => {
             let asked: ListOffsetsRequest = request.decode()?;
@@ -50,7 +52,9 @@ pub(crate) async fn answer(caller: Caller<'_>, request: &Request) -> Result<Resp
         }
         ApiKey::CreateTopics => {
             let asked: CreateTopicsRequest = request.decode()?;
-            Response::message(header, &topics::create(broker, asked, version).await)
+            let mut share = broker.answer_room.share();
+            let told = topics::create(broker, asked, version, &mut share).await?;
+            share.framed(header, &told)
         }
         ApiKey::DeleteTopics => {
             let asked: DeleteTopicsRequest = request.decode()?;
@@ -66,7 +70,9 @@ pub(crate) async fn answer(caller: Caller<'_>, request: &Request) -> Result<Resp
         }
         ApiKey::OffsetFetch => {
             let asked: OffsetFetchRequest = request.decode()?;
-            Response::message(header, &commits::fetch(broker, asked, version))
+            let mut share = broker.answer_room.share();
+            let told = commits::fetch(broker, asked, version, &mut share).await?;
+            share.framed(header, &told)
         }
         _ => answer_group(caller, request).await,
     }
@@ -78,7 +84,9 @@ async fn answer_admin(broker: &Broker, request: &Request) -> Result<Response, Ma
     match header.api.key {
         ApiKey::DescribeConfigs => {
             let asked: DescribeConfigsRequest = request.decode()?;
-            Response::message(header, &configs::describe(broker, &asked, header.version))
+            let mut share = broker.answer_room.share();
+            let told = configs::describe(broker, &asked, header.version, &mut share).await?;
+            share.framed(header, &told)
         }
         ApiKey::AlterConfigs => {
             let asked: AlterConfigsRequest = request.decode()?;
@@ -102,7 +110,9 @@ async fn answer_admin(broker: &Broker, request: &Request) -> Result<Response, Ma
         }
         ApiKey::DescribeLogDirs => {
             let asked: DescribeLogDirsRequest = request.decode()?;
-            Response::message(header, &partitions::log_dirs(broker, asked))
+            let mut share = broker.answer_room.share();
+            let told = partitions::log_dirs(broker, asked, &mut share).await?;
+            share.framed(header, &told)
         }
         other => Err(Malformed::new(format!("{other:?} has no handler"))),
     }
@@ -136,7 +146,9 @@ async fn answer_group(caller: Caller<'_>, request: &Request) -> Result<Response,
         }
         ApiKey::DescribeGroups => {
             let asked: DescribeGroupsRequest = request.decode()?;
-            Response::message(header, &groups::describe(broker, &asked, version))
+            let mut share = broker.answer_room.share();
+            let told = groups::describe(broker, &asked, version, &mut share).await?;
+            share.framed(header, &told)
         }
         ApiKey::DeleteGroups => {
             let asked: DeleteGroupsRequest = request.decode()?;
@@ -176,11 +188,15 @@ async fn answer_transaction(broker: &Broker, request: &Request) -> Result<Respon
         }
         ApiKey::DescribeProducers => {
             let asked: DescribeProducersRequest = request.decode()?;
-            Response::message(header, &transaction_views::producers(broker, asked).await)
+            let mut share = broker.answer_room.share();
+            let told = transaction_views::producers(broker, asked, &mut share).await?;
+            share.framed(header, &told)
         }
         ApiKey::DescribeTransactions => {
             let asked: DescribeTransactionsRequest = request.decode()?;
-            Response::message(header, &transaction_views::describe(broker, asked))
+            let mut share = broker.answer_room.share();
+            let told = transaction_views::describe(broker, asked, &mut share).await?;
+            share.framed(header, &told)
         }
         ApiKey::ListTransactions => {
             let asked: ListTransactionsRequest = request.decode()?;

@@ -3,6 +3,7 @@
 //! A connection cuts its bytes into frames, has each checked and handled, and writes the answers in the order of the
 //! requests. Nothing here keeps records: they go to `Storage` and come from it.
 
+mod answers;
 mod api;
 mod broker;
 mod commits;
@@ -35,6 +36,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::answers::AnswerRoom;
 use self::broker::Broker;
 use self::coordinator::Coordinator;
 use self::fetch::FetchRoom;
@@ -67,6 +69,7 @@ pub(crate) async fn serve(
         storage,
         fetch_room: FetchRoom::new(settings.kafka_fetch_bytes_in_flight_max),
         request_room: RequestRoom::new(settings.kafka_request_bytes_in_flight_max),
+        answer_room: AnswerRoom::default(),
         meter: Meter::default(),
         settings: settings.clone(),
         shutdown: shutdown.clone(),

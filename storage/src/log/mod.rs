@@ -49,7 +49,7 @@ mod tests;
 mod transaction;
 mod writer;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
@@ -332,9 +332,22 @@ impl Node {
             (of.clone(), *partition, offset.clone())
         };
         let Some(group) = group else { return published.own.group_offsets.iter().map(row).collect() };
-        let first = TopicPartition { topic: TopicId::from_bytes([0; 16]), partition: i32::MIN };
-        let of_group = published.own.group_offsets.range((group.to_owned(), first)..);
-        of_group.take_while(|((of, _), _)| of == group).map(row).collect()
+        published.own.offsets_of_group(group).map(row).collect()
+    }
+
+    pub(crate) fn has_group_offsets(&self, group: &str) -> bool {
+        self.shared.published.read().own.offsets_of_group(group).next().is_some()
+    }
+
+    pub(crate) fn groups_with_offsets(&self) -> BTreeSet<String> {
+        let published = self.shared.published.read();
+        let mut groups = BTreeSet::new();
+        for (group, _) in published.own.group_offsets.keys() {
+            if groups.last() != Some(group) {
+                groups.insert(group.clone());
+            }
+        }
+        groups
     }
 
     pub(crate) fn position(&self, query: &str) -> Option<Bytes> {

@@ -236,6 +236,15 @@ impl OwnState {
         back
     }
 
+    /// What a group has committed.
+    pub(crate) fn offsets_of_group(
+        &self,
+        group: &str,
+    ) -> impl Iterator<Item = (&(String, TopicPartition), &GroupOffset)> {
+        let first = TopicPartition { topic: TopicId::from_bytes([0; 16]), partition: i32::MIN };
+        self.group_offsets.range((group.to_owned(), first)..).take_while(move |((of, _), _)| of == group)
+    }
+
     /// Offsets of a group that wait for a transaction's end.
     pub(crate) fn pending_of(&self, id: &str, group: &str) -> Vec<(TopicPartition, GroupOffset)> {
         let of_group = self.pending_of_group(group).filter(|((_, _, by), _)| by == id);
