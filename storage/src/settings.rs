@@ -135,6 +135,8 @@ settings! {
         batch_decompressed_bytes_max: u64 = 64 << 20, "batch.decompressed_bytes_max", "bytes", "largest batch after decompression; guards against zip bombs";
         transaction_timeout_max_ms: i32 = 900_000, "transaction.timeout_max", "ms", "longest timeout a transactional producer may ask for; the node aborts at the timeout";
         transaction_id_expiration_ms: i64 = 604_800_000, "transaction.id_expiration", "ms", "idle time after which a transactional id without an open transaction is forgotten";
+        offsets_retention_ms: i64 = 604_800_000, "offsets.retention", "ms", "how long offsets of a consumer group without members are kept after its last commit, looked at every housekeeping.interval; -1 keeps them for ever";
+        offsets_bytes_max: u64 = 128 << 20, "offsets.bytes_max", "bytes", "offsets of all consumer groups with their metadata; commits that would make them more are refused";
         object_store_attempts_max: u32 = 5, "object_store.attempts_max", "attempts", "how often one request to the object store is tried, in all";
         object_store_attempt_time_max_ms: u64 = 10_000, "object_store.attempt_time_max", "ms", "longest one attempt may take; 1 s more per MiB moved";
         object_store_retry_time_max_ms: u64 = 25_000, "object_store.retry_time_max", "ms", "longest all attempts of one request may take together; 1 s more per MiB moved";
@@ -146,6 +148,9 @@ settings! {
         memory_limit: u64 = 4 << 30, "memory.limit", "bytes", "memory queries and caches may take together";
     }
 }
+
+/// The setting's name, by which a refusal is told from others.
+pub const OFFSETS_BYTES_MAX: &str = "offsets.bytes_max";
 
 /// Memory for footers of objects, at the most.
 const FOOTERS_BYTES_MAX: u64 = 64 << 20;

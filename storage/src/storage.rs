@@ -26,8 +26,8 @@ use crate::settings::{ObjectStoreOptions, StorageSettings};
 use crate::tier::{DeclaredColumns, HoldsBack, Tier};
 use crate::topic_config::TopicConfig;
 use crate::view::{
-    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, Isolation, PinnedRange, RowStream,
-    ScanRequest, TimedOffset, Topic, TransactionInfo, VacuumReport, Watermarks,
+    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, IdleOffset, Isolation, PinnedRange,
+    RowStream, ScanRequest, TimedOffset, Topic, TransactionInfo, VacuumReport, Watermarks,
 };
 use crate::worker;
 
@@ -312,6 +312,20 @@ impl Storage {
     #[must_use]
     pub fn groups_with_offsets(&self) -> BTreeSet<String> {
         self.node.groups_with_offsets()
+    }
+
+    /// What a group committed before a time and not since.
+    #[must_use]
+    pub fn idle_offsets(&self, group: &str, before_us: i64) -> Vec<IdleOffset> {
+        self.node.idle_offsets(group, before_us)
+    }
+
+    /// Removes these, except what has been committed again since, and groups for which a transaction's offsets wait.
+    ///
+    /// # Errors
+    /// Those of a commit; some may have been removed then.
+    pub async fn remove_idle_offsets(&self, idle: Vec<IdleOffset>) -> Result<()> {
+        self.node.remove_idle(idle).await
     }
 
     /// A query's position.

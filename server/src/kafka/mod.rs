@@ -12,6 +12,7 @@ mod connection;
 mod coordinator;
 mod dispatch;
 mod errors;
+mod expiry;
 mod fetch;
 mod frame;
 mod group;
@@ -80,6 +81,7 @@ pub(crate) async fn serve(
         let shutdown = shutdown.clone();
         async move { coordinator.keep_time(shutdown).await }
     });
+    let expiry = tokio::spawn(expiry::keep_looking(Arc::clone(&broker)));
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -112,7 +114,9 @@ pub(crate) async fn serve(
         tracing::warn!("closed {} Kafka connections after server.shutdown_drain_max", connections.len());
         connections.shutdown().await;
     }
-    if let Err(error) = timer.await {
-        tracing::error!(%error, "the timer of the consumer groups failed");
+    for task in [timer, expiry] {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a task of the consumer groups failed");
+        }
     }
 }

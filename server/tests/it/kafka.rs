@@ -1,5 +1,6 @@
 //! Kafka's port, spoken to in raw frames, so that nothing of ours stands on both sides.
 
+mod offsets;
 mod transactions;
 
 use std::sync::Arc;

@@ -25,6 +25,7 @@ pub(crate) mod frames;
 pub(crate) mod fuzz;
 pub(crate) mod home;
 mod hot;
+mod idle;
 pub(crate) mod index;
 mod large;
 mod ledger;

@@ -176,6 +176,7 @@ impl Writer {
         let terms = Terms {
             now_us,
             commit_bytes_max: settings.wal_commit_bytes_max,
+            offsets_bytes_max: settings.offsets_bytes_max,
             timeout_max_ms: settings.transaction_timeout_max_ms,
             id_expiration_ms: settings.transaction_id_expiration_ms,
         };
