@@ -33,6 +33,21 @@ pub(crate) fn command(arguments: &[&str]) -> Command {
     command
 }
 
+/// The same command under a limit of open files, which only a process itself can lower.
+fn limited(command: Command, files_max: Option<u32>) -> Command {
+    let Some(files_max) = files_max else { return command };
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -n {files_max} && exec \"$0\" \"$@\"")]);
+    shell.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
 /// Where a node listens.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ports {
@@ -61,6 +76,8 @@ pub(crate) struct Node {
     directory: Arc<TempDir>,
     subcommand: Vec<String>,
     environment: Vec<(String, String)>,
+    /// How many files it may have open, if not as many as the test.
+    files_max: Option<u32>,
     process: Option<Process>,
     /// Of the last start; kept over a restart, so that clients find the node again.
     pub(crate) ports: Ports,
@@ -79,8 +96,17 @@ impl Node {
         Self::start_as(&["serve"], environment)
     }
 
+    /// A node that may have so many files open and no more, with these settings.
+    pub(crate) fn start_with_files(files_max: u32, environment: &[(&str, &str)]) -> Self {
+        Self::start_limited(&["serve"], environment, Some(files_max))
+    }
+
     /// A node by another subcommand.
     pub(crate) fn start_as(subcommand: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_limited(subcommand, environment, None)
+    }
+
+    fn start_limited(subcommand: &[&str], environment: &[(&str, &str)], files_max: Option<u32>) -> Self {
         let directory = Arc::new(TempDir::with_prefix("aquifer-test-").expect("a temporary directory"));
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut node = Self {
@@ -92,6 +118,7 @@ impl Node {
                 .chain(environment)
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
+            files_max,
             process: None,
             ports: Ports { kafka: nowhere, postgres: nowhere, http: nowhere },
             log: Arc::default(),
@@ -111,6 +138,7 @@ impl Node {
             directory,
             subcommand: self.subcommand.clone(),
             environment: self.environment.clone(),
+            files_max: self.files_max,
             process: None,
             ports: Ports { kafka: nowhere, postgres: nowhere, http: nowhere },
             log: Arc::default(),
@@ -218,7 +246,7 @@ impl Node {
 
     fn spawn(&mut self) -> Result<(), String> {
         let words: Vec<&str> = self.subcommand.iter().map(String::as_str).collect();
-        let mut child = command(&words)
+        let mut child = limited(command(&words), self.files_max)
             .env("AQUIFER_DATA_DIR", self.data_dir())
             .env("AQUIFER_KAFKA_ADDR", self.ports.kafka.to_string())
             .env("AQUIFER_POSTGRES_ADDR", self.ports.postgres.to_string())

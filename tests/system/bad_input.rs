@@ -137,6 +137,30 @@ async fn a_small_request_gets_no_answer_beyond_a_bound_however_much_it_asks_for(
     assert!(neighbour.response().is_some(), "others are served");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_never_take_the_files_that_the_log_needs() {
+    let node = Node::start_with_files(160, &[("AQUIFER_WAL_SEGMENT_BYTES", "256 KiB")]);
+    assert!(node.log().contains("may have 160 files open"), "{}", node.log());
+    let sql = Sql::connect(&node).await;
+    sql.run("CREATE STREAM s (k STRING KEY, v STRING) WITH (kafka_topic = 's', value_format = 'json', partitions = 1)")
+        .await;
+    let mut idle = Vec::new();
+    for address in [node.ports.kafka, node.ports.postgres, node.ports.http] {
+        for _ in 0..100 {
+            // Who is one too many may be refused at once.
+            idle.extend(TcpStream::connect(address));
+        }
+    }
+    until_now("connections beyond the limits to be closed", || node.log().contains("kafka.connections_max"));
+    // Several segments of the log, each of them a file.
+    let insert = format!("INSERT INTO s VALUES ('a', '{}')", "v".repeat(100 << 10));
+    for _ in 0..10 {
+        sql.run(&insert).await;
+    }
+    assert_eq!(sql.number("SELECT count(*) FROM s").await, 10);
+    drop(idle);
+}
+
 #[test]
 fn an_unknown_version_of_api_versions_is_answered_in_version_0() {
     let node = Node::start();

@@ -1,10 +1,9 @@
 //! HTTP: `GET /health` says the process lives, `GET /ready` whether it takes writes and if not why, `GET /metrics` what
 //! it counts.
 
+mod guard;
 mod metrics;
 
-use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use aquifer_storage::Health;
@@ -13,15 +12,13 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use self::guard::GuardedListener;
 use crate::listen::Listener;
 use crate::server::Components;
 use crate::settings::ServerSettings;
 
-/// What a listener that cannot accept waits before it tries again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Prometheus's text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -42,6 +39,7 @@ pub(crate) async fn serve(
         .route("/ready", get(ready))
         .route("/metrics", get(show_metrics))
         .with_state(Answers { components, shutdown: shutdown.clone() });
+    let listener = GuardedListener::new(listener, &settings);
     let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let drain_max = async {
         shutdown.cancelled().await;
@@ -88,27 +86,6 @@ fn reason_of(health: &Health) -> Result<String, String> {
 async fn show_metrics(State(answers): State<Answers>) -> impl IntoResponse {
     metrics::sample(&answers.components.storage);
     ([(header::CONTENT_TYPE, METRICS_TYPE)], (answers.components.metrics)())
-}
-
-impl axum::serve::Listener for Listener {
-    type Io = TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            match Listener::accept(self).await {
-                Ok(accepted) => return accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept an HTTP connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        Ok(Listener::local_addr(self))
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use aquifer_storage::{Error, TopicPartition, Trim};
+use aquifer_storage::{Error, PARTITIONS_MAX, TopicPartition, Trim};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
@@ -22,7 +22,6 @@ use super::answers::AnswerShare;
 use super::broker::{Broker, text, topic_name};
 use super::errors::Refusal;
 use super::fetch::check_epoch;
-use super::topics::PARTITIONS_MAX;
 use super::wire::Malformed;
 
 /// DeleteRecords' offset for all there is.

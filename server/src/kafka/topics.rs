@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use aquifer_storage::{Error, Topic, TopicConfig, TopicId};
+use aquifer_storage::{Error, PARTITIONS_MAX, Topic, TopicConfig, TopicId};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
@@ -21,8 +21,6 @@ use super::configs;
 use super::errors::Refusal;
 use super::wire::Malformed;
 
-/// Partitions of one topic, at the most: each costs memory for ever.
-pub(crate) const PARTITIONS_MAX: i32 = 10_000;
 /// Longest name Kafka allows.
 const NAME_BYTES_MAX: usize = 249;
 

@@ -24,6 +24,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) struct Node {
     pub(crate) storage: Storage,
     address: std::net::SocketAddr,
+    pub(crate) http: std::net::SocketAddr,
     shutdown: CancellationToken,
     served: tokio::task::JoinHandle<()>,
     _dir: tempfile::TempDir,
@@ -49,11 +50,11 @@ impl Node {
         let free = || "127.0.0.1:0".to_owned();
         let addresses = Addresses { kafka: free(), kafka_advertised: None, postgres: free(), http: free() };
         let server = Server::bind(addresses, settings).await.unwrap();
-        let address = server.addresses().kafka;
+        let (address, http) = (server.addresses().kafka, server.addresses().http);
         let shutdown = CancellationToken::new();
         let components = Components { storage: storage.clone(), engine, metrics: Arc::new(String::new) };
         let served = tokio::spawn(server.run(components, shutdown.clone()));
-        Self { storage, address, shutdown, served, _dir: dir }
+        Self { storage, address, http, shutdown, served, _dir: dir }
     }
 
     pub(crate) async fn client(&self) -> Client {

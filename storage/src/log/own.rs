@@ -37,7 +37,7 @@ const VALUE_VERSION: u32 = 1;
 pub(crate) const OFFSET_BYTES: usize = 192;
 
 /// Partitions of one topic, at the most: each costs memory for ever.
-pub(crate) const PARTITIONS_MAX: i32 = 10_000;
+pub const PARTITIONS_MAX: i32 = 10_000;
 
 /// Refuses a stored topic that nobody can have made: believed, it would take all memory.
 ///
