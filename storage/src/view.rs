@@ -481,6 +481,8 @@ pub enum Health {
     Ready,
     /// Reads only; the reason.
     ReadOnly(String),
+    /// Records are refused until there is room; the reason.
+    Full(String),
     /// Damaged ranges, named; everything else is served.
     Damaged(Vec<String>),
 }

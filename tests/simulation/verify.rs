@@ -26,7 +26,8 @@ enum Evidence {
 
 /// Everything. `bytes_max` of each fetch.
 pub(crate) async fn whole(world: &World, storage: &Storage, bytes_max: usize) {
-    if storage.health() != Health::Ready {
+    // A disk that refused the first write after a start is no damage.
+    if !matches!(storage.health(), Health::Ready | Health::Full(_)) {
         world.violate(1, format!("after a start: {:?}", storage.health()));
         return;
     }

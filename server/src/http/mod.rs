@@ -80,6 +80,7 @@ fn reason_of(health: &Health) -> Result<String, String> {
         Health::Ready => Ok("ready".to_owned()),
         Health::Damaged(ranges) => Ok(format!("ready, but damaged: {}", ranges.join("; "))),
         Health::ReadOnly(reason) => Err(format!("read-only: {reason}")),
+        Health::Full(reason) => Err(format!("writes are refused: {reason}")),
     }
 }
 
@@ -96,6 +97,7 @@ mod tests {
     fn a_node_that_takes_no_writes_is_not_ready_and_says_why() {
         assert_eq!(reason_of(&Health::Ready), Ok("ready".to_owned()));
         assert_eq!(reason_of(&Health::ReadOnly("disk full".into())), Err("read-only: disk full".to_owned()));
+        assert_eq!(reason_of(&Health::Full("log".into())), Err("writes are refused: log".to_owned()));
         assert!(reason_of(&Health::Damaged(vec!["topic a 0: 5..7".into()])).is_ok_and(|text| text.contains("5..7")));
     }
 }

@@ -39,6 +39,7 @@ mod producer;
 mod published;
 mod read;
 mod recover;
+mod refused;
 mod retain;
 pub(crate) mod segment;
 mod shared;
@@ -174,6 +175,7 @@ impl Node {
             tail: Tail::default(),
             meter: LogMeter::default(),
             traffic: Traffic::default(),
+            refused: refused::Refused::default(),
             pipe: Pipe::default(),
             durable_end: AtomicU64::new(appender.end),
             first_position: AtomicU64::new(first_position),
@@ -259,6 +261,9 @@ impl Node {
     pub(crate) fn health(&self) -> Health {
         if let Some(reason) = self.shared.read_only() {
             return Health::ReadOnly(reason);
+        }
+        if let Some(reason) = self.shared.refuses_records() {
+            return Health::Full(reason);
         }
         let published = self.shared.published.read();
         let of_partitions = published.partitions.iter().flat_map(|(partition, view)| {

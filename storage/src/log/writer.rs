@@ -20,7 +20,7 @@ use crate::log::append::{AppendFailure, Appender, PlacedRuns, Sealed};
 use crate::log::frame::{EncodedFrame, FrameNumbers, PlacedBatch};
 use crate::log::ledger::{Judged, Ledger, Terms, Undo};
 use crate::log::own::{Change, OwnRecord, own_partition};
-use crate::log::pipe::{Done, Group, IDLE_BEFORE_COVER, Job, Next, Pending, Taken, ToSync};
+use crate::log::pipe::{Answer, Done, Group, IDLE_BEFORE_COVER, Job, Next, Pending, Taken, ToSync};
 use crate::log::producer::PRODUCERS_MAX;
 use crate::log::shared::Shared;
 use crate::log::snapshot::{LogSnapshot, StoredOwn, StoredPartition};
@@ -94,8 +94,9 @@ impl Writer {
 
     fn commit(&mut self, jobs: Vec<Job>) {
         if let Some(reason) = self.shared.read_only() {
+            let error = Error::ReadOnly { reason };
             for job in jobs {
-                let _ = job.answer.send(Err(Error::ReadOnly { reason: reason.clone() }));
+                self.refuse(job.answer, &error);
             }
             return;
         }
@@ -123,7 +124,7 @@ impl Writer {
                     AppendFailure::Broken(error) => self.shared.set_read_only(&error.to_string()),
                 };
                 for pending in gathered.pending {
-                    let _ = pending.answer.send(Err(error.clone()));
+                    self.refuse(pending.answer, &error);
                 }
             }
         }
@@ -146,6 +147,12 @@ impl Writer {
         (jobs, bytes)
     }
 
+    /// Answers a write that cannot be taken; whoever has gone away did not want to know.
+    fn refuse(&self, answer: Answer, error: &Error) {
+        self.shared.refused.note(error, self.shared.clock.now_us());
+        let _ = answer.send(Err(error.clone()));
+    }
+
     /// Keeps the memory of producers bounded between snapshots too; a scan of all of them comes once in many new ones.
     fn bound_producers(&mut self) {
         let Ledger { producers, own, .. } = &mut self.ledger;
@@ -162,7 +169,7 @@ impl Writer {
         let (own, refused): (Vec<_>, Vec<_>) =
             jobs.into_iter().partition(|job| retry && job.request.commit.appends.is_empty());
         for job in refused {
-            let _ = job.answer.send(Err(error.clone()));
+            self.refuse(job.answer, error);
         }
         if !own.is_empty() {
             self.commit(own);
@@ -190,7 +197,13 @@ impl Writer {
                 .map(|append| crate::ids::TopicPartition { topic: append.topic, partition: append.partition })
                 .collect();
             let room = self.shared.check_room(self.appender.end + bytes, &request);
+            let has_records = !request.commit.appends.is_empty();
             let judged = room.and_then(|()| self.ledger.judge(request, terms, undo));
+            match &judged {
+                Err(error) => self.shared.refused.note(error, now_us),
+                Ok(_) if has_records => self.shared.refused.taken(),
+                Ok(_) => {}
+            }
             let outcome = judged.map(|judged| {
                 let Judged { changes, records, batches, appended, marks, transactions, producers, first_producer_id } =
                     judged;
