@@ -214,10 +214,20 @@ impl Storage {
     /// Gives a topic another configuration, as a whole, in a commit of its own; see [`TopicChange::Configure`].
     ///
     /// # Errors
-    /// [`Error::UnknownTopic`], [`Error::TopicInternal`], [`Error::InvalidTopicConfig`], [`Error::Conflict`].
+    /// [`Error::UnknownTopic`], [`Error::TopicInternal`], [`Error::InvalidTopicConfig`], [`Error::Conflict`],
+    /// [`Error::TableTopic`].
     pub async fn configure_topic(&self, id: TopicId, config: TopicConfig, expected: Option<TopicConfig>) -> Result<()> {
+        if config.resolve(self.settings()).removes_records() {
+            self.refuse_table(id)?;
+        }
         let change = TopicChange::Configure { id, config, expected };
         self.commit(Commit { topics: vec![change], ..Commit::default() }).await.map(drop)
+    }
+
+    fn refuse_table(&self, id: TopicId) -> Result<()> {
+        let Some(holder) = self.tier.table_of(id) else { return Ok(()) };
+        let topic = self.topic_by_id(id).map_or_else(|| id.to_string(), |topic| topic.name.clone());
+        Err(Error::TableTopic { topic, holder })
     }
 
     /// Gives a topic more partitions, in a commit of its own; `partitions` is how many it has then.
@@ -234,10 +244,11 @@ impl Storage {
     ///
     /// # Errors
     /// [`Error::UnknownTopic`], [`Error::UnknownPartition`], [`Error::OffsetOutOfRange`], [`Error::TopicHeld`],
-    /// [`Error::TopicInternal`]; none of them has moved then.
+    /// [`Error::TopicInternal`], [`Error::TableTopic`]; none of them has moved then.
     pub async fn trim(&self, trims: Vec<Trim>) -> Result<()> {
         // Before they are asked what they need: who comes later has not agreed, and the commit is refused.
         let topics: BTreeSet<TopicId> = trims.iter().map(|trim| trim.partition.topic).collect();
+        topics.iter().try_for_each(|topic| self.refuse_table(*topic))?;
         let mut trim_agreed: Vec<String> = topics.into_iter().flat_map(|topic| self.node.holders_of(topic)).collect();
         let needed =
             |trim: &Trim| self.tier.needed_from(trim.partition).is_some_and(|from| from < trim.log_start_offset);

@@ -22,7 +22,9 @@ const PRODUCE: i16 = 0;
 const CREATE_TOPICS: i16 = 19;
 const DESCRIBE_CONFIGS: i16 = 32;
 const LIST_OFFSETS: i16 = 2;
+const ALTER_CONFIGS: i16 = 33;
 const INVALID_REQUEST: i16 = 42;
+const POLICY_VIOLATION: i16 = 44;
 const UNSUPPORTED_VERSION: i16 = 35;
 const CORRUPT_MESSAGE: i16 = 2;
 
@@ -319,4 +321,51 @@ async fn a_topic_that_a_query_reads_or_writes_is_kept_and_a_stream_without_its_t
     let refusal = sql.refused("SELECT * FROM lonely").await;
     assert_eq!(refusal.state.code(), "55000", "{refusal:?}");
     assert!(refusal.hint.is_some(), "{refusal:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_take_rows_from_a_continuous_table_is_refused_by_name() {
+    let node = Node::start();
+    let sql = Sql::connect(&node).await;
+    sql.run(
+        "CREATE STREAM source (k STRING KEY, n INT) WITH (kafka_topic = 'source', value_format = 'json', partitions = 1);
+         CREATE TABLE counted AS SELECT k, count(*) AS n FROM source GROUP BY k EMIT CHANGES;
+         INSERT INTO source VALUES ('a', 1), ('b', 2)",
+    )
+    .await;
+    let name = |name: &str| [&i16::try_from(name.len()).expect("short").to_be_bytes(), name.as_bytes()].concat();
+    let mut wire = Wire::connect(&node);
+    // The code that AlterConfigs answers for one topic.
+    let mut alter = |topic: &str, configs: &[(&str, &str)]| {
+        let mut body = [&1_i32.to_be_bytes()[..], &[2], &name(topic)].concat();
+        body.extend(i32::try_from(configs.len()).expect("few").to_be_bytes());
+        configs.iter().for_each(|(config, value)| body.extend([name(config), name(value)].concat()));
+        body.push(0);
+        wire.request(ALTER_CONFIGS, 0, 1, &body);
+        i16_at(&wire.response().expect("an answer"), 4 + 4 + 4)
+    };
+    let shorter = [("cleanup.policy", "delete"), ("retention.ms", "3600000")];
+    assert_eq!(alter("source", &shorter), 0, "of a stream's topic records may go");
+    assert_eq!(alter("counted", &shorter), POLICY_VIOLATION);
+    assert_eq!(alter("counted", &[("cleanup.policy", "compact,delete"), ("retention.bytes", "1")]), POLICY_VIOLATION);
+    let configs =
+        "SELECT name, cleanup_policy, retention_ms FROM aquifer.topics WHERE name IN ('source', 'counted') ORDER BY 1";
+    assert_eq!(sql.table(configs).await, [["counted", "compact", "-1"], ["source", "delete", "3600000"]]);
+    assert_eq!(alter("counted", &[("cleanup.policy", "delete")]), 0, "nothing goes without a retention");
+    let topics = admin(&node);
+    let mut all = rdkafka::TopicPartitionList::new();
+    all.add_partition_offset("counted", 0, rdkafka::Offset::End).expect("a partition");
+    let deleted = topics.delete_records(&all, &AdminOptions::new()).await.expect("answered");
+    let deleted: Vec<_> = deleted.elements().iter().map(|element| element.error()).collect();
+    assert!(deleted[0].is_err(), "{deleted:?}");
+    let refusal = sql
+        .refused(
+            "CREATE TABLE short WITH (cleanup_policy = 'delete', retention_ms = 1) \
+             AS SELECT k, count(*) AS n FROM source GROUP BY k EMIT CHANGES",
+        )
+        .await;
+    assert_eq!(refusal.state.code(), "22023", "{refusal:?}");
+    assert!(refusal.message.contains("short") && refusal.hint.is_some(), "{refusal:?}");
+    let rows = || sql.table("SELECT k, n FROM counted ORDER BY k");
+    until("the table to be whole", rows, |rows| *rows == [["a", "1"], ["b", "1"]]).await;
 }

@@ -58,7 +58,7 @@ impl From<&Error> for Refusal {
             Error::InvalidTopic { .. } | Error::TopicInternal { .. } => ResponseError::InvalidTopicException,
             Error::InvalidTopicConfig { .. } => ResponseError::InvalidConfig,
             Error::InvalidPartitions { .. } => ResponseError::InvalidPartitions,
-            Error::TopicHeld { .. } => ResponseError::PolicyViolation,
+            Error::TopicHeld { .. } | Error::TableTopic { .. } => ResponseError::PolicyViolation,
             Error::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
             Error::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
             Error::InvalidProducerEpoch { .. } => ResponseError::InvalidProducerEpoch,

@@ -161,6 +161,11 @@ impl Tier {
         upkeep::needed_from(&self.held_by, &self.node, partition)
     }
 
+    /// Whose table a topic's records are.
+    pub(crate) fn table_of(&self, topic: TopicId) -> Option<String> {
+        upkeep::table_of(&self.held_by, topic)
+    }
+
     /// Does to a topic, or to all, what housekeeping finds to do now.
     pub(crate) async fn vacuum(&self, topic: Option<TopicId>) -> Result<VacuumReport> {
         self.housekeeping.vacuum(topic).await
