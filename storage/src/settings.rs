@@ -58,6 +58,19 @@ fn split_unit(text: &str) -> (&str, u64) {
 
 number_setting!(i32, i64, u32, u64, usize);
 
+impl SettingValue for bool {
+    fn parse_setting(text: &str) -> Result<Self, String> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "on" => Ok(true),
+            "false" | "off" => Ok(false),
+            _ => Err(format!("'{text}' is neither true nor false")),
+        }
+    }
+    fn show_setting(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl SettingValue for String {
     fn parse_setting(text: &str) -> Result<Self, String> {
         Ok(text.to_owned())
@@ -113,6 +126,7 @@ settings! {
     /// What the storage engine can be told.
     pub struct StorageSettings {
         topic_partitions: i32 = 3, "topic.partitions", "partitions", "partitions of a topic made without saying how many";
+        topic_auto_create: bool = true, "topic.auto_create", "switch", "whether asking for a topic's metadata makes it, where the client allows that";
         topic_retention_ms: i64 = -1, "topic.retention_ms", "ms", "age at which records may go; -1 keeps them for ever";
         topic_retention_bytes: i64 = -1, "topic.retention_bytes", "bytes", "size of a partition, hot and cold, beyond which its oldest records may go; -1 is no limit";
         topic_local_retention_ms: i64 = 3_600_000, "topic.local_retention_ms", "ms", "how long tiered records stay in the local log too, unless it is fuller than half of wal.bytes_max";
@@ -201,6 +215,10 @@ mod tests {
         assert_eq!(settings.set("tier.bytes_min", "4 MiB"), Some(Ok(())));
         assert_eq!(settings.tier_bytes_min, 4 << 20);
         assert_eq!(settings.set("tier.bytes_min", "many"), Some(Err("'many' is not a number".to_owned())));
+        assert_eq!(settings.set("topic.auto_create", "Off"), Some(Ok(())));
+        assert!(!settings.topic_auto_create);
+        let refused = settings.set("topic.auto_create", "2");
+        assert_eq!(refused, Some(Err("'2' is neither true nor false".to_owned())));
         assert_eq!(settings.set("no.such", "1"), None);
         assert_eq!(settings.describe().len(), StorageSettings::NAMES.len());
     }

@@ -76,7 +76,8 @@ pub(crate) async fn metadata(
         }
     } else {
         // Before version 4 there is no flag and brokers always made topics.
-        let create = request.allow_auto_topic_creation || version < 4;
+        let asked = request.allow_auto_topic_creation || version < 4;
+        let create = asked && broker.storage.settings().topic_auto_create;
         let mut seen = HashSet::new();
         let mut wanted: Vec<_> = request.topics.unwrap_or_default();
         wanted.retain(|wanted| seen.insert((wanted.name.clone(), wanted.topic_id)));

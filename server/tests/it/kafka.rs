@@ -211,6 +211,16 @@ fn crc32c(bytes: &[u8]) -> u32 {
     })
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn with_auto_create_off_asking_for_a_topic_does_not_make_it() {
+    let settings = StorageSettings { topic_auto_create: false, ..StorageSettings::default() };
+    let node = Node::start_with(ServerSettings::default(), settings).await;
+    let mut client = node.client().await;
+    client.make("wished").await;
+    assert!(node.storage.topic("wished").is_none());
+    node.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_produced_comes_back_byte_for_byte() {
     let node = Node::start().await;

@@ -114,7 +114,8 @@ pub async fn verify(options: OpenOptions, sample: f64, tell: Tell) -> Result<Ver
     match (bucket, view) {
         (Some(bucket), Some(view)) => {
             // Held until all is read, as the directory's lock is.
-            Box::pin(bucket::look(&bucket, &options, &view, sample, &mut findings)).await?;
+            let looked = Box::pin(bucket::look(&bucket, &options, &view, sample, &mut findings)).await;
+            looked.map_err(|error| opening.advised(error))?;
             drop(view);
         }
         (None, _) => findings.note("object store", "it is memory's: nothing of it outlives its process"),
