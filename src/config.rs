@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use aquifer_server::settings::ServerSettings;
+use aquifer_storage::PARTITIONS_MAX;
 use aquifer_storage::settings::{OBJECT_STORE_OPTIONS, ObjectStoreOptions, SettingInfo, StorageSettings};
 
 use crate::args::ServeFlags;
@@ -19,6 +20,18 @@ use crate::failure::Failure;
 const ENVIRONMENT_PREFIX: &str = "AQUIFER_";
 /// The configuration file is at most this large; anything more is not one.
 const FILE_BYTES_MAX: u64 = 1 << 20;
+
+/// A commit is one frame in memory.
+const COMMIT_BYTES_MAX: i128 = 1 << 30;
+/// Smallest and largest segment.
+const SEGMENT_BYTES_MIN: i128 = 64 << 10;
+const SEGMENT_BYTES_MAX: i128 = 16 << 30;
+/// They stand in every snapshot of the log, which may have four times as much.
+const OFFSETS_BYTES_MAX: i128 = 1 << 30;
+/// With less no query can sort or join anything, and caches hold nothing.
+const MEMORY_BYTES_MIN: i128 = 16 << 20;
+/// More than a machine has ports for.
+const CONNECTIONS_MAX: i128 = 1 << 20;
 
 /// What the process itself is told, beside the tables of storage and server: name, unit, reason.
 const PROCESS_SETTINGS: [(&str, &str, &str); 7] = [
@@ -171,37 +184,55 @@ impl Config {
                 self.kafka_addr
             ));
         }
-        let at_least_one: [(&str, i128); 9] = [
-            ("kafka.request_bytes_in_flight_max", self.server.kafka_request_bytes_in_flight_max as i128),
-            ("topic.max_message_bytes", self.storage.topic_max_message_bytes.into()),
-            ("topic.partitions", self.storage.topic_partitions.into()),
-            ("wal.commit_bytes_max", self.storage.wal_commit_bytes_max.into()),
-            ("wal.segment_bytes", self.storage.wal_segment_bytes.into()),
-            ("memory.limit", self.storage.memory_limit.into()),
-            ("kafka.request_bytes_max", self.server.kafka_request_bytes_max as i128),
-            ("kafka.connections_max", self.server.kafka_connections_max as i128),
-            ("postgres.connections_max", self.server.postgres_connections_max as i128),
-        ];
-        for (name, value) in at_least_one {
-            if value < 1 {
-                problems.push(format!("{name} = {value} must be at least 1"));
+        // The segment that is written and one that can go: with less the log fills once and never empties.
+        let (log, segment) = (self.storage.wal_bytes_max, self.storage.wal_segment_bytes);
+        if log < segment.saturating_mul(2) {
+            problems.push(format!("wal.bytes_max = {log} must be at least twice wal.segment_bytes = {segment}"));
+        }
+        for (name, value, least, most) in self.ranges() {
+            if !(least..=most).contains(&value) {
+                let allowed =
+                    if most == i128::MAX { format!("at least {least}") } else { format!("{least} to {most}") };
+                problems.push(format!("{name} = {value} must be {allowed}"));
             }
         }
-        if self.storage.topic_delete_retention_ms < 0 {
-            let value = self.storage.topic_delete_retention_ms;
-            problems.push(format!("topic.delete_retention_ms = {value} must be at least 0"));
-        }
-        for (name, value) in [
-            ("topic.retention_ms", self.storage.topic_retention_ms),
-            ("topic.retention_bytes", self.storage.topic_retention_bytes),
-            ("topic.local_retention_bytes", self.storage.topic_local_retention_bytes),
-            ("topic.local_retention_ms", self.storage.topic_local_retention_ms),
-            ("tier.age_max", self.storage.tier_age_max_ms),
-        ] {
-            if value < -1 {
-                problems.push(format!("{name} = {value} must be at least -1"));
-            }
-        }
+    }
+
+    /// What each number may be where its type allows more: name, value, least, most.
+    fn ranges(&self) -> [(&'static str, i128, i128, i128); 28] {
+        const ANY: i128 = i128::MAX;
+        let (storage, server) = (&self.storage, &self.server);
+        [
+            ("topic.partitions", storage.topic_partitions.into(), 1, PARTITIONS_MAX.into()),
+            ("topic.retention_ms", storage.topic_retention_ms.into(), -1, ANY),
+            ("topic.retention_bytes", storage.topic_retention_bytes.into(), -1, ANY),
+            ("topic.local_retention_ms", storage.topic_local_retention_ms.into(), -1, ANY),
+            ("topic.local_retention_bytes", storage.topic_local_retention_bytes.into(), -1, ANY),
+            ("topic.max_message_bytes", storage.topic_max_message_bytes.into(), 1, ANY),
+            ("topic.delete_retention_ms", storage.topic_delete_retention_ms.into(), 0, ANY),
+            ("tier.age_max", storage.tier_age_max_ms.into(), -1, ANY),
+            ("tier.run_bytes_max", storage.tier_run_bytes_max.into(), 1, ANY),
+            ("merge.object_bytes", storage.merge_object_bytes.into(), 1, ANY),
+            ("compaction.memory_bytes", storage.compaction_memory_bytes.into(), 1, ANY),
+            // A frame's length has 32 bits, and own records stand beside what a commit brings.
+            ("wal.commit_bytes_max", storage.wal_commit_bytes_max.into(), 1, COMMIT_BYTES_MAX),
+            ("wal.segment_bytes", storage.wal_segment_bytes.into(), SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX),
+            ("wal.queue_bytes_max", storage.wal_queue_bytes_max.into(), 1, ANY),
+            ("batch.decompressed_bytes_max", storage.batch_decompressed_bytes_max.into(), 1, ANY),
+            ("transaction.timeout_max", storage.transaction_timeout_max_ms.into(), 1, ANY),
+            ("transaction.id_expiration", storage.transaction_id_expiration_ms.into(), 1, ANY),
+            ("offsets.retention", storage.offsets_retention_ms.into(), -1, ANY),
+            ("offsets.bytes_max", storage.offsets_bytes_max.into(), 1, OFFSETS_BYTES_MAX),
+            ("object_store.attempts_max", storage.object_store_attempts_max.into(), 1, ANY),
+            ("memory.limit", storage.memory_limit.into(), MEMORY_BYTES_MIN, ANY),
+            ("kafka.request_bytes_max", server.kafka_request_bytes_max as i128, 1, i32::MAX.into()),
+            ("kafka.request_bytes_in_flight_max", server.kafka_request_bytes_in_flight_max as i128, 1, ANY),
+            ("kafka.connections_max", server.kafka_connections_max as i128, 1, CONNECTIONS_MAX),
+            ("postgres.connections_max", server.postgres_connections_max as i128, 1, CONNECTIONS_MAX),
+            ("postgres.message_bytes_max", server.postgres_message_bytes_max as i128, 1, i32::MAX.into()),
+            ("http.connections_max", server.http_connections_max as i128, 1, CONNECTIONS_MAX),
+            ("http.request_timeout", server.http_request_timeout_ms.into(), 1, ANY),
+        ]
     }
 }
 
@@ -465,11 +496,37 @@ mod tests {
             "a.toml has an unknown key teir.x; there is no section [teir], only object_store, topic, tier,",
             "tier.age_max (a.toml): 'soon' is not a time, write for example 500 ms",
             "http_addr (--http-addr): '8081' is not an address, write HOST:PORT",
-            "topic.partitions = 0 must be at least 1",
+            "topic.partitions = 0 must be 1 to 10000",
         ] {
             assert!(message.contains(part), "no {part:?} in {message}");
         }
         assert!(!message.contains('\n'));
+    }
+
+    #[test]
+    fn numbers_that_no_node_can_work_with_are_refused_with_what_is_allowed() {
+        let absurd = [
+            ("AQUIFER_TOPIC_PARTITIONS", "2000000000", "topic.partitions = 2000000000 must be 1 to 10000"),
+            ("AQUIFER_MEMORY_LIMIT", "1", "memory.limit = 1 must be at least 16777216"),
+            (
+                "AQUIFER_WAL_BYTES_MAX",
+                "1 KiB",
+                "wal.bytes_max = 1024 must be at least twice wal.segment_bytes = 134217728",
+            ),
+            ("AQUIFER_WAL_COMMIT_BYTES_MAX", "4 GiB", "wal.commit_bytes_max = 4294967296 must be 1 to 1073741824"),
+            ("AQUIFER_OBJECT_STORE_ATTEMPTS_MAX", "0", "object_store.attempts_max = 0 must be at least 1"),
+            ("AQUIFER_OFFSETS_RETENTION", "-2", "offsets.retention = -2 must be at least -1"),
+            ("AQUIFER_HTTP_CONNECTIONS_MAX", "0", "http.connections_max = 0 must be 1 to 1048576"),
+        ];
+        for (variable, value, expected) in absurd {
+            let sources = Sources { environment: environment(&[(variable, value)]), ..Sources::default() };
+            let message = message(resolve(&sources, Vec::new()));
+            assert!(message.contains(expected), "no {expected:?} in {message}");
+        }
+        let ranges = Config::default().ranges();
+        for (name, value, least, most) in ranges {
+            assert!(names().any(|known| known == name) && (least..=most).contains(&value), "{name} = {value}");
+        }
     }
 
     #[test]

@@ -12,6 +12,7 @@ mod args;
 mod config;
 mod demo;
 mod failure;
+mod files;
 mod node;
 mod shutdown;
 mod telemetry;

@@ -13,6 +13,7 @@ use crate::args::ServeFlags;
 use crate::config::Config;
 use crate::demo::DemoOptions;
 use crate::failure::Failure;
+use crate::files;
 use crate::node;
 use crate::telemetry::{self, Metrics};
 
@@ -25,9 +26,10 @@ const THREAD_STACK_BYTES: usize = 8 << 20;
 
 /// Runs a node from its flags to its end.
 pub(crate) fn run(flags: &ServeFlags, demo: Option<DemoOptions>) -> Result<(), Failure> {
-    let config = Config::load(flags)?;
+    let mut config = Config::load(flags)?;
+    let few_files = files::soft_limit().and_then(|limit| files::fit(limit, &config.storage, &mut config.server));
     let metrics = telemetry::start()?;
-    for warning in &config.warnings {
+    for warning in config.warnings.iter().chain(&few_files) {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -81,6 +81,17 @@ pub enum Error {
         /// The definition that holds it, as `query clicks_per_user`.
         holder: String,
     },
+    /// A continuous query's table is made of the topic's records: nothing but compaction may remove any.
+    #[error(
+        "topic {topic} holds the table of {holder}, which would lose rows: nothing but compaction may remove its records; \
+         leave cleanup.policy = compact, or retention.ms = -1 and retention.bytes = -1"
+    )]
+    TableTopic {
+        /// The topic's name.
+        topic: String,
+        /// The definition whose table it holds, as `query clicks_per_user`.
+        holder: String,
+    },
     /// One of our own topics cannot be written or deleted by clients.
     #[error("topic {topic} is internal")]
     TopicInternal {
@@ -266,6 +277,7 @@ impl Error {
             | Self::InvalidTopicConfig { .. }
             | Self::InvalidPartitions { .. }
             | Self::TopicHeld { .. }
+            | Self::TableTopic { .. }
             | Self::TopicInternal { .. }
             | Self::Conflict { .. }
             | Self::OffsetOutOfRange { .. }

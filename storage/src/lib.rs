@@ -22,6 +22,7 @@ mod verify;
 mod view;
 mod worker;
 
+pub use crate::log::own::PARTITIONS_MAX;
 pub use commit::*;
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{OwnTopic, ProducerIdentity, TopicId, TopicPartition, WriterEpoch};

@@ -58,6 +58,19 @@ fn split_unit(text: &str) -> (&str, u64) {
 
 number_setting!(i32, i64, u32, u64, usize);
 
+impl SettingValue for bool {
+    fn parse_setting(text: &str) -> Result<Self, String> {
+        match text.trim().to_ascii_lowercase().as_str() {
+            "true" | "on" => Ok(true),
+            "false" | "off" => Ok(false),
+            _ => Err(format!("'{text}' is neither true nor false")),
+        }
+    }
+    fn show_setting(&self) -> String {
+        self.to_string()
+    }
+}
+
 impl SettingValue for String {
     fn parse_setting(text: &str) -> Result<Self, String> {
         Ok(text.to_owned())
@@ -113,6 +126,7 @@ settings! {
     /// What the storage engine can be told.
     pub struct StorageSettings {
         topic_partitions: i32 = 3, "topic.partitions", "partitions", "partitions of a topic made without saying how many";
+        topic_auto_create: bool = true, "topic.auto_create", "switch", "whether asking for a topic's metadata makes it, where the client allows that";
         topic_retention_ms: i64 = -1, "topic.retention_ms", "ms", "age at which records may go; -1 keeps them for ever";
         topic_retention_bytes: i64 = -1, "topic.retention_bytes", "bytes", "size of a partition, hot and cold, beyond which its oldest records may go; -1 is no limit";
         topic_local_retention_ms: i64 = 3_600_000, "topic.local_retention_ms", "ms", "how long tiered records stay in the local log too, unless it is fuller than half of wal.bytes_max";
@@ -136,6 +150,8 @@ settings! {
         batch_decompressed_bytes_max: u64 = 64 << 20, "batch.decompressed_bytes_max", "bytes", "largest batch after decompression; guards against zip bombs";
         transaction_timeout_max_ms: i32 = 900_000, "transaction.timeout_max", "ms", "longest timeout a transactional producer may ask for; the node aborts at the timeout";
         transaction_id_expiration_ms: i64 = 604_800_000, "transaction.id_expiration", "ms", "idle time after which a transactional id without an open transaction is forgotten";
+        offsets_retention_ms: i64 = 604_800_000, "offsets.retention", "ms", "how long offsets of a consumer group without members are kept after its last commit, looked at every housekeeping.interval; -1 keeps them for ever";
+        offsets_bytes_max: u64 = 128 << 20, "offsets.bytes_max", "bytes", "offsets of all consumer groups with their metadata; commits that would make them more are refused";
         object_store_attempts_max: u32 = 5, "object_store.attempts_max", "attempts", "how often one request to the object store is tried, in all";
         object_store_attempt_time_max_ms: u64 = 10_000, "object_store.attempt_time_max", "ms", "longest one attempt may take; 1 s more per MiB moved";
         object_store_retry_time_max_ms: u64 = 25_000, "object_store.retry_time_max", "ms", "longest all attempts of one request may take together; 1 s more per MiB moved";
@@ -147,6 +163,9 @@ settings! {
         memory_limit: u64 = 4 << 30, "memory.limit", "bytes", "memory queries and caches may take together";
     }
 }
+
+/// The setting's name, by which a refusal is told from others.
+pub const OFFSETS_BYTES_MAX: &str = "offsets.bytes_max";
 
 /// Memory for footers of objects, at the most.
 const FOOTERS_BYTES_MAX: u64 = 64 << 20;
@@ -221,6 +240,10 @@ mod tests {
         assert_eq!(settings.set("tier.bytes_min", "4 MiB"), Some(Ok(())));
         assert_eq!(settings.tier_bytes_min, 4 << 20);
         assert_eq!(settings.set("tier.bytes_min", "many"), Some(Err("'many' is not a number".to_owned())));
+        assert_eq!(settings.set("topic.auto_create", "Off"), Some(Ok(())));
+        assert!(!settings.topic_auto_create);
+        let refused = settings.set("topic.auto_create", "2");
+        assert_eq!(refused, Some(Err("'2' is neither true nor false".to_owned())));
         assert_eq!(settings.set("no.such", "1"), None);
         assert_eq!(settings.describe().len(), StorageSettings::NAMES.len());
     }

@@ -28,8 +28,8 @@ use crate::settings::{ObjectStoreOptions, StorageSettings};
 use crate::tier::{DeclaredColumns, HoldsBack, Tier, takeover};
 use crate::topic_config::TopicConfig;
 use crate::view::{
-    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, Isolation, PinnedRange, RowStream,
-    ScanRequest, TimedOffset, Topic, TransactionInfo, VacuumReport, Watermarks,
+    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, IdleOffset, Isolation, PinnedRange,
+    RowStream, ScanRequest, TimedOffset, Topic, TransactionInfo, VacuumReport, Watermarks,
 };
 use crate::worker;
 
@@ -273,10 +273,20 @@ impl Storage {
     /// Gives a topic another configuration, as a whole, in a commit of its own; see [`TopicChange::Configure`].
     ///
     /// # Errors
-    /// [`Error::UnknownTopic`], [`Error::TopicInternal`], [`Error::InvalidTopicConfig`], [`Error::Conflict`].
+    /// [`Error::UnknownTopic`], [`Error::TopicInternal`], [`Error::InvalidTopicConfig`], [`Error::Conflict`],
+    /// [`Error::TableTopic`].
     pub async fn configure_topic(&self, id: TopicId, config: TopicConfig, expected: Option<TopicConfig>) -> Result<()> {
+        if config.resolve(self.settings()).removes_records() {
+            self.refuse_table(id)?;
+        }
         let change = TopicChange::Configure { id, config, expected };
         self.commit(Commit { topics: vec![change], ..Commit::default() }).await.map(drop)
+    }
+
+    fn refuse_table(&self, id: TopicId) -> Result<()> {
+        let Some(holder) = self.tier.table_of(id) else { return Ok(()) };
+        let topic = self.topic_by_id(id).map_or_else(|| id.to_string(), |topic| topic.name.clone());
+        Err(Error::TableTopic { topic, holder })
     }
 
     /// Gives a topic more partitions, in a commit of its own; `partitions` is how many it has then.
@@ -293,10 +303,11 @@ impl Storage {
     ///
     /// # Errors
     /// [`Error::UnknownTopic`], [`Error::UnknownPartition`], [`Error::OffsetOutOfRange`], [`Error::TopicHeld`],
-    /// [`Error::TopicInternal`]; none of them has moved then.
+    /// [`Error::TopicInternal`], [`Error::TableTopic`]; none of them has moved then.
     pub async fn trim(&self, trims: Vec<Trim>) -> Result<()> {
         // Before they are asked what they need: who comes later has not agreed, and the commit is refused.
         let topics: BTreeSet<TopicId> = trims.iter().map(|trim| trim.partition.topic).collect();
+        topics.iter().try_for_each(|topic| self.refuse_table(*topic))?;
         let mut trim_agreed: Vec<String> = topics.into_iter().flat_map(|topic| self.node.holders_of(topic)).collect();
         let needed =
             |trim: &Trim| self.tier.needed_from(trim.partition).is_some_and(|from| from < trim.log_start_offset);
@@ -359,6 +370,32 @@ impl Storage {
     #[must_use]
     pub fn group_offsets(&self, group: Option<&str>) -> Vec<(String, TopicPartition, GroupOffset)> {
         self.node.group_offsets(group)
+    }
+
+    /// Whether a group has committed anything.
+    #[must_use]
+    pub fn has_group_offsets(&self, group: &str) -> bool {
+        self.node.has_group_offsets(group)
+    }
+
+    /// The groups that have committed anything.
+    #[must_use]
+    pub fn groups_with_offsets(&self) -> BTreeSet<String> {
+        self.node.groups_with_offsets()
+    }
+
+    /// What a group committed before a time and not since.
+    #[must_use]
+    pub fn idle_offsets(&self, group: &str, before_us: i64) -> Vec<IdleOffset> {
+        self.node.idle_offsets(group, before_us)
+    }
+
+    /// Removes these, except what has been committed again since, and groups for which a transaction's offsets wait.
+    ///
+    /// # Errors
+    /// Those of a commit; some may have been removed then.
+    pub async fn remove_idle_offsets(&self, idle: Vec<IdleOffset>) -> Result<()> {
+        self.node.remove_idle(idle).await
     }
 
     /// A query's position.

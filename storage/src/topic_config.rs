@@ -322,6 +322,14 @@ pub struct ResolvedTopicConfig {
     pub min_cleanable_dirty_ratio: Ratio,
 }
 
+impl ResolvedTopicConfig {
+    /// Whether records go by age or size, not by compaction alone.
+    #[must_use]
+    pub fn removes_records(&self) -> bool {
+        self.cleanup_policy.deletes() && (self.retention_ms >= 0 || self.retention_bytes >= 0)
+    }
+}
+
 impl TopicConfig {
     /// Sets one by Kafka's name.
     ///

@@ -55,6 +55,17 @@ pub struct GroupOffset {
     pub committed_at_us: i64,
 }
 
+/// An offset of a group that nobody has committed for long, as it was found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdleOffset {
+    /// Whose.
+    pub group: String,
+    /// Of which partition.
+    pub partition: TopicPartition,
+    /// By which it is told from what was committed since, us.
+    pub committed_at_us: i64,
+}
+
 /// A partition's ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Watermarks {
@@ -471,6 +482,8 @@ pub enum Health {
     Ready,
     /// Reads only; the reason.
     ReadOnly(String),
+    /// Records are refused until there is room; the reason.
+    Full(String),
     /// Damaged ranges, named; everything else is served.
     Damaged(Vec<String>),
 }

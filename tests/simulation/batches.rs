@@ -1,9 +1,9 @@
 //! Records by chance, and batches of them: every kind of key, value, header and time that Kafka allows.
 
-use aquifer_storage::ProducerIdentity;
 use aquifer_storage::clock::Clock;
 use aquifer_storage::record::batch::{BatchBuilder, CheckedBatch, Compression, TimestampType};
 use aquifer_storage::testing::chance::Chance;
+use aquifer_storage::{ProducerIdentity, TopicId};
 
 use crate::model::{Record, RecordId};
 use crate::world::World;
@@ -27,8 +27,9 @@ pub(crate) fn timestamp_ms(world: &World, chance: &Chance) -> i64 {
     }
 }
 
-/// One to six records of a batch.
-pub(crate) fn records(world: &World, chance: &Chance, attempt: u64, batch: usize) -> Vec<Record> {
+/// One to six records of a batch; all have keys where the topic asks for them.
+pub(crate) fn records(world: &World, chance: &Chance, attempt: u64, batch: usize, topic: TopicId) -> Vec<Record> {
+    let keyed = world.model.borrow().kept(topic).compacts;
     let count = 1 + chance.index(6);
     let appended = chance.once_in(5);
     let batch_ms = timestamp_ms(world, chance);
@@ -40,13 +41,14 @@ pub(crate) fn records(world: &World, chance: &Chance, attempt: u64, batch: usize
             headers.push((name, (!chance.once_in(4)).then(|| bytes(chance, 6))));
         }
         let key = match chance.below(6) {
+            0 if keyed => Some(format!("rare-{}", chance.below(24)).into_bytes()),
             0 => None,
             1 => Some(Vec::new()),
             _ => Some(format!("key-{}", chance.below(5)).into_bytes()),
         };
         // One long value at the most, so that a batch fits the smallest limit.
         let length_max = if index == 0 && chance.once_in(4) { 3_000 } else { 60 };
-        let value = (!chance.once_in(6)).then(|| bytes(chance, length_max));
+        let value = (!chance.once_in(if keyed { 3 } else { 6 })).then(|| bytes(chance, length_max));
         Record {
             key,
             value,

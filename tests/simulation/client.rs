@@ -12,22 +12,19 @@ use aquifer_storage::testing::chance::Chance;
 use aquifer_storage::testing::schedule;
 use aquifer_storage::{
     Append, Commit, DefinitionChange, Durability, Error, Expect, GroupOffset, GroupOffsetChange, Isolation,
-    PositionChange, Receipt, Result, Storage, TopicChange, TopicConfig, TopicId, TopicPartition,
+    PositionChange, Receipt, Result, Storage, TopicId, TopicPartition,
 };
 use bytes::Bytes;
 
 use crate::batches::{batch_of, records};
-use crate::model::{Presence, Register, TopicModel, broken};
+use crate::model::{Presence, Register, broken};
 use crate::producer::Producer;
 use crate::reader;
 use crate::transaction::Transactional;
 use crate::world::World;
 
 /// What a commit holds beside its batches, at the most.
-const LARGE_SLACK_BYTES: u64 = 2_500;
-/// Topics a client may have at a time.
-const TOPICS_MAX: usize = 2;
-
+pub(crate) const LARGE_SLACK_BYTES: u64 = 2_500;
 /// A client; it outlives the processes it speaks with.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -72,21 +69,27 @@ impl Client {
     }
 
     async fn operate(&self, storage: &Storage, chance: &Chance) {
-        match chance.below(46) {
+        match chance.below(62) {
             0..=9 => self.produce(storage, chance).await,
             10..=15 => crate::producer::produce(self, storage, chance).await,
             16..=17 => self.refused(storage, chance).await,
             18..=21 => self.consume(storage, chance).await,
             22..=24 => self.fetch(storage, chance).await,
             25..=27 => self.snapshot(storage, chance).await,
-            28..=30 => self.create(storage, chance).await,
-            31 => self.delete(storage, chance).await,
+            28..=30 => crate::topics::create(self, storage, chance).await,
+            31 => crate::topics::delete(self, storage, chance).await,
             32..=33 => self.checkpoint(storage).await,
             34 => self.look_up(storage, chance).await,
             35 => self.producer_id(storage).await,
             36 => self.abandon(storage, chance).await,
             37..=42 => crate::transaction::act(self, storage, chance).await,
-            _ => self.registers(storage),
+            43..=45 => self.registers(storage),
+            46..=49 => crate::topics::vacuum(self, storage, chance).await,
+            50..=52 => crate::topics::trim(self, storage, chance).await,
+            53 => crate::topics::grow(self, storage, chance).await,
+            54..=57 => crate::holds::act(self, storage, chance).await,
+            58 => crate::topics::keyless(self, storage, chance).await,
+            _ => self.produce(storage, chance).await,
         }
     }
 
@@ -114,7 +117,7 @@ impl Client {
         let mut commit = Commit { durability: Self::durability(chance), ..Commit::default() };
         let mut sent = Vec::new();
         for (index, at) in self.partitions(chance, 3).into_iter().enumerate() {
-            let records = records(&self.world, chance, attempt, index);
+            let records = records(&self.world, chance, attempt, index, at.topic);
             let batch = batch_of(&records, chance, None);
             commit.appends.push(Append { topic: at.topic, partition: at.partition, batch });
             sent.push((at, records));
@@ -196,7 +199,7 @@ impl Client {
         }
     }
 
-    async fn produce(&self, storage: &Storage, chance: &Chance) {
+    pub(crate) async fn produce(&self, storage: &Storage, chance: &Chance) {
         let (attempt, commit) = self.commit(chance);
         let synced = commit.durability == Durability::Synced;
         let topics: Vec<TopicId> = commit_topics(&commit);
@@ -277,94 +280,6 @@ impl Client {
                 && first != second
             {
                 self.world.violate(3, "a snapshot has changed while it was held".to_owned());
-            }
-        }
-    }
-
-    /// Makes a topic, often with its first records in the same commit.
-    async fn create(&self, storage: &Storage, chance: &Chance) {
-        let name = format!("topic-{}-{}", self.number, chance.index(TOPICS_MAX));
-        let taken = self
-            .world
-            .model
-            .borrow()
-            .topics
-            .values()
-            .any(|topic| topic.name == name && topic.presence != Presence::Gone);
-        if taken && !chance.once_in(4) {
-            return self.produce(storage, chance).await;
-        }
-        let id = storage.new_topic_id();
-        let partitions = i32::try_from(1 + chance.below(3)).unwrap_or(1);
-        let attempt = self.world.model.borrow_mut().next_attempt();
-        let config = TopicConfig::default();
-        let create = TopicChange::Create { id, name: name.clone(), partitions, config };
-        let mut commit = Commit { topics: vec![create], ..Commit::default() };
-        let at = TopicPartition { topic: id, partition: 0 };
-        let mut sent = Vec::new();
-        if chance.once_in(2) {
-            let records = records(&self.world, chance, attempt, 0);
-            commit.appends.push(Append { topic: id, partition: 0, batch: batch_of(&records, chance, None) });
-            sent.push((at, records));
-        }
-        let bytes: usize = commit.appends.iter().map(|append| append.batch.bytes().len()).sum();
-        let large = bytes as u64 + LARGE_SLACK_BYTES > self.world.settings.wal_commit_bytes_max;
-        {
-            let mut model = self.world.model.borrow_mut();
-            model.topics.insert(id, TopicModel { name, partitions, presence: Presence::Coming });
-            model.attempt(attempt, sent, Vec::new());
-            if large {
-                model.in_transaction(attempt, None);
-            }
-            if let Some(attempt) = model.attempts.get_mut(&attempt) {
-                attempt.creates = Some(id);
-            }
-        }
-        let answer = storage.commit(commit).await;
-        match &answer {
-            Err(Error::TopicExists { .. }) if taken => {
-                let refused = self.world.model.borrow_mut().refused(attempt, "the name is taken");
-                self.world.check(refused);
-                self.presence(id, Presence::Gone);
-            }
-            Ok(_) if taken => self.world.violate(1, format!("{id:?} is made under a name that was taken")),
-            Ok(_) => {
-                self.presence(id, Presence::There);
-                self.answer(attempt, &answer, true, &[id]);
-            }
-            Err(error) => {
-                self.answer(attempt, &answer, true, &[id]);
-                if !World::is_unknown(error) {
-                    self.presence(id, Presence::Gone);
-                }
-            }
-        }
-    }
-
-    fn presence(&self, id: TopicId, presence: Presence) {
-        self.world.note(|| format!("client {}: topic {id:?} is {presence:?}", self.number));
-        if let Some(topic) = self.world.model.borrow_mut().topics.get_mut(&id) {
-            topic.presence = presence;
-        }
-    }
-
-    async fn delete(&self, storage: &Storage, chance: &Chance) {
-        let own = format!("topic-{}-", self.number);
-        let there: Vec<TopicId> = {
-            let model = self.world.model.borrow();
-            let own = model.topics.iter().filter(|(_, topic)| topic.name.starts_with(&own));
-            own.filter(|(_, topic)| topic.presence == Presence::There).map(|(id, _)| *id).collect()
-        };
-        let Some(id) = chance.pick(&there).copied() else { return };
-        self.presence(id, Presence::Going);
-        match storage.delete_topic(id).await {
-            Ok(()) => self.presence(id, Presence::Gone),
-            Err(error) if World::is_unknown(&error) => {}
-            Err(error) => {
-                self.presence(id, Presence::There);
-                if !self.world.is_weather(&error) {
-                    self.world.violate(1, format!("{id:?} is not deleted: {error}"));
-                }
             }
         }
     }

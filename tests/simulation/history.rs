@@ -9,8 +9,11 @@ use aquifer_storage::testing::chance::Chance;
 use aquifer_storage::testing::schedule::{self, Ending};
 use aquifer_storage::testing::{DiskFaults, StoreFaults};
 
+use crate::cleaned;
 use crate::client::Client;
+use crate::damage;
 use crate::model::{Fate, Violation};
+use crate::paused;
 use crate::verify;
 use crate::world::{Skipped, Weather, World};
 
@@ -18,10 +21,14 @@ use crate::world::{Skipped, Weather, World};
 pub(crate) const LIVES: u64 = u64::MAX;
 /// Clients of a history.
 const CLIENTS: u64 = 3;
+/// A life in so many is that of a process that is paused and replaced.
+const PAUSED_ONCE_IN: u64 = 10;
 /// Operations of a client in one life, at the most.
-const OPERATIONS_MAX: u64 = 24;
+pub(crate) const OPERATIONS_MAX: u64 = 24;
+/// A point that is reached some times while a storage is opened, and never again.
+const WHILE_OPENED: &str = "while it is opened";
 /// Points at which a process may die.
-const POINTS: [&str; 12] = [
+const POINTS: [&str; 15] = [
     "before a frame is written",
     "after a frame is written",
     "before a sync",
@@ -33,7 +40,10 @@ const POINTS: [&str; 12] = [
     "after a manifest is published",
     "before a segment is removed",
     "after a segment is removed",
-    "while it is opened",
+    "after a piece is carried over",
+    "after a rewritten object is put",
+    "after files are swept",
+    WHILE_OPENED,
 ];
 
 /// What a history has come to.
@@ -73,6 +83,9 @@ pub(crate) fn run(seed: u64, skipped: &Skipped, keep_account: bool) -> Outcome {
         if world.violation.borrow().is_none() {
             last_look(&world);
         }
+        if world.violation.borrow().is_none() {
+            damage::look(&world);
+        }
     });
     if let Err(panic) = std::panic::catch_unwind(whole) {
         let words = panic.downcast_ref::<String>().cloned();
@@ -91,12 +104,15 @@ pub(crate) fn run(seed: u64, skipped: &Skipped, keep_account: bool) -> Outcome {
 /// One life of a process and its end.
 fn live(world: &Rc<World>, clients: &[Rc<Client>], life: u64) {
     let chance = world.chance.fork(&format!("life {life}"));
+    if chance.fork("paused").once_in(PAUSED_ONCE_IN) {
+        return paused::live(world, clients, &chance.fork("paused"));
+    }
     let death = death(&chance);
-    let opening = chance.once_in(6);
+    let opening = chance.once_in(6) || matches!(death, Death::Point(WHILE_OPENED, _));
     let weather = weather(&chance);
     if chance.once_in(5) {
         let jump_s = i64::try_from(chance.below(80_000)).unwrap_or(0) - if chance.once_in(2) { 0 } else { 40_000 };
-        world.clock.jump_us(jump_s * 1_000_000);
+        world.jump_s(jump_s);
     }
     world.note(|| format!("life {life}: {death:?}, opening {opening}, {weather:?}"));
     if opening {
@@ -108,8 +124,8 @@ fn live(world: &Rc<World>, clients: &[Rc<Client>], life: u64) {
     let of_death = death.clone();
     let ending =
         world.simulation.run(async move { process(of_process, clients, until, weather, of_death, opening).await });
-    world.disk.set_faults(DiskFaults::default());
-    world.disk.set_capacity(None);
+    world.disk().set_faults(DiskFaults::default());
+    world.disk().set_capacity(None);
     world.store.set_faults(StoreFaults { latency_ms_max: 20, ..StoreFaults::default() });
     world.store.die_after_puts(None);
     world.weather.set(Weather::default());
@@ -124,9 +140,9 @@ fn live(world: &Rc<World>, clients: &[Rc<Client>], life: u64) {
     }
     world.model.borrow_mut().process_ended(power_cut);
     if power_cut {
-        world.disk.power_cut();
+        world.disk().power_cut();
     } else {
-        world.disk.process_gone();
+        world.disk().process_gone();
     }
 }
 
@@ -148,32 +164,24 @@ async fn process(
             return false;
         }
     };
+    // Until somebody speaks for those who hold topics, nothing of these may go.
+    if world.lives.get().is_multiple_of(2) {
+        storage.hold_back(world.speaker());
+    }
     verify::whole(&world, &storage, 3_000).await;
+    storage.hold_back(world.speaker());
     if world.violation.borrow().is_some() {
         return false;
     }
     let (weather, disk, store, room) = weather;
     world.weather.set(weather);
-    world.disk.set_faults(disk);
+    world.disk().set_faults(disk);
     world.store.set_faults(store);
-    world.disk.set_capacity(room.map(|room| world.disk.used_bytes() + room));
+    world.disk().set_capacity(room.map(|room| world.disk().used_bytes() + room));
     if !opening {
         arm(&world, &death);
     }
-    let mut ends = Vec::new();
-    for client in clients {
-        let (end, ended) = tokio::sync::oneshot::channel::<()>();
-        let storage = storage.clone();
-        schedule::spawn(async move {
-            client.run(storage, until).await;
-            drop(end);
-        });
-        ends.push(ended);
-    }
-    for ended in ends {
-        // Dropped when the client is done.
-        let _ = ended.await;
-    }
+    work(&storage, clients, until).await;
     if death != Death::Closed {
         return false;
     }
@@ -190,6 +198,24 @@ async fn process(
     }
 }
 
+/// The clients do what they do until they are done.
+pub(crate) async fn work(storage: &Storage, clients: Vec<Rc<Client>>, until: u64) {
+    let mut ends = Vec::new();
+    for client in clients {
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let storage = storage.clone();
+        schedule::spawn(async move {
+            client.run(storage, until).await;
+            drop(end);
+        });
+        ends.push(ended);
+    }
+    for ended in ends {
+        // Dropped when the client is done.
+        let _ = ended.await;
+    }
+}
+
 fn death(chance: &Chance) -> Death {
     match chance.below(8) {
         0..=1 => Death::Closed,
@@ -198,8 +224,15 @@ fn death(chance: &Chance) -> Death {
         4 => Death::DiskCalls(1 + chance.below(120)),
         5 => Death::StorePuts(1 + chance.below(12)),
         _ => {
-            let times = u32::try_from(1 + chance.below(if chance.once_in(2) { 3 } else { 40 })).unwrap_or(1);
-            Death::Point(chance.pick(&POINTS).copied().unwrap_or(POINTS[0]), times)
+            let point = chance.pick(&POINTS).copied().unwrap_or(POINTS[0]);
+            let times_max = if point == WHILE_OPENED {
+                5
+            } else if chance.once_in(2) {
+                3
+            } else {
+                40
+            };
+            Death::Point(point, u32::try_from(1 + chance.below(times_max)).unwrap_or(1))
         }
     }
 }
@@ -209,7 +242,7 @@ fn arm(world: &World, death: &Death) {
         Death::Closed | Death::Killed => {}
         Death::Steps(steps) => world.simulation.die_after_steps(Some(*steps)),
         Death::Point(point, times) => world.simulation.die_at_point(point, *times),
-        Death::DiskCalls(calls) => world.disk.die_after_calls(Some(*calls)),
+        Death::DiskCalls(calls) => world.disk().die_after_calls(Some(*calls)),
         Death::StorePuts(puts) => world.store.die_after_puts(Some(*puts)),
     }
 }
@@ -250,7 +283,7 @@ fn last_look(world: &Rc<World>) {
             }
         });
         world.model.borrow_mut().process_ended(false);
-        world.disk.process_gone();
+        world.disk().process_gone();
         if world.violation.borrow().is_some() {
             return;
         }
@@ -258,9 +291,13 @@ fn last_look(world: &Rc<World>) {
 }
 
 async fn settle(world: &World, storage: &Storage, look: u64) {
+    storage.hold_back(world.speaker());
     verify::whole(world, storage, 1 << 20).await;
     if let Err(error) = storage.checkpoint().await {
         world.violate(1, format!("a checkpoint in good weather failed: {error}: {error:?}"));
+    }
+    if look > 0 {
+        cleaned::last(world, storage).await;
     }
     let objects = storage.objects().await.map_or(0, |objects| objects.len());
     world.note(|| format!("look {look}: {} segments, {objects} objects", storage.segments().len()));

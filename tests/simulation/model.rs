@@ -4,10 +4,14 @@
 //! died, the disk failed) is there whole or not at all, which the next look decides once. Whatever anybody has been
 //! shown is durable. Numbers in brackets are those of the invariants in `main.rs`.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
+use std::rc::Rc;
 
 use aquifer_storage::{Receipt, TopicId, TopicPartition, Watermarks};
+
+use crate::remains::{Hold, Kept, WallSpan};
 
 /// A record as sent, and as it must come back. Its first header names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,6 +82,8 @@ pub(crate) struct Sent {
     pub(crate) records: Vec<Record>,
     /// Offset of the first record, once known.
     pub(crate) base: Option<i64>,
+    /// It is not below this: what was acknowledged before.
+    pub(crate) floor: i64,
 }
 
 /// A commit that was tried, once or again.
@@ -116,6 +122,10 @@ pub(crate) struct Partition {
     pub(crate) watermarks: Watermarks,
     /// There were transactions: offsets may be markers.
     pub(crate) transactional: bool,
+    /// Trims that were asked for and not refused, by their numbers.
+    pub(crate) trims: Vec<(u64, i64)>,
+    /// The largest trim that was answered.
+    pub(crate) trimmed: i64,
 }
 
 /// Whether a topic is there.
@@ -132,7 +142,10 @@ pub(crate) enum Presence {
 pub(crate) struct TopicModel {
     pub(crate) name: String,
     pub(crate) partitions: i32,
+    /// It may have so many by now: asked for and not answered.
+    pub(crate) partitions_asked: i32,
     pub(crate) presence: Presence,
+    pub(crate) kept: Kept,
 }
 
 /// A rule that was broken.
@@ -159,7 +172,10 @@ pub(crate) struct Model {
     pub(crate) registers: BTreeMap<Register, Vec<u64>>,
     pub(crate) producer_ids: BTreeSet<i64>,
     pub(crate) transactions: BTreeMap<u64, Outcome>,
-    next_attempt: u64,
+    pub(crate) holds: BTreeMap<TopicId, Hold>,
+    /// Where the wall clock has been; the world keeps it.
+    pub(crate) wall: Rc<Cell<WallSpan>>,
+    pub(crate) next_attempt: u64,
 }
 
 impl Model {
@@ -174,9 +190,13 @@ impl Model {
         for register in &registers {
             self.registers.entry(register.clone()).or_default().push(id);
         }
-        let sent = sent.into_iter().map(|(partition, records)| Sent { partition, records, base: None });
+        let of_batch = |(partition, records): (TopicPartition, Vec<Record>)| {
+            let floor = self.partitions.get(&partition).map_or(0, |known| known.acknowledged_end);
+            Sent { partition, records, base: None, floor }
+        };
+        let sent = sent.into_iter().map(of_batch).collect();
         let attempt = Attempt {
-            sent: sent.collect(),
+            sent,
             registers,
             creates: None,
             transaction: None,
@@ -225,11 +245,18 @@ impl Model {
     pub(crate) fn missing(&self, at: TopicPartition, range: Range<i64>, found: &BTreeSet<i64>) -> Option<i64> {
         let partition = self.partitions.get(&at)?;
         let due = |offset: &i64| match partition.records.get(offset) {
-            Some(id) => self.standing(id.attempt) == Fate::Durable,
-            // A marker, or a record whose fate nobody has learnt: only where there are transactions.
-            None => !partition.transactional,
+            Some(id) => self.standing(id.attempt) == Fate::Durable && !self.may_be_gone(at, *offset, *id),
+            // A marker, or a record whose fate nobody has learnt: only where there are transactions, or where another
+            // record of its key has taken its place.
+            None => !partition.transactional && !self.kept(at.topic).compacts,
         };
         range.filter(|offset| !found.contains(offset)).find(due)
+    }
+
+    /// As [`Model::missing`], for who looks at what is there now: log starts may have moved meanwhile.
+    pub(crate) fn missing_now(&self, at: TopicPartition, range: Range<i64>, found: &BTreeSet<i64>) -> Option<i64> {
+        let start = range.start.max(self.start_max(at).min(range.end));
+        self.missing(at, start..range.end, found)
     }
 
     /// An attempt was refused. If somebody was shown a part of it, that was a lie.
@@ -352,31 +379,6 @@ impl Model {
         Ok(id)
     }
 
-    /// Somebody was shown a partition's ends, asked for when `before` was known.
-    pub(crate) fn ends_shown(&mut self, at: TopicPartition, before: &Partition, now: Watermarks) -> Checked {
-        let ordered = now.log_start_offset <= now.last_stable_offset
-            && now.tiered_end_offset <= now.last_stable_offset
-            && now.last_stable_offset <= now.high_watermark;
-        if !ordered {
-            return broken(8, format!("{at:?}: ends out of order: {now:?}"));
-        }
-        let was = before.watermarks;
-        let back = now.high_watermark < was.high_watermark.max(before.acknowledged_end)
-            || now.last_stable_offset < was.last_stable_offset
-            || now.log_start_offset < was.log_start_offset;
-        if back {
-            return broken(
-                8,
-                format!("{at:?}: ends went back: {now:?}, before {before_ends}", before_ends = ends(before)),
-            );
-        }
-        let known = &mut self.partitions.entry(at).or_default().watermarks;
-        known.high_watermark = known.high_watermark.max(now.high_watermark);
-        known.last_stable_offset = known.last_stable_offset.max(now.last_stable_offset);
-        known.log_start_offset = known.log_start_offset.max(now.log_start_offset);
-        Ok(())
-    }
-
     /// The partition as known now.
     pub(crate) fn partition(&self, at: TopicPartition) -> Partition {
         self.partitions.get(&at).cloned().unwrap_or_default()
@@ -414,7 +416,8 @@ impl Model {
     }
 }
 
-fn ends(partition: &Partition) -> String {
+/// A partition's ends in words.
+pub(crate) fn ends(partition: &Partition) -> String {
     format!("{:?}, acknowledged to {}", partition.watermarks, partition.acknowledged_end)
 }
 

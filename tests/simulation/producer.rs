@@ -141,7 +141,7 @@ async fn pipeline(client: &Client, storage: &Storage, chance: &Chance) {
 /// Gives a batch its number.
 fn new_batch(client: &Client, chance: &Chance, at: TopicPartition) -> Batch {
     let attempt = client.world.model.borrow_mut().next_attempt();
-    let records = records(&client.world, chance, attempt, 0);
+    let records = records(&client.world, chance, attempt, 0, at.topic);
     client.world.model.borrow_mut().attempt(attempt, vec![(at, records.clone())], Vec::new());
     let mut memory = client.memory.borrow_mut();
     #[expect(clippy::expect_used, reason = "made before anything is sent")]
@@ -209,7 +209,7 @@ async fn ghost(client: &Client, storage: &Storage, chance: &Chance) {
     };
     let Some((at, epoch)) = chance.pick(&known).copied() else { return };
     let attempt = client.world.model.borrow_mut().next_attempt();
-    let records = records(&client.world, chance, attempt, 0);
+    let records = records(&client.world, chance, attempt, 0, at.topic);
     client.world.model.borrow_mut().attempt(attempt, vec![(at, records.clone())], Vec::new());
     let batch = Batch { attempt, sequence: 0, epoch: epoch - 1, records };
     let answers = send_all(client, storage, chance, at, &[batch], Durability::Synced).await;
@@ -227,7 +227,7 @@ async fn gap(client: &Client, storage: &Storage, chance: &Chance) {
     };
     let Some((at, next, epoch)) = chance.pick(&known).copied() else { return };
     let attempt = client.world.model.borrow_mut().next_attempt();
-    let records = records(&client.world, chance, attempt, 0);
+    let records = records(&client.world, chance, attempt, 0, at.topic);
     client.world.model.borrow_mut().attempt(attempt, vec![(at, records.clone())], Vec::new());
     let batch = Batch { attempt, sequence: next + 1, epoch, records };
     let answers = send_all(client, storage, chance, at, &[batch], Durability::Synced).await;

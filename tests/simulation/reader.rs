@@ -49,23 +49,24 @@ pub(crate) async fn fetch(
                     };
                 }
                 let found = shown.0.iter().map(|(offset, _)| *offset).collect();
-                match model.missing(at, offset..shown.1, &found) {
+                match model.missing_now(at, offset..shown.1, &found) {
                     Some(missing) => broken(3, format!("{at:?}: {missing} is missing in {offset}..{}", shown.1)),
                     None => Ok(shown),
                 }
             });
             let shown = world.check(shown)?;
             let end = if held { offset } else { before.acknowledged_end };
-            let missing = world.model.borrow().missing(at, offset..end, &BTreeSet::new());
+            let missing = world.model.borrow().missing_now(at, offset..end, &BTreeSet::new());
             if let Some(missing) = missing.filter(|_| shown.1 == offset) {
                 world.violate(1, format!("{at:?}: nothing from {offset} on, {missing} is there"));
             }
             Some(shown)
         }
         Err(Error::OffsetOutOfRange { offset, log_start_offset, high_watermark }) => {
-            if (log_start_offset..=high_watermark).contains(&offset) {
+            let start_max = world.model.borrow().start_max(at);
+            if (log_start_offset..=high_watermark).contains(&offset) || log_start_offset > start_max {
                 world.violate(3, format!("{at:?}: {offset} is out of {log_start_offset}..{high_watermark}"));
-            } else if offset >= before.watermarks.log_start_offset && offset <= before.acknowledged_end {
+            } else if offset >= start_max && offset <= before.acknowledged_end {
                 world.violate(1, format!("{at:?}: {offset} is out of range, {} are there", before.acknowledged_end));
             }
             None
@@ -88,7 +89,7 @@ pub(crate) fn excuse(world: &World, topic: TopicId, error: &Error, what: &str) {
 }
 
 /// The records of a fetch: whole batches from the one that holds `offset` on, in order, without the aborted ones.
-fn records_of(fetched: &Fetched, at: TopicPartition, offset: i64) -> Checked<Shown> {
+pub(crate) fn records_of(fetched: &Fetched, at: TopicPartition, offset: i64) -> Checked<Shown> {
     let mut records = Vec::new();
     let mut next = offset;
     let mut waiting: VecDeque<AbortedTransaction> = fetched.aborted.iter().copied().collect();
@@ -171,9 +172,17 @@ pub(crate) async fn fetch_all(
         Isolation::ReadUncommitted => watermarks.high_watermark,
     };
     while next < end {
-        let (records, behind) = fetch(world, storage, at, next, bytes_max, isolation).await?;
+        let Some((records, behind)) = fetch(world, storage, at, next, bytes_max, isolation).await else {
+            // Retention may have been quicker.
+            next = storage.watermarks(at).ok()?.log_start_offset.max(next + 1);
+            world.note(|| format!("{at:?} is read on from {next}"));
+            if world.violation.borrow().is_some() {
+                return None;
+            }
+            continue;
+        };
         if behind == next {
-            let missing = world.model.borrow().missing(at, next..end, &BTreeSet::new());
+            let missing = world.model.borrow().missing_now(at, next..end, &BTreeSet::new());
             if let Some(missing) = missing {
                 world.violate(1, format!("{at:?}: a fetch from {next} of {watermarks:?} misses {missing}"));
             }
@@ -258,25 +267,39 @@ pub(crate) async fn scan_all(world: &World, held: &Held) -> Option<BTreeMap<Topi
             world.violate(3, format!("{at:?}: {missing} is missing in a scan of {range:?}: {offsets:?}"));
             return None;
         }
+        let resurrected = world.model.borrow().no_resurrection(at, range, &offsets);
+        world.check(resurrected)?;
     }
+    whole_attempts(world, held, &seen);
+    Some(whole)
+}
+
+/// Of a commit of which a snapshot shows a part it shows all.
+fn whole_attempts(world: &World, held: &Held, seen: &BTreeMap<u64, BTreeSet<usize>>) {
     let model = world.model.borrow();
     for (attempt, batches) in seen {
-        let Some(sent) = model.attempts.get(&attempt).map(|attempt| &attempt.sent) else { continue };
+        let Some(sent) = model.attempts.get(attempt).map(|attempt| &attempt.sent) else { continue };
         let missing = (0..sent.len()).find(|batch| {
-            let at = sent[*batch].partition;
-            // What retention has taken is no gap in a commit.
+            let (at, sent) = (sent[*batch].partition, &sent[*batch]);
+            let range = held.snapshot.range(at).map(|range| range.start..range.end);
+            // What retention or compaction has taken is no gap in a commit.
+            let kept = |base: i64| {
+                let mut records = (0..sent.records.len()).map(|index| (base + index as i64, index));
+                range.as_ref().is_some_and(|range| range.contains(&base))
+                    && records.any(|(offset, index)| {
+                        !model.may_be_gone(at, offset, RecordId { attempt: *attempt, batch: *batch, index })
+                    })
+            };
             // Nor is what lies behind an open transaction.
-            let kept =
-                |base: i64| held.snapshot.range(at).is_some_and(|range| (range.start..range.end).contains(&base));
-            let hidden = !model.partition(at).transactional;
-            let due = sent[*batch].base.map_or(hidden, kept);
+            let hidden = !model.partition(at).transactional
+                && !model.may_have_been(sent, range.as_ref().map_or(0, |range| range.start));
+            let due = sent.base.map_or(hidden, kept);
             held.topics.contains(&at.topic) && !batches.contains(batch) && due
         });
         if let Some(batch) = missing {
             world.violate(6, format!("a snapshot has batches {batches:?} of attempt {attempt} and not {batch}"));
         }
     }
-    Some(whole)
 }
 
 async fn scan(world: &World, held: &Held, at: TopicPartition) -> Option<Vec<(i64, Record)>> {
@@ -307,7 +330,7 @@ async fn scan(world: &World, held: &Held, at: TopicPartition) -> Option<Vec<(i64
 }
 
 /// Arrow rows as records; checks the columns that say where and when a record was committed.
-fn rows_of(world: &World, batch: &RecordBatch, at: TopicPartition) -> Checked<Vec<(i64, Record)>> {
+pub(crate) fn rows_of(world: &World, batch: &RecordBatch, at: TopicPartition) -> Checked<Vec<(i64, Record)>> {
     let partitions = batch.column(0).as_primitive::<Int32Type>();
     let offsets = batch.column(1).as_primitive::<Int64Type>();
     let timestamps = batch.column(2).as_primitive::<TimestampMillisecondType>();
@@ -374,9 +397,9 @@ pub(crate) async fn offset_for_time(world: &World, storage: &Storage, at: TopicP
 fn first_at_or_after(world: &World, at: TopicPartition, timestamp_ms: i64) -> Option<TimedOffset> {
     let model = world.model.borrow();
     let partition = model.partitions.get(&at)?;
-    let start = partition.watermarks.log_start_offset;
-    partition.records.range(start..).find_map(|(offset, id)| {
+    partition.records.range(model.start_max(at)..).find_map(|(offset, id)| {
         let attempt = model.attempts.get(&id.attempt).filter(|_| model.standing(id.attempt) == Fate::Durable)?;
+        let attempt = Some(attempt).filter(|_| !model.may_be_gone(at, *offset, *id))?;
         let record = attempt.sent.get(id.batch)?.records.get(id.index)?;
         let found = TimedOffset { offset: *offset, timestamp_ms: record.timestamp_ms };
         (record.timestamp_ms >= timestamp_ms).then_some(found)

@@ -78,29 +78,36 @@ async fn ask(storage: &Storage, change: TransactionChange) -> Result<Receipt> {
     storage.commit(Commit { transactions: vec![change], ..Commit::default() }).await
 }
 
-/// InitProducerId: whatever was open is aborted.
+/// InitProducerId: whatever was open is aborted. A producer that knows itself to be the last one may say so (KIP-360): then
+/// it gets the next epoch, unless somebody has come between.
 async fn begin(client: &Client, storage: &Storage, chance: &Chance) {
     let timeout_ms = i32::try_from(1_000 + chance.below(60_000)).unwrap_or(1_000);
     let transactional_id = name(client);
+    let before = client.memory.borrow().transactional.as_ref().map(|one| (one.producer, one.lost));
     let left = client.memory.borrow_mut().transactional.as_mut().and_then(|one| one.open.take());
     if let Some(open) = &left {
         client.world.model.borrow_mut().give_up(open.number);
     }
     // Until it is answered nobody knows which epoch counts.
     begin_again(client);
-    let answer = ask(storage, TransactionChange::Init { transactional_id, timeout_ms, expected: None }).await;
-    client.world.note(|| format!("client {}: begins: {answer:?}", client.number));
+    let expected = before.map(|(producer, _)| producer).filter(|_| chance.once_in(2));
+    let init = |expected| TransactionChange::Init { transactional_id: transactional_id.clone(), timeout_ms, expected };
+    let answer = ask(storage, init(expected)).await;
+    client.world.note(|| format!("client {}: begins, expects {expected:?}: {answer:?}", client.number));
     match answer {
         Ok(receipt) => {
             let Some(producer) = receipt.transactions.first().copied() else {
                 return client.world.violate(9, "a producer without an identity".to_owned());
             };
-            let mut memory = client.memory.borrow_mut();
-            let ghost = memory.transactional.as_ref().map(|one| one.producer);
+            let ghost = before.map(|(producer, _)| producer);
+            // One that is lost may be told what it has already got, without having heard the answer.
             if ghost.is_some_and(|old| old.id == producer.id && old.epoch >= producer.epoch) {
                 client.world.violate(9, format!("{producer:?} comes after {ghost:?}"));
             }
-            memory.transactional = Some(Transactional {
+            if let Some(old) = before.map(|(producer, _)| producer).filter(|_| chance.once_in(3)) {
+                renew_again(client, &ask(storage, init(Some(old))).await, expected.is_some(), producer);
+            }
+            client.memory.borrow_mut().transactional = Some(Transactional {
                 producer,
                 ghost,
                 next: BTreeMap::new(),
@@ -110,7 +117,25 @@ async fn begin(client: &Client, storage: &Storage, chance: &Chance) {
             });
         }
         Err(error) if client.world.is_weather(&error) => {}
+        // Its timeout has fenced it, or another step of which there was no answer; the next one asks plainly.
+        Err(Error::ProducerFenced { .. }) if expected.is_some() => {
+            if before.is_some_and(|(_, lost)| !lost) && left.is_none() {
+                client.world.violate(9, format!("{before:?} is the last one and is fenced"));
+            }
+            client.memory.borrow_mut().transactional = None;
+        }
         Err(error) => client.world.violate(9, format!("a transactional producer does not begin: {error}: {error:?}")),
+    }
+}
+
+/// The old identity says once more that it is the last one: it is told what it was told before, or was replaced.
+fn renew_again(client: &Client, answer: &Result<Receipt>, renewed: bool, producer: ProducerIdentity) {
+    match answer {
+        Ok(receipt) if renewed && receipt.transactions.first() == Some(&producer) => {}
+        Ok(receipt) => client.world.violate(9, format!("behind {producer:?} its past is let in: {receipt:?}")),
+        Err(Error::ProducerFenced { .. }) if !renewed => {}
+        Err(error) if client.world.is_weather(error) => {}
+        Err(error) => client.world.violate(9, format!("{producer:?} asks again and hears: {error}: {error:?}")),
     }
 }
 
@@ -178,7 +203,7 @@ async fn append(
     producer: ProducerIdentity,
 ) -> bool {
     let attempt = client.world.model.borrow_mut().next_attempt();
-    let records = records(&client.world, chance, attempt, 0);
+    let records = records(&client.world, chance, attempt, 0, at.topic);
     {
         let mut model = client.world.model.borrow_mut();
         model.attempt(attempt, vec![(at, records.clone())], Vec::new());

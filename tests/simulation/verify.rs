@@ -8,7 +8,7 @@ use std::time::Duration;
 use aquifer_storage::testing::schedule;
 use aquifer_storage::{Health, Isolation, Storage, TopicPartition};
 
-use crate::model::{Fate, Model, Outcome, Presence, RecordId, Register, broken};
+use crate::model::{Fate, Model, Outcome, Presence, Record, RecordId, Register, broken};
 use crate::reader;
 use crate::world::World;
 
@@ -26,11 +26,13 @@ enum Evidence {
 
 /// Everything. `bytes_max` of each fetch.
 pub(crate) async fn whole(world: &World, storage: &Storage, bytes_max: usize) {
-    if storage.health() != Health::Ready {
+    // A disk that refused the first write after a start is no damage.
+    if !matches!(storage.health(), Health::Ready | Health::Full(_)) {
         world.violate(1, format!("after a start: {:?}", storage.health()));
         return;
     }
     topics(world, storage);
+    crate::holds::settle(world, storage);
     crate::transaction::settle(world, storage);
     if !stable(world, storage).await {
         return;
@@ -52,6 +54,12 @@ pub(crate) async fn whole(world: &World, storage: &Storage, bytes_max: usize) {
             continue;
         }
         let evidence = evidence(&world.model.borrow(), id, &values);
+        if !evidence.is_empty()
+            && evidence.iter().all(|evidence| *evidence == Evidence::Hidden)
+            && gone_since(world, id)
+        {
+            continue;
+        }
         let there = evidence.contains(&Evidence::Present);
         let mixed = there && evidence.contains(&Evidence::Absent);
         if mixed {
@@ -62,6 +70,12 @@ pub(crate) async fn whole(world: &World, storage: &Storage, bytes_max: usize) {
         world.model.borrow_mut().set_fate(id, if there { Fate::Durable } else { Fate::Absent });
     }
     complete(world, &found);
+}
+
+/// Whether batches of an attempt may have been there and be gone by retention or compaction: nobody will ever know.
+fn gone_since(world: &World, id: u64) -> bool {
+    let model = world.model.borrow();
+    model.attempts.get(&id).is_some_and(|attempt| attempt.sent.iter().any(|sent| model.may_have_been(sent, 0)))
 }
 
 /// Whether a large commit lies behind a transaction that a client has open: then nobody can tell yet.
@@ -87,10 +101,17 @@ fn topics(world: &World, storage: &Storage) {
             (Presence::Coming | Presence::Going, None) => topic.presence = Presence::Gone,
             _ => {}
         }
-        if let Some(found) = found
-            && (found.name != topic.name || found.partitions != topic.partitions)
-        {
-            wrong.push(format!("{topic:?} is {found:?}"));
+        if let Some(found) = found {
+            let grown = found.partitions == topic.partitions_asked;
+            if found.name != topic.name || !(grown || found.partitions == topic.partitions) {
+                wrong.push(format!("{topic:?} is {found:?}"));
+            }
+            (topic.partitions, topic.partitions_asked) = (found.partitions, found.partitions);
+        }
+    }
+    for (group, at, _) in storage.group_offsets(None) {
+        if model.topics.get(&at.topic).is_none_or(|topic| topic.presence == Presence::Gone) {
+            wrong.push(format!("{group} has an offset of {at:?}, which is gone"));
         }
     }
     for topic in storage.topics() {
@@ -140,7 +161,8 @@ async fn contents(
         let everything = reader::fetch_all(world, storage, at, bytes_max, Isolation::ReadUncommitted).await?;
         let fetched = reader::fetch_all(world, storage, at, bytes_max, Isolation::ReadCommitted).await?;
         let pinned = scanned.get(&at).map(Vec::as_slice).unwrap_or_default();
-        if fetched.get(..pinned.len()) != Some(pinned) {
+        let range = held.snapshot.range(at).map_or(0..0, |range| range.start..range.end);
+        if !same(world, at, range, pinned, &fetched) {
             let offsets = |rows: &[(i64, _)]| rows.iter().map(|(offset, _)| *offset).collect::<Vec<_>>();
             let (left, right) = (offsets(&fetched), offsets(pinned));
             world.violate(13, format!("{at:?}: fetched {left:?}, scanned {right:?}"));
@@ -149,7 +171,42 @@ async fn contents(
         let ids = everything.iter().filter_map(|(offset, record)| Some((*offset, RecordId::of(record)?)));
         found.insert(at, ids.collect::<BTreeMap<_, _>>());
     }
+    // Log starts may have moved meanwhile: what is looked for from here on lies behind them.
+    for at in found.keys() {
+        let before = world.model.borrow().partition(*at);
+        if let Ok(now) = storage.watermarks(*at) {
+            let shown = world.model.borrow_mut().ends_shown(*at, &before, now);
+            world.check(shown)?;
+        }
+    }
+    // By rows: what the log holds of a compacted topic goes when the log forgets it.
+    let rows = scanned.iter().map(|(at, rows)| (*at, rows.iter().map(|(offset, _)| *offset).collect()));
+    crate::holds::pin(world, &rows.collect());
     Some(found)
+}
+
+/// Whether a fetch shows what a snapshot pinned before it, but for what retention and compaction have taken since.
+fn same(
+    world: &World,
+    at: TopicPartition,
+    range: std::ops::Range<i64>,
+    pinned: &[(i64, Record)],
+    fetched: &[(i64, Record)],
+) -> bool {
+    let scanned: BTreeMap<i64, &Record> = pinned.iter().map(|(offset, record)| (*offset, record)).collect();
+    let shown: BTreeMap<i64, &Record> = fetched.iter().map(|(offset, record)| (*offset, record)).collect();
+    let model = world.model.borrow();
+    let start = model.start_max(at);
+    let gone = |offset: i64, record: &Record| {
+        offset < start || RecordId::of(record).is_some_and(|id| model.may_be_gone(at, offset, id))
+    };
+    // The log shows for as long as it holds them what compaction has taken from the objects.
+    shown
+        .range(range)
+        .all(|(offset, record)| scanned.get(offset).map_or_else(|| gone(*offset, record), |scanned| scanned == record))
+        && scanned
+            .iter()
+            .all(|(offset, record)| shown.get(offset).map_or_else(|| gone(*offset, record), |shown| shown == record))
 }
 
 /// Whatever is known to be there was found, and nothing is missing.
@@ -160,7 +217,7 @@ fn complete(world: &World, found: &BTreeMap<TopicPartition, BTreeMap<i64, Record
         let partition = model.partition(*at);
         let start = partition.watermarks.log_start_offset;
         for (offset, id) in partition.records.range(start..) {
-            let due = model.standing(id.attempt) == Fate::Durable;
+            let due = model.standing(id.attempt) == Fate::Durable && !model.may_be_gone(*at, *offset, *id);
             if due && records.get(offset) != Some(id) {
                 checked = broken(1, format!("{at:?} offset {offset}: {id:?} is lost, found {:?}", records.get(offset)));
             }
@@ -183,7 +240,11 @@ fn evidence(model: &Model, id: u64, values: &BTreeMap<Register, Option<u64>>) ->
         // Of a large commit that was aborted there are records too, for whoever reads everything.
         let counts = !attempt.large || attempt.fate == Fate::Durable;
         let shown = counts && records.values().any(|record| record.attempt == id && record.batch == batch);
-        if shown { Evidence::Present } else { Evidence::Absent }
+        match shown {
+            true => Evidence::Present,
+            false if counts && model.may_have_been(sent, 0) => Evidence::Hidden,
+            false => Evidence::Absent,
+        }
     };
     let mut evidence: Vec<Evidence> = (0..attempt.sent.len()).map(of_batch).collect();
     for register in &attempt.registers {

@@ -3,16 +3,18 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use aquifer_storage::clock::Clock;
 use aquifer_storage::settings::StorageSettings;
 use aquifer_storage::testing::chance::Chance;
 use aquifer_storage::testing::schedule::{self, SimClock, Simulation};
 use aquifer_storage::testing::{MemoryDisk, SimStore};
-use aquifer_storage::{Error, ErrorKind, OpenOptions, Result, Storage};
+use aquifer_storage::{Error, ErrorKind, HoldsBack, OpenOptions, Result, Storage, TopicPartition};
+use parking_lot::Mutex;
 
 use crate::model::{Checked, Model, Violation};
+use crate::remains::WallSpan;
 
 /// Holds any one batch of a simulation; commits of several become transactions of the log.
 const COMMIT_BYTES_MIN: u64 = 4_608;
@@ -33,13 +35,24 @@ pub(crate) struct Weather {
 /// What is done to a life, so that a shrunk history can leave it out: (life or client, number).
 pub(crate) type Skipped = BTreeSet<(u64, u64)>;
 
+/// What queries would say that they still need, by partition.
+#[derive(Debug, Default)]
+pub(crate) struct Needed(pub(crate) Mutex<BTreeMap<TopicPartition, i64>>);
+
+impl HoldsBack for Needed {
+    fn needed_from(&self, partition: TopicPartition) -> Option<i64> {
+        self.0.lock().get(&partition).copied()
+    }
+}
+
 /// One simulation.
 #[derive(Debug)]
 pub(crate) struct World {
     pub(crate) chance: Chance,
     pub(crate) simulation: Simulation,
     pub(crate) clock: Arc<SimClock>,
-    pub(crate) disk: MemoryDisk,
+    /// The disk that the next process gets.
+    pub(crate) disk: RefCell<MemoryDisk>,
     pub(crate) store: SimStore,
     pub(crate) settings: StorageSettings,
     pub(crate) model: RefCell<Model>,
@@ -48,6 +61,9 @@ pub(crate) struct World {
     pub(crate) violation: RefCell<Option<Violation>>,
     /// Counts openings, so that each has chances of its own.
     pub(crate) lives: Cell<u64>,
+    /// Where the wall clock has been.
+    wall: Rc<Cell<WallSpan>>,
+    pub(crate) needed: Arc<Needed>,
     /// Whose a transaction is.
     pub(crate) owners: RefCell<BTreeMap<u64, u64>>,
     account: RefCell<Account>,
@@ -68,14 +84,18 @@ impl World {
         let simulation = Simulation::new(seed, WALL_US);
         let clock = simulation.clock();
         let of_store: Arc<dyn Clock> = simulation.clock();
+        let wall = Rc::new(Cell::new(WallSpan { earliest_ms: clock.now_ms(), latest_ms: clock.now_ms() }));
+        let model = Model { wall: Rc::clone(&wall), ..Model::default() };
         Rc::new(Self {
-            disk: MemoryDisk::new(chance.fork("disk")),
+            disk: RefCell::new(MemoryDisk::new(chance.fork("disk"))),
             store: SimStore::new(chance.fork("store"), of_store),
             settings: settings(&chance.fork("settings")),
             chance,
             simulation,
             clock,
-            model: RefCell::default(),
+            model: RefCell::new(model),
+            wall,
+            needed: Arc::default(),
             weather: Cell::default(),
             skipped,
             violation: RefCell::default(),
@@ -87,6 +107,9 @@ impl World {
 
     /// Writes a line into the account.
     pub(crate) fn note(&self, line: impl FnOnce() -> String) {
+        let (now_ms, wall) = (self.clock.now_ms(), self.wall.get());
+        let (earliest_ms, latest_ms) = (wall.earliest_ms.min(now_ms), wall.latest_ms.max(now_ms));
+        self.wall.set(WallSpan { earliest_ms, latest_ms });
         let mut account = self.account.borrow_mut();
         let line = format!("{:>12} {}", self.clock.steady_us(), line());
         for byte in line.bytes() {
@@ -121,6 +144,24 @@ impl World {
         self.check::<()>(Err(Violation { invariant, words: words.into() }));
     }
 
+    /// Sets the wall clock forward or back.
+    pub(crate) fn jump_s(&self, by_s: i64) {
+        self.note(|| format!("the wall clock jumps by {by_s} s"));
+        self.clock.jump_us(by_s * 1_000_000);
+        self.note(|| "it has jumped".to_owned());
+    }
+
+    /// The disk as it is now.
+    pub(crate) fn disk(&self) -> MemoryDisk {
+        self.disk.borrow().clone()
+    }
+
+    /// Who speaks for those who hold topics.
+    pub(crate) fn speaker(&self) -> Weak<dyn HoldsBack> {
+        let needed: Weak<Needed> = Arc::downgrade(&self.needed);
+        needed
+    }
+
     /// Opens the storage, as a process does.
     pub(crate) async fn open(&self) -> Result<Storage> {
         let life = self.lives.get();
@@ -134,7 +175,8 @@ impl World {
             clock,
             random: Arc::new(self.chance.fork(&format!("random of life {life}"))),
         };
-        Storage::open_simulated(options, &self.disk, &self.store).await
+        let disk = self.disk();
+        Storage::open_simulated(options, &disk, &self.store).await
     }
 
     fn simulation_clock(&self) -> Arc<dyn Clock> {
@@ -175,6 +217,10 @@ fn settings(chance: &Chance) -> StorageSettings {
         tier_run_bytes_max: pick(&[2 << 10, 1 << 20]),
         topic_local_retention_ms: pick_ms(&[0, 3_000, -1]),
         checkpoint_interval_ms: pick(&[0, 2_000, 60_000]),
+        sweep_grace_ms: pick(&[0, 2_000, 20_000]),
+        housekeeping_interval_ms: pick(&[0, 1_500, 60_000]),
+        merge_object_bytes: pick(&[8 << 10, 64 << 10, 128 << 20]),
+        compaction_memory_bytes: pick(&[0, 64 << 20]),
         ..StorageSettings::default()
     }
 }

@@ -44,6 +44,21 @@ fn command_by(runner: &[String], arguments: &[&str]) -> Command {
     command
 }
 
+/// The same command under a limit of open files, which only a process itself can lower.
+fn limited(command: Command, files_max: Option<u32>) -> Command {
+    let Some(files_max) = files_max else { return command };
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &format!("ulimit -n {files_max} && exec \"$0\" \"$@\"")]);
+    shell.arg(command.get_program()).args(command.get_args()).stdin(Stdio::null());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell
+}
+
 /// Where a node listens.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Ports {
@@ -74,6 +89,8 @@ pub(crate) struct Node {
     runner: Vec<String>,
     subcommand: Vec<String>,
     environment: Vec<(String, String)>,
+    /// How many files it may have open, if not as many as the test.
+    files_max: Option<u32>,
     process: Option<Process>,
     /// Of the last start; kept over a restart, so that clients find the node again.
     pub(crate) ports: Ports,
@@ -92,13 +109,27 @@ impl Node {
         Self::start_as(&["serve"], environment)
     }
 
+    /// A node that may have so many files open and no more, with these settings.
+    pub(crate) fn start_with_files(files_max: u32, environment: &[(&str, &str)]) -> Self {
+        Self::start_whole(&[], &["serve"], environment, Some(files_max))
+    }
+
     /// A node by another subcommand.
     pub(crate) fn start_as(subcommand: &[&str], environment: &[(&str, &str)]) -> Self {
-        Self::start_by(&[], subcommand, environment)
+        Self::start_whole(&[], subcommand, environment, None)
     }
 
     /// A node whose binary another program runs, in its own place.
     pub(crate) fn start_by(runner: &[String], subcommand: &[&str], environment: &[(&str, &str)]) -> Self {
+        Self::start_whole(runner, subcommand, environment, None)
+    }
+
+    fn start_whole(
+        runner: &[String],
+        subcommand: &[&str],
+        environment: &[(&str, &str)],
+        files_max: Option<u32>,
+    ) -> Self {
         let directory = Arc::new(TempDir::with_prefix("aquifer-test-").expect("a temporary directory"));
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut node = Self {
@@ -111,6 +142,7 @@ impl Node {
                 .chain(environment)
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
                 .collect(),
+            files_max,
             process: None,
             ports: Ports { kafka: nowhere, postgres: nowhere, http: nowhere },
             log: Arc::default(),
@@ -131,6 +163,7 @@ impl Node {
             runner: self.runner.clone(),
             subcommand: self.subcommand.clone(),
             environment: self.environment.clone(),
+            files_max: self.files_max,
             process: None,
             ports: Ports { kafka: nowhere, postgres: nowhere, http: nowhere },
             log: Arc::default(),
@@ -173,6 +206,14 @@ impl Node {
     /// Lines of standard output after `ready`, as they come; `None` when the deadline has passed.
     pub(crate) fn next_stdout_line(&mut self) -> Option<String> {
         self.process.as_ref()?.stdout.recv_timeout(PATIENCE).ok()
+    }
+
+    /// The most memory it has had at once since it was started, bytes.
+    pub(crate) fn peak_memory_bytes(&self) -> u64 {
+        let id = self.process.as_ref().expect("the node runs").child.id();
+        let status = std::fs::read_to_string(format!("/proc/{id}/status")).expect("the process is there");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") << 10
     }
 
     /// SIGKILL, as a power cut for the process.
@@ -235,7 +276,7 @@ impl Node {
 
     fn spawn(&mut self) -> Result<(), String> {
         let words: Vec<&str> = self.subcommand.iter().map(String::as_str).collect();
-        let mut child = command_by(&self.runner, &words)
+        let mut child = limited(command_by(&self.runner, &words), self.files_max)
             .env("AQUIFER_DATA_DIR", self.data_dir())
             .env("AQUIFER_KAFKA_ADDR", self.ports.kafka.to_string())
             .env("AQUIFER_POSTGRES_ADDR", self.ports.postgres.to_string())

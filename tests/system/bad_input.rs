@@ -7,18 +7,24 @@ use std::time::Duration;
 
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::support::kafka::{Wire, produce, producer, read_from_start};
 use crate::support::node::Node;
 use crate::support::sql::Sql;
-use crate::support::wait::until;
+use crate::support::wait::{until, until_now};
 
 const API_VERSIONS: i16 = 18;
 const METADATA: i16 = 3;
 const PRODUCE: i16 = 0;
+const CREATE_TOPICS: i16 = 19;
+const DESCRIBE_CONFIGS: i16 = 32;
+const LIST_OFFSETS: i16 = 2;
+const ALTER_CONFIGS: i16 = 33;
+const INVALID_REQUEST: i16 = 42;
+const POLICY_VIOLATION: i16 = 44;
 const UNSUPPORTED_VERSION: i16 = 35;
 const CORRUPT_MESSAGE: i16 = 2;
 
@@ -83,6 +89,78 @@ async fn a_malformed_frame_closes_its_connection_and_costs_nothing_else() {
     assert!(neighbour.response().is_some(), "a neighbour's connection goes on");
     assert_eq!(produce(&producer, "orders", "a", "2").await.1, 1, "and so does everything else");
     assert_eq!(read_from_start(&node, "orders", 2).await.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_request_gets_no_answer_beyond_a_bound_however_much_it_asks_for() {
+    let node = Node::start();
+    let wide = NewTopic::new("wide", 10_000, TopicReplication::Fixed(1));
+    let made = admin(&node).create_topics([&wide], &AdminOptions::new()).await.expect("answered");
+    assert!(made[0].is_ok(), "{made:?}");
+    let before = node.peak_memory_bytes();
+    let name = |name: &str| [&i16::try_from(name.len()).expect("short").to_be_bytes(), name.as_bytes()].concat();
+    let many = |count: i32, one: &[u8], rest: &[u8]| {
+        let times = usize::try_from(count).expect("positive");
+        [&count.to_be_bytes()[..], &one.repeat(times), rest].concat()
+    };
+    let mut wire = Wire::connect(&node);
+
+    wire.request(METADATA, 4, 1, &many(1_000, &name("wide"), &[0]));
+    let metadata = wire.response().expect("an answer").len();
+    assert!((260_000..400_000).contains(&metadata), "the topic is described once, in {metadata} bytes");
+
+    let resource = [&[2][..], &name("wide"), &(-1_i32).to_be_bytes()].concat();
+    wire.request(DESCRIBE_CONFIGS, 3, 2, &many(10_000, &resource, &[1, 1]));
+    let configs = wire.response().expect("an answer").len();
+    assert!((1_000..100_000).contains(&configs), "its configs are told once, in {configs} bytes");
+
+    let partition = [&0_i32.to_be_bytes()[..], &(-1_i64).to_be_bytes()].concat();
+    let body = [&(-1_i32).to_be_bytes()[..], &1_i32.to_be_bytes(), &name("wide"), &many(2, &partition, &[])].concat();
+    wire.request(LIST_OFFSETS, 1, 3, &body);
+    let answer = wire.response().expect("an answer");
+    assert_eq!(i16_at(&answer, 4 + 4 + 6 + 4 + 4), INVALID_REQUEST, "a partition that is named twice");
+
+    // 60,000 topics that are only looked at: each answer names all configs.
+    let mut body = vec![0, 0xe1, 0xd4, 0x03];
+    for number in 0..60_000 {
+        body.extend([7]);
+        body.extend(format!("t{number:05}").as_bytes());
+        body.extend([0, 0, 0, 1, 0, 1, 1, 1, 0]);
+    }
+    body.extend([0, 0, 0x75, 0x30, 1, 0]);
+    wire.request(CREATE_TOPICS, 5, 4, &body);
+    assert!(wire.response().is_none(), "the connection is closed");
+    until_now("the log to say why", || node.log().contains("ask for less at once"));
+
+    let grown = node.peak_memory_bytes() - before;
+    assert!(grown < 200 << 20, "{grown} bytes more than before");
+    let mut neighbour = Wire::connect(&node);
+    neighbour.request(API_VERSIONS, 0, 1, &[]);
+    assert!(neighbour.response().is_some(), "others are served");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_never_take_the_files_that_the_log_needs() {
+    let node = Node::start_with_files(160, &[("AQUIFER_WAL_SEGMENT_BYTES", "256 KiB")]);
+    assert!(node.log().contains("may have 160 files open"), "{}", node.log());
+    let sql = Sql::connect(&node).await;
+    sql.run("CREATE STREAM s (k STRING KEY, v STRING) WITH (kafka_topic = 's', value_format = 'json', partitions = 1)")
+        .await;
+    let mut idle = Vec::new();
+    for address in [node.ports.kafka, node.ports.postgres, node.ports.http] {
+        for _ in 0..100 {
+            // Who is one too many may be refused at once.
+            idle.extend(TcpStream::connect(address));
+        }
+    }
+    until_now("connections beyond the limits to be closed", || node.log().contains("kafka.connections_max"));
+    // Several segments of the log, each of them a file.
+    let insert = format!("INSERT INTO s VALUES ('a', '{}')", "v".repeat(100 << 10));
+    for _ in 0..10 {
+        sql.run(&insert).await;
+    }
+    assert_eq!(sql.number("SELECT count(*) FROM s").await, 10);
+    drop(idle);
 }
 
 #[test]
@@ -243,4 +321,51 @@ async fn a_topic_that_a_query_reads_or_writes_is_kept_and_a_stream_without_its_t
     let refusal = sql.refused("SELECT * FROM lonely").await;
     assert_eq!(refusal.state.code(), "55000", "{refusal:?}");
     assert!(refusal.hint.is_some(), "{refusal:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_would_take_rows_from_a_continuous_table_is_refused_by_name() {
+    let node = Node::start();
+    let sql = Sql::connect(&node).await;
+    sql.run(
+        "CREATE STREAM source (k STRING KEY, n INT) WITH (kafka_topic = 'source', value_format = 'json', partitions = 1);
+         CREATE TABLE counted AS SELECT k, count(*) AS n FROM source GROUP BY k EMIT CHANGES;
+         INSERT INTO source VALUES ('a', 1), ('b', 2)",
+    )
+    .await;
+    let name = |name: &str| [&i16::try_from(name.len()).expect("short").to_be_bytes(), name.as_bytes()].concat();
+    let mut wire = Wire::connect(&node);
+    // The code that AlterConfigs answers for one topic.
+    let mut alter = |topic: &str, configs: &[(&str, &str)]| {
+        let mut body = [&1_i32.to_be_bytes()[..], &[2], &name(topic)].concat();
+        body.extend(i32::try_from(configs.len()).expect("few").to_be_bytes());
+        configs.iter().for_each(|(config, value)| body.extend([name(config), name(value)].concat()));
+        body.push(0);
+        wire.request(ALTER_CONFIGS, 0, 1, &body);
+        i16_at(&wire.response().expect("an answer"), 4 + 4 + 4)
+    };
+    let shorter = [("cleanup.policy", "delete"), ("retention.ms", "3600000")];
+    assert_eq!(alter("source", &shorter), 0, "of a stream's topic records may go");
+    assert_eq!(alter("counted", &shorter), POLICY_VIOLATION);
+    assert_eq!(alter("counted", &[("cleanup.policy", "compact,delete"), ("retention.bytes", "1")]), POLICY_VIOLATION);
+    let configs =
+        "SELECT name, cleanup_policy, retention_ms FROM aquifer.topics WHERE name IN ('source', 'counted') ORDER BY 1";
+    assert_eq!(sql.table(configs).await, [["counted", "compact", "-1"], ["source", "delete", "3600000"]]);
+    assert_eq!(alter("counted", &[("cleanup.policy", "delete")]), 0, "nothing goes without a retention");
+    let topics = admin(&node);
+    let mut all = rdkafka::TopicPartitionList::new();
+    all.add_partition_offset("counted", 0, rdkafka::Offset::End).expect("a partition");
+    let deleted = topics.delete_records(&all, &AdminOptions::new()).await.expect("answered");
+    let deleted: Vec<_> = deleted.elements().iter().map(|element| element.error()).collect();
+    assert!(deleted[0].is_err(), "{deleted:?}");
+    let refusal = sql
+        .refused(
+            "CREATE TABLE short WITH (cleanup_policy = 'delete', retention_ms = 1) \
+             AS SELECT k, count(*) AS n FROM source GROUP BY k EMIT CHANGES",
+        )
+        .await;
+    assert_eq!(refusal.state.code(), "22023", "{refusal:?}");
+    assert!(refusal.message.contains("short") && refusal.hint.is_some(), "{refusal:?}");
+    let rows = || sql.table("SELECT k, n FROM counted ORDER BY k");
+    until("the table to be whole", rows, |rows| *rows == [["a", "1"], ["b", "1"]]).await;
 }

@@ -27,6 +27,25 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
+#[test]
+fn a_store_that_is_away_is_told_in_one_line_with_what_to_do() {
+    let mut node = Node::start();
+    assert_eq!(node.terminate().code(), Some(0));
+    let data_dir = node.data_dir().display().to_string();
+    let output = command(&["verify", "--data-dir", &data_dir, "--object-store", "s3://nowhere"])
+        .env("AQUIFER_OBJECT_STORE_ENDPOINT", "http://127.0.0.1:1")
+        .env("AQUIFER_OBJECT_STORE_ALLOW_HTTP", "true")
+        .env("AQUIFER_OBJECT_STORE_ACCESS_KEY_ID", "me")
+        .env("AQUIFER_OBJECT_STORE_SECRET_ACCESS_KEY", "secret")
+        .env("AQUIFER_OBJECT_STORE_ATTEMPTS_MAX", "1")
+        .output()
+        .expect("the binary runs");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    let last = said.lines().last().expect("a line");
+    assert!(last.starts_with("aquifer: ") && last.contains("it does not answer"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_of_a_stopped_node_is_whole_and_starts_elsewhere() {
     let mut node = Node::start();

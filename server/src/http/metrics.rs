@@ -39,6 +39,11 @@ const METRICS: &[(&str, Kind, &str)] = &[
         "bytes carried over to the end of the log so that its front could go",
     ),
     (
+        "aquifer_log_refused_total",
+        Kind::Counter,
+        "writes refused because of the node, by reason: full, read_only, io, offsets (offsets.bytes_max)",
+    ),
+    (
         "aquifer_log_damaged_ranges",
         Kind::Gauge,
         "ranges of offsets that lie damaged in the log; aquifer.lost names them",

@@ -1,10 +1,9 @@
 //! HTTP: `GET /health` says the process lives, `GET /ready` whether it takes writes and if not why, `GET /metrics` what
 //! it counts.
 
+mod guard;
 mod metrics;
 
-use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use aquifer_storage::Health;
@@ -13,15 +12,13 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
+use self::guard::GuardedListener;
 use crate::listen::Listener;
 use crate::server::Components;
 use crate::settings::ServerSettings;
 
-/// What a listener that cannot accept waits before it tries again.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// Prometheus's text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -42,6 +39,7 @@ pub(crate) async fn serve(
         .route("/ready", get(ready))
         .route("/metrics", get(show_metrics))
         .with_state(Answers { components, shutdown: shutdown.clone() });
+    let listener = GuardedListener::new(listener, &settings);
     let serving = axum::serve(listener, router).with_graceful_shutdown(shutdown.clone().cancelled_owned());
     let drain_max = async {
         shutdown.cancelled().await;
@@ -82,33 +80,13 @@ fn reason_of(health: &Health) -> Result<String, String> {
         Health::Ready => Ok("ready".to_owned()),
         Health::Damaged(ranges) => Ok(format!("ready, but damaged: {}", ranges.join("; "))),
         Health::ReadOnly(reason) => Err(format!("read-only: {reason}")),
+        Health::Full(reason) => Err(format!("writes are refused: {reason}")),
     }
 }
 
 async fn show_metrics(State(answers): State<Answers>) -> impl IntoResponse {
     metrics::sample(&answers.components.storage);
     ([(header::CONTENT_TYPE, METRICS_TYPE)], (answers.components.metrics)())
-}
-
-impl axum::serve::Listener for Listener {
-    type Io = TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        loop {
-            match Listener::accept(self).await {
-                Ok(accepted) => return accepted,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept an HTTP connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                }
-            }
-        }
-    }
-
-    fn local_addr(&self) -> io::Result<Self::Addr> {
-        Ok(Listener::local_addr(self))
-    }
 }
 
 #[cfg(test)]
@@ -119,6 +97,7 @@ mod tests {
     fn a_node_that_takes_no_writes_is_not_ready_and_says_why() {
         assert_eq!(reason_of(&Health::Ready), Ok("ready".to_owned()));
         assert_eq!(reason_of(&Health::ReadOnly("disk full".into())), Err("read-only: disk full".to_owned()));
+        assert_eq!(reason_of(&Health::Full("log".into())), Err("writes are refused: log".to_owned()));
         assert!(reason_of(&Health::Damaged(vec!["topic a 0: 5..7".into()])).is_ok_and(|text| text.contains("5..7")));
     }
 }

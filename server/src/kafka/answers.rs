@@ -1,96 +1,141 @@
-//! How large a connection's fetch answers are, and whose turn it is in them: small ones for a client that comes back at
-//! once, large ones for a client that would else wait for the network more than it reads.
+//! `AnswerRoom`: what answers may take in memory that grow with what is asked for and not with the request.
 //!
-//! A client near by reads small answers faster than large ones: they stay in the processors' caches, and its allocator
-//! keeps their memory. Nothing is held back: what did not fit is what the next request asks for, and what had no turn comes
-//! first then.
+//! A request of a hundred kilobytes can ask for gigabytes. So whoever makes such an answer takes room for it first: it
+//! waits its turn for the first room it takes, and is refused what would be more than one answer may have, or more than
+//! is left beside the others. Taking room also gives way to others, so that a client that goes away ends the work.
 
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 
-use kafka_protocol::protocol::StrBytes;
-use parking_lot::Mutex;
+use bytes::Buf;
+use kafka_protocol::protocol::Encodable;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Largest answer, whatever the client allows; a first batch larger than this still comes.
-pub(crate) const ANSWER_BYTES_MAX: usize = 64 << 20;
-/// What an answer is limited to for a client near by.
-const ANSWER_BYTES_NEAR: usize = 2 << 20;
-/// A client that comes back later than this after a full answer gets one twice as large.
-const FAR: Duration = Duration::from_millis(25);
-/// One that comes back sooner than this gets one half as large.
-const NEAR: Duration = Duration::from_millis(10);
+use super::api::RequestHeader;
+use super::frame::Response;
+use super::wire::Malformed;
 
-/// A partition by its topic's name, as asked for.
-pub(crate) type Place = (StrBytes, i32);
+/// Largest answer other than a fetch's, in memory and on the wire. librdkafka takes 100 MB in one message by default.
+pub(crate) const ANSWER_BYTES_MAX: usize = 128 << 20;
+/// All such answers together, from when they are made until their clients have read them.
+const ANSWERS_BYTES_MAX: usize = 256 << 20;
+/// What every answer may have without asking: nearly all are smaller.
+const FREE_BYTES: usize = 64 << 10;
+/// Work for so many bytes of answer goes on without giving way.
+const STRETCH_BYTES: usize = 256 << 10;
 
-/// What a connection's fetches were answered with. Its requests come one after another.
-#[derive(Debug, Default)]
-pub(crate) struct Answers(Mutex<Last>);
-
-#[derive(Debug)]
-struct Last {
-    bytes_max: usize,
-    /// When an answer left that another limit would have made larger, and with which partition it ended.
-    full: Option<(Instant, Option<Place>)>,
+/// Room for the answers of all connections.
+#[derive(Clone, Debug)]
+pub(crate) struct AnswerRoom {
+    bytes: Arc<Semaphore>,
 }
 
-impl Default for Last {
+impl Default for AnswerRoom {
     fn default() -> Self {
-        Self { bytes_max: ANSWER_BYTES_NEAR, full: None }
+        Self { bytes: Arc::new(Semaphore::new(ANSWERS_BYTES_MAX)) }
     }
 }
 
-impl Answers {
-    /// The limit for a request that came at this moment, and where the answer before it ended, if it had no room for more.
-    pub(crate) fn next(&self, came_at: Instant) -> (usize, Option<Place>) {
-        let mut last = self.0.lock();
-        let Some((left_at, place)) = last.full.take() else { return (last.bytes_max, None) };
-        let away = came_at.saturating_duration_since(left_at);
-        if away > FAR {
-            last.bytes_max = (last.bytes_max * 2).min(ANSWER_BYTES_MAX);
-        } else if away < NEAR {
-            last.bytes_max = (last.bytes_max / 2).max(ANSWER_BYTES_NEAR);
+impl AnswerRoom {
+    /// For one answer.
+    pub(crate) fn share(&self) -> AnswerShare {
+        AnswerShare { room: Arc::clone(&self.bytes), bytes: 0, held: None, since_pause: 0 }
+    }
+}
+
+/// One answer's part of the room.
+#[derive(Debug)]
+pub(crate) struct AnswerShare {
+    room: Arc<Semaphore>,
+    /// All it has asked for.
+    bytes: usize,
+    held: Option<OwnedSemaphorePermit>,
+    since_pause: usize,
+}
+
+impl AnswerShare {
+    /// Takes room before what needs it is made.
+    ///
+    /// # Errors
+    /// When the answer would be too large, or others leave no room for more of it; the connection ends.
+    pub(crate) async fn take(&mut self, bytes: usize) -> Result<(), Malformed> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if self.bytes > ANSWER_BYTES_MAX {
+            return Err(too_large(self.bytes));
         }
-        (last.bytes_max, place)
+        let has = self.held.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+        let wanted = u32::try_from(self.bytes.saturating_sub(FREE_BYTES).saturating_sub(has)).unwrap_or(u32::MAX);
+        if wanted > 0 {
+            let room = Arc::clone(&self.room);
+            // Who has some never waits for more: two that do would wait for each other.
+            let taken = match &mut self.held {
+                None => room.acquire_many_owned(wanted).await.ok(),
+                Some(_) => room.try_acquire_many_owned(wanted).ok(),
+            };
+            let taken = taken.ok_or_else(|| {
+                Malformed::new(format!(
+                    "no room for the answer: others hold most of {ANSWERS_BYTES_MAX} bytes; ask again"
+                ))
+            })?;
+            match &mut self.held {
+                None => self.held = Some(taken),
+                Some(held) => held.merge(taken),
+            }
+        }
+        self.worked(bytes).await;
+        Ok(())
     }
 
-    /// Takes note of an answer that leaves. One that is half empty had no more to say, and its client may take its time.
-    pub(crate) fn left(&self, bytes: usize, place: Option<Place>, at: Instant) {
-        let mut last = self.0.lock();
-        last.full = (bytes >= last.bytes_max / 2).then_some((at, place));
+    /// So many bytes of what has been taken are made: time to give way?
+    pub(crate) async fn worked(&mut self, bytes: usize) {
+        self.since_pause = self.since_pause.saturating_add(bytes);
+        if self.since_pause >= STRETCH_BYTES {
+            self.since_pause = 0;
+            tokio::task::yield_now().await;
+        }
     }
+
+    /// Frames the answer, which keeps of the room what it still needs until it has been written.
+    ///
+    /// # Errors
+    /// As [`Response::message`].
+    pub(crate) fn framed<T: Encodable>(mut self, header: &RequestHeader, message: &T) -> Result<Response, Malformed> {
+        let response = Response::message(header, message)?;
+        let held = self.held.take().map(|mut held| {
+            let spare = held.num_permits().saturating_sub(response.remaining());
+            drop(held.split(spare));
+            held
+        });
+        Ok(response.holding(held))
+    }
+}
+
+/// The refusal of an answer that nobody should have to hold.
+pub(crate) fn too_large(bytes: usize) -> Malformed {
+    Malformed::new(format!(
+        "an answer of {bytes} bytes or more: at most {ANSWER_BYTES_MAX} are sent; ask for less at once"
+    ))
 }
 
 #[cfg(test)]
 mod tests {
+    use futures::FutureExt;
+
     use super::*;
 
-    #[test]
-    fn answers_grow_for_a_client_that_is_far_away_and_shrink_for_one_that_is_near() {
-        let answers = Answers::default();
-        let mut now = Instant::now();
-        let mut limit_after = |share: usize, away_ms| {
-            let bytes = answers.0.lock().bytes_max / share;
-            answers.left(bytes, None, now);
-            now += Duration::from_millis(away_ms);
-            answers.next(now).0
-        };
-        assert_eq!(limit_after(1, 1), ANSWER_BYTES_NEAR);
-        assert_eq!(limit_after(1, 50), 2 * ANSWER_BYTES_NEAR);
-        assert_eq!(limit_after(1, 15), 2 * ANSWER_BYTES_NEAR);
-        assert_eq!(limit_after(4, 5000), 2 * ANSWER_BYTES_NEAR, "there was no more to read");
-        let far: Vec<_> = (0..10).map(|_| limit_after(1, 50)).collect();
-        assert_eq!(far.last(), Some(&ANSWER_BYTES_MAX));
-        let near: Vec<_> = (0..10).map(|_| limit_after(1, 2)).collect();
-        assert_eq!(near.last(), Some(&ANSWER_BYTES_NEAR));
-    }
-
-    #[test]
-    fn a_full_answer_tells_where_it_ended_and_one_with_room_left_does_not() {
-        let answers = Answers::default();
-        let place = || Some((StrBytes::from_static_str("a"), 3));
-        answers.left(ANSWER_BYTES_NEAR, place(), Instant::now());
-        assert_eq!(answers.next(Instant::now()).1, place());
-        answers.left(ANSWER_BYTES_NEAR / 4, place(), Instant::now());
-        assert_eq!(answers.next(Instant::now()).1, None);
+    #[tokio::test]
+    async fn one_answer_is_limited_and_all_answers_are() {
+        let room = AnswerRoom::default();
+        let mut alone = room.share();
+        alone.take(ANSWER_BYTES_MAX).await.unwrap();
+        assert!(alone.take(1).await.unwrap_err().to_string().contains("ask for less"));
+        let (mut second, mut third, mut small) = (room.share(), room.share(), room.share());
+        second.take(ANSWER_BYTES_MAX / 2).await.unwrap();
+        assert!(third.take(ANSWER_BYTES_MAX).now_or_never().is_none(), "the first room is waited for");
+        assert!(small.take(FREE_BYTES).now_or_never().is_some(), "small answers never wait");
+        let mut fourth = room.share();
+        fourth.take(ANSWER_BYTES_MAX / 2).await.unwrap();
+        assert!(second.take(FREE_BYTES * 4).await.unwrap_err().to_string().contains("ask again"));
+        drop(alone);
+        assert!(second.take(1).now_or_never().is_some_and(|taken| taken.is_ok()), "what was given back is there again");
     }
 }

@@ -7,6 +7,7 @@ use kafka_protocol::messages::{BrokerId, TopicName};
 use kafka_protocol::protocol::StrBytes;
 use tokio_util::sync::CancellationToken;
 
+use super::answers::AnswerRoom;
 use super::coordinator::Coordinator;
 use super::errors::Refusal;
 use super::fetch::FetchRoom;
@@ -25,6 +26,7 @@ pub(crate) struct Broker {
     pub(crate) port: i32,
     pub(crate) fetch_room: FetchRoom,
     pub(crate) request_room: RequestRoom,
+    pub(crate) answer_room: AnswerRoom,
     pub(crate) meter: Meter,
     pub(crate) settings: ServerSettings,
     /// Ends what waits for records or members.

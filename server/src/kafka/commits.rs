@@ -15,10 +15,14 @@ use kafka_protocol::messages::offset_fetch_response::{
 use kafka_protocol::messages::{OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse};
 use kafka_protocol::protocol::StrBytes;
 
+use super::answers::AnswerShare;
 use super::broker::{Broker, topic_name};
 use super::errors::Refusal;
 use super::group::Who;
+use super::wire::Malformed;
 
+/// What an offset takes in an answer until it is written beside its metadata, about.
+const OFFSET_BYTES: usize = 192;
 /// Longest metadata of one offset, Kafka's `offset.metadata.max.bytes`.
 const METADATA_BYTES_MAX: usize = 4_096;
 
@@ -138,17 +142,32 @@ fn committed(broker: &Broker, group: &str, require_stable: bool) -> BTreeMap<Top
 /// An offset fetch of one group, in words both shapes of the answer are made of: (topic, [(partition, told)]).
 type Found = Vec<(StrBytes, Vec<(i32, Told)>)>;
 
-fn find(broker: &Broker, group: &str, topics: Option<Vec<(StrBytes, Vec<i32>)>>, require_stable: bool) -> Found {
+async fn find(
+    broker: &Broker,
+    group: &str,
+    topics: Option<Vec<(StrBytes, Vec<i32>)>>,
+    require_stable: bool,
+    share: &mut AnswerShare,
+) -> Result<Found, Malformed> {
     let mut committed = committed(broker, group, require_stable);
+    let nothing = Told::NOTHING;
+    // The metadata is there as text, again for each time it is asked for, and encoded.
+    let bytes = |told: &Told| OFFSET_BYTES + 2 * told.offset.metadata.len();
+    share.take(committed.values().map(bytes).sum()).await?;
     if let Some(topics) = topics {
-        let topics = topics.into_iter().map(|(name, partitions)| {
+        let mut found = Vec::with_capacity(topics.len());
+        for (name, wanted) in topics {
             let id = broker.storage.topic(&name).map(|topic| topic.id);
-            let told = |partition| id.and_then(|topic| committed.get(&TopicPartition { topic, partition }).cloned());
-            let told = |partition| (partition, told(partition).unwrap_or(Told::NOTHING));
-            let partitions = partitions.into_iter().map(told).collect();
-            (name, partitions)
-        });
-        return topics.collect();
+            let mut partitions = Vec::with_capacity(wanted.len());
+            for partition in wanted {
+                let told = id.and_then(|topic| committed.get(&TopicPartition { topic, partition }));
+                let told = told.unwrap_or(&nothing);
+                share.take(bytes(told)).await?;
+                partitions.push((partition, told.clone()));
+            }
+            found.push((name, partitions));
+        }
+        return Ok(found);
     }
     let mut all: BTreeMap<StrBytes, Vec<(i32, Told)>> = BTreeMap::new();
     while let Some((at, told)) = committed.pop_first() {
@@ -156,28 +175,34 @@ fn find(broker: &Broker, group: &str, topics: Option<Vec<(StrBytes, Vec<i32>)>>,
             all.entry(topic_name(&topic.name).0).or_default().push((at.partition, told));
         }
     }
-    all.into_iter().collect()
+    Ok(all.into_iter().collect())
 }
 
 /// Answers OffsetFetch: one group before version 8, several from then on.
-pub(crate) fn fetch(broker: &Broker, request: OffsetFetchRequest, version: i16) -> OffsetFetchResponse {
+pub(crate) async fn fetch(
+    broker: &Broker,
+    request: OffsetFetchRequest,
+    version: i16,
+    share: &mut AnswerShare,
+) -> Result<OffsetFetchResponse, Malformed> {
     if version >= 8 {
-        let groups = request.groups.into_iter().map(|group| {
+        let mut groups = Vec::with_capacity(request.groups.len());
+        for group in request.groups {
             let wanted = |topic: OffsetFetchRequestTopics| (topic.name.0, topic.partition_indexes);
             let topics = group.topics.map(|topics| topics.into_iter().map(wanted).collect());
-            let found = find(broker, &group.group_id, topics, request.require_stable);
+            let found = find(broker, &group.group_id, topics, request.require_stable, share).await?;
             let topics = found.into_iter().map(several_topic).collect();
-            OffsetFetchResponseGroup::default().with_group_id(group.group_id).with_topics(topics)
-        });
-        return OffsetFetchResponse::default().with_groups(groups.collect());
+            groups.push(OffsetFetchResponseGroup::default().with_group_id(group.group_id).with_topics(topics));
+        }
+        return Ok(OffsetFetchResponse::default().with_groups(groups));
     }
     // Version 1 has no null: an empty list asks for nothing.
     let topics = request
         .topics
         .map(|topics| topics.into_iter().map(|topic| (topic.name.0, topic.partition_indexes)).collect::<Vec<_>>());
-    let found = find(broker, &request.group_id, topics, request.require_stable);
+    let found = find(broker, &request.group_id, topics, request.require_stable, share).await?;
     let topics = found.into_iter().map(|(name, partitions)| single_topic(name, partitions, version));
-    OffsetFetchResponse::default().with_topics(topics.collect())
+    Ok(OffsetFetchResponse::default().with_topics(topics.collect()))
 }
 
 fn single_topic(name: StrBytes, partitions: Vec<(i32, Told)>, version: i16) -> OffsetFetchResponseTopic {

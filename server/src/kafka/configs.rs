@@ -6,6 +6,8 @@
 mod alter;
 mod names;
 
+use std::collections::HashSet;
+
 use aquifer_storage::settings::{SettingInfo, StorageSettings};
 use aquifer_storage::{TOPIC_CONFIGS, TopicConfig, TopicConfigName};
 use kafka_protocol::ResponseError;
@@ -16,8 +18,10 @@ use kafka_protocol::messages::describe_configs_response::{
 };
 use kafka_protocol::messages::{DescribeConfigsRequest, DescribeConfigsResponse};
 
+use super::answers::AnswerShare;
 use super::broker::{Broker, NODE_ID, text};
 use super::errors::Refusal;
+use super::wire::Malformed;
 use crate::settings::ServerSettings;
 pub(crate) use alter::{alter, alter_incrementally};
 
@@ -28,6 +32,11 @@ const RESOURCE_BROKER: i8 = 4;
 const SOURCE_TOPIC: i8 = 1;
 const SOURCE_STATIC_BROKER: i8 = 4;
 const SOURCE_DEFAULT: i8 = 5;
+
+/// What a config takes in an answer until it is written beside its texts, about.
+const CONFIG_BYTES: usize = 384;
+/// What the configs of a topic take in the answer that it was made, about.
+pub(crate) const CREATED_BYTES: usize = 40 * 192;
 
 /// One config with its value and where that comes from; `synonyms` are where else it could, the one in force first.
 #[derive(Debug)]
@@ -58,24 +67,46 @@ pub(crate) fn read<'a>(
     Ok(config)
 }
 
-/// Answers DescribeConfigs for topics and for us.
-pub(crate) fn describe(broker: &Broker, request: &DescribeConfigsRequest, version: i16) -> DescribeConfigsResponse {
-    let results = request.resources.iter().map(|resource| {
+/// Answers DescribeConfigs for topics and for us; the same question once, however often it is asked.
+pub(crate) async fn describe(
+    broker: &Broker,
+    request: &DescribeConfigsRequest,
+    version: i16,
+    share: &mut AnswerShare,
+) -> Result<DescribeConfigsResponse, Malformed> {
+    let mut seen = HashSet::new();
+    let mut results = Vec::new();
+    for resource in &request.resources {
+        if !seen.insert((resource.resource_type, &resource.resource_name, &resource.configuration_keys)) {
+            continue;
+        }
         let result = DescribeConfigsResult::default()
             .with_resource_type(resource.resource_type)
             .with_resource_name(resource.resource_name.clone());
-        match describe_one(broker, resource) {
+        results.push(match describe_one(broker, resource) {
             Ok(mut configs) => {
                 // kafkajs asks for all by an empty list, Java by null.
                 if let Some(wanted) = resource.configuration_keys.as_ref().filter(|wanted| !wanted.is_empty()) {
                     configs.retain(|config| wanted.iter().any(|name| **name == *config.name));
                 }
+                // Also for a resource of which nothing was wanted: finding that out has cost as much as a config.
+                share.take(CONFIG_BYTES + configs.iter().map(|shown| shown.bytes(request)).sum::<usize>()).await?;
                 result.with_configs(configs.into_iter().map(|shown| described(shown, request, version)).collect())
             }
             Err(refusal) => result.with_error_code(refusal.code()).with_error_message(Some(refusal.text())),
-        }
-    });
-    DescribeConfigsResponse::default().with_results(results.collect())
+        });
+    }
+    Ok(DescribeConfigsResponse::default().with_results(results))
+}
+
+impl Shown {
+    /// What it takes in an answer until that is written, about: each text as text and encoded.
+    fn bytes(&self, request: &DescribeConfigsRequest) -> usize {
+        let synonyms = if request.include_synonyms { self.synonyms.as_slice() } else { &[] };
+        let synonyms = synonyms.iter().map(|(name, value, _)| CONFIG_BYTES / 2 + 2 * (name.len() + value.len()));
+        let documentation = if request.include_documentation { self.documentation.len() } else { 0 };
+        CONFIG_BYTES + 2 * (self.name.len() + self.value.len() + documentation) + synonyms.sum::<usize>()
+    }
 }
 
 /// A config in the words of the response's version.

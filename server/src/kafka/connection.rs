@@ -18,12 +18,12 @@ use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 
-use super::answers::Answers;
 use super::api::{Incoming, Request, find};
 use super::broker::Broker;
 use super::dispatch::{self, Caller};
 use super::frame::{Frame, FrameError, FrameLimits, FrameReader, Response, STALL_MAX};
 use super::produce::{self, Produced};
+use super::turns::Turns;
 use super::wire::Malformed;
 use kafka_protocol::messages::ApiKey;
 
@@ -65,7 +65,7 @@ struct Connection {
     frames: FrameReader<OwnedReadHalf>,
     pending: FuturesOrdered<PendingProduce>,
     shares: Arc<Semaphore>,
-    answers: Answers,
+    turns: Turns,
     /// Unbounded, because the shares bound what is in it.
     outgoing: mpsc::UnboundedSender<Outgoing>,
 }
@@ -86,7 +86,7 @@ pub(crate) async fn serve(stream: TcpStream, peer: SocketAddr, broker: Arc<Broke
         frames,
         pending: FuturesOrdered::new(),
         shares: Arc::new(Semaphore::new(SHARES as usize)),
-        answers: Answers::default(),
+        turns: Turns::default(),
         outgoing,
     };
     let ended = connection.run().await;
@@ -177,7 +177,7 @@ impl Connection {
     ) -> Result<(), Ended> {
         let shares = self.take_shares(SHARES).await?;
         let key = request.header.api.key;
-        let caller = Caller { broker: &self.broker, peer: self.peer, answers: &self.answers };
+        let caller = Caller { broker: &self.broker, peer: self.peer, turns: &self.turns };
         let waits = matches!(key, ApiKey::JoinGroup | ApiKey::SyncGroup);
         let response = tokio::select! {
             biased;

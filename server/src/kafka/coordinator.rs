@@ -18,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::group::{Answer, Group, Join, Sync, Ticket, Who};
 
+/// Groups remembered that have lost their last member, at the most.
+const ABSENT_MAX: usize = 100_000;
 /// Groups with members, at the most.
 const GROUPS_MAX: usize = 10_000;
 
@@ -44,8 +46,23 @@ struct Rooms {
     groups: HashMap<String, Group>,
     waiting: HashMap<Ticket, oneshot::Sender<Answer>>,
     last_ticket: Ticket,
+    /// When groups lost their last member.
+    absent_since_ms: HashMap<String, u64>,
+    /// The same for groups of which nobody knows.
+    unknown_since_ms: u64,
     /// What the timer waits for.
     next_deadline_ms: Option<u64>,
+}
+
+impl Rooms {
+    fn note_absent(&mut self, group: &str, now_ms: u64) {
+        if self.absent_since_ms.len() >= ABSENT_MAX {
+            // All of them left now, as far as anybody knows: later than they did.
+            self.absent_since_ms.clear();
+            self.unknown_since_ms = now_ms;
+        }
+        self.absent_since_ms.insert(group.to_owned(), now_ms);
+    }
 }
 
 impl Coordinator {
@@ -151,6 +168,7 @@ impl Coordinator {
         match group.next_deadline_ms() {
             None if group.is_forgettable() => {
                 rooms.groups.remove(id);
+                rooms.note_absent(id, self.now_ms());
                 self.inner.groups.set(rooms.groups.len() as f64);
             }
             Some(deadline_ms) if rooms.next_deadline_ms.is_none_or(|next| deadline_ms < next) => {
@@ -160,6 +178,22 @@ impl Coordinator {
             _ => {}
         }
         Some(result)
+    }
+
+    /// For how long a group has had no members, or the process has run; `None` while it has some.
+    pub(crate) fn absent_ms(&self, group: &str) -> Option<u64> {
+        let rooms = self.inner.rooms.lock();
+        if rooms.groups.contains_key(group) {
+            return None;
+        }
+        let since_ms = rooms.absent_since_ms.get(group).copied().unwrap_or(rooms.unknown_since_ms);
+        Some(self.now_ms().saturating_sub(since_ms))
+    }
+
+    /// Forgets when those groups lost their members for which that was so long ago.
+    pub(crate) fn forget_absent(&self, for_ms: u64) {
+        let now_ms = self.now_ms();
+        self.inner.rooms.lock().absent_since_ms.retain(|_, since_ms| now_ms.saturating_sub(*since_ms) < for_ms);
     }
 
     fn now_ms(&self) -> u64 {

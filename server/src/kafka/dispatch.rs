@@ -12,10 +12,10 @@ use kafka_protocol::messages::{
     OffsetForLeaderEpochRequest, SyncGroupRequest, TxnOffsetCommitRequest,
 };
 
-use super::answers::Answers;
 use super::api::{Api, Request, RequestHeader};
 use super::broker::Broker;
 use super::frame::Response;
+use super::turns::Turns;
 use super::wire::Malformed;
 use super::{
     commits, configs, fetch, groups, metadata, offsets, partitions, producer, topics, transaction_views, transactions,
@@ -27,7 +27,7 @@ pub(crate) struct Caller<'a> {
     pub(crate) broker: &'a Broker,
     pub(crate) peer: SocketAddr,
     /// What its fetches were answered with.
-    pub(crate) answers: &'a Answers,
+    pub(crate) turns: &'a Turns,
 }
 
 /// Answers every request but Produce, which the connection submits itself.
@@ -38,14 +38,16 @@ pub(crate) async fn answer(caller: Caller<'_>, request: &Request) -> Result<Resp
     let (broker, version) = (caller.broker, request.header.version);
     let header = &request.header;
     match header.api.key {
-        ApiKey::Fetch => fetch::answer(broker, request, caller.answers).await,
+        ApiKey::Fetch => fetch::answer(broker, request, caller.turns).await,
         ApiKey::ApiVersions => {
             request.decode::<ApiVersionsRequest>()?;
             Response::message(header, &metadata::api_versions())
         }
         ApiKey::Metadata => {
             let asked: MetadataRequest = request.decode()?;
-            Response::message(header, &metadata::metadata(broker, asked, version).await)
+            let mut share = broker.answer_room.share();
+            let told = metadata::metadata(broker, asked, version, &mut share).await?;
+            share.framed(header, &told)
         }
         ApiKey::ListOffsets => {
             let asked: ListOffsetsRequest = request.decode()?;
@@ -53,7 +55,9 @@ pub(crate) async fn answer(caller: Caller<'_>, request: &Request) -> Result<Resp
         }
         ApiKey::CreateTopics => {
             let asked: CreateTopicsRequest = request.decode()?;
-            Response::message(header, &topics::create(broker, asked, version).await)
+            let mut share = broker.answer_room.share();
+            let told = topics::create(broker, asked, version, &mut share).await?;
+            share.framed(header, &told)
         }
         ApiKey::DeleteTopics => {
             let asked: DeleteTopicsRequest = request.decode()?;
@@ -69,7 +73,9 @@ pub(crate) async fn answer(caller: Caller<'_>, request: &Request) -> Result<Resp
         }
         ApiKey::OffsetFetch => {
             let asked: OffsetFetchRequest = request.decode()?;
-            Response::message(header, &commits::fetch(broker, asked, version))
+            let mut share = broker.answer_room.share();
+            let told = commits::fetch(broker, asked, version, &mut share).await?;
+            share.framed(header, &told)
         }
         _ => answer_group(caller, request).await,
     }
@@ -81,7 +87,9 @@ async fn answer_admin(broker: &Broker, request: &Request) -> Result<Response, Ma
     match header.api.key {
         ApiKey::DescribeConfigs => {
             let asked: DescribeConfigsRequest = request.decode()?;
-            Response::message(header, &configs::describe(broker, &asked, header.version))
+            let mut share = broker.answer_room.share();
+            let told = configs::describe(broker, &asked, header.version, &mut share).await?;
+            share.framed(header, &told)
         }
         ApiKey::AlterConfigs => {
             let asked: AlterConfigsRequest = request.decode()?;
@@ -105,7 +113,9 @@ async fn answer_admin(broker: &Broker, request: &Request) -> Result<Response, Ma
         }
         ApiKey::DescribeLogDirs => {
             let asked: DescribeLogDirsRequest = request.decode()?;
-            Response::message(header, &partitions::log_dirs(broker, asked))
+            let mut share = broker.answer_room.share();
+            let told = partitions::log_dirs(broker, asked, &mut share).await?;
+            share.framed(header, &told)
         }
         other => Err(Malformed::new(format!("{other:?} has no handler"))),
     }
@@ -139,7 +149,9 @@ async fn answer_group(caller: Caller<'_>, request: &Request) -> Result<Response,
         }
         ApiKey::DescribeGroups => {
             let asked: DescribeGroupsRequest = request.decode()?;
-            Response::message(header, &groups::describe(broker, &asked, version))
+            let mut share = broker.answer_room.share();
+            let told = groups::describe(broker, &asked, version, &mut share).await?;
+            share.framed(header, &told)
         }
         ApiKey::DeleteGroups => {
             let asked: DeleteGroupsRequest = request.decode()?;
@@ -179,11 +191,15 @@ async fn answer_transaction(broker: &Broker, request: &Request) -> Result<Respon
         }
         ApiKey::DescribeProducers => {
             let asked: DescribeProducersRequest = request.decode()?;
-            Response::message(header, &transaction_views::producers(broker, asked).await)
+            let mut share = broker.answer_room.share();
+            let told = transaction_views::producers(broker, asked, &mut share).await?;
+            share.framed(header, &told)
         }
         ApiKey::DescribeTransactions => {
             let asked: DescribeTransactionsRequest = request.decode()?;
-            Response::message(header, &transaction_views::describe(broker, asked))
+            let mut share = broker.answer_room.share();
+            let told = transaction_views::describe(broker, asked, &mut share).await?;
+            share.framed(header, &told)
         }
         ApiKey::ListTransactions => {
             let asked: ListTransactionsRequest = request.decode()?;

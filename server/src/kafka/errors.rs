@@ -4,6 +4,7 @@
 //! protocol has a field for it, because a code alone names no topic, limit or query.
 
 use aquifer_storage::Error;
+use aquifer_storage::settings::OFFSETS_BYTES_MAX;
 use kafka_protocol::ResponseError;
 use kafka_protocol::protocol::StrBytes;
 
@@ -57,7 +58,7 @@ impl From<&Error> for Refusal {
             Error::InvalidTopic { .. } | Error::TopicInternal { .. } => ResponseError::InvalidTopicException,
             Error::InvalidTopicConfig { .. } => ResponseError::InvalidConfig,
             Error::InvalidPartitions { .. } => ResponseError::InvalidPartitions,
-            Error::TopicHeld { .. } => ResponseError::PolicyViolation,
+            Error::TopicHeld { .. } | Error::TableTopic { .. } => ResponseError::PolicyViolation,
             Error::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
             Error::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
             Error::InvalidProducerEpoch { .. } => ResponseError::InvalidProducerEpoch,
@@ -68,6 +69,7 @@ impl From<&Error> for Refusal {
             Error::InvalidTransactionTimeout { .. } => ResponseError::InvalidTransactionTimeout,
             Error::CorruptBatch { .. } => ResponseError::CorruptMessage,
             Error::InvalidBatch { .. } | Error::KeylessRecords { .. } => ResponseError::InvalidRecord,
+            Error::TooLarge { setting: OFFSETS_BYTES_MAX, .. } => ResponseError::InvalidCommitOffsetSize,
             Error::TooLarge { .. } => ResponseError::MessageTooLarge,
             // Clients retry these against fresh metadata; nothing was written.
             Error::Fenced { .. } | Error::Closed => ResponseError::NotLeaderOrFollower,
@@ -114,6 +116,8 @@ mod tests {
         assert_eq!(code(Error::InvalidProducerEpoch { producer_id: 1, epoch: 0, current: 1 }), 47);
         assert_eq!(code(Error::UnknownTopic { topic: "t".into() }), 3);
         assert_eq!(code(Error::CorruptBatch { reason: "crc".into() }), 2);
+        let too_large = |setting| Error::TooLarge { what: "it", bytes: 2, setting, limit_bytes: 1 };
+        assert_eq!((code(too_large("offsets.bytes_max")), code(too_large("wal.commit_bytes_max"))), (28, 10));
         assert_eq!(code(Error::Full { reason: "wal.bytes_max".into() }), 56);
         assert_eq!(code(Error::TopicHeld { topic: "t".into(), holder: "query q".into() }), 44);
     }

@@ -14,12 +14,12 @@ use kafka_protocol::protocol::StrBytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::answers::{ANSWER_BYTES_MAX, Answers, Place};
 use super::api::Request;
 use super::broker::Broker;
 use super::errors::Refusal;
 use super::frame::{Response, begin};
 use super::schema::ELEMENTS_MAX;
+use super::turns::{ANSWER_BYTES_MAX, Place, Turns};
 use super::wire::{Malformed, Reader, Writer};
 
 /// What a fetch may answer however much is in flight: consumers go on, with smaller answers, beside clients that read
@@ -123,13 +123,13 @@ fn shrink(held: Held, bytes: usize) -> Held {
 ///
 /// # Errors
 /// A body that is none.
-pub(crate) async fn answer(broker: &Broker, request: &Request, answers: &Answers) -> Result<Response, Malformed> {
+pub(crate) async fn answer(broker: &Broker, request: &Request, turns: &Turns) -> Result<Response, Malformed> {
     let call = parse(request, broker.settings.kafka_fetch_wait_max_ms)?;
     if call.session_id != 0 {
         return Ok(encode(request, ResponseError::FetchSessionIdNotFound.code(), Pass::default()));
     }
     let deadline = Instant::now() + call.wait;
-    let (answer_bytes, last_read) = answers.next(std::time::Instant::now());
+    let (answer_bytes, last_read) = turns.next(std::time::Instant::now());
     // Who waits for so many bytes gets them.
     let wanted = call.bytes_max.min(answer_bytes.max(call.bytes_min));
     loop {
@@ -141,7 +141,7 @@ pub(crate) async fn answer(broker: &Broker, request: &Request, answers: &Answers
         if enough || Instant::now() >= deadline || broker.shutdown.is_cancelled() {
             count_fetched(broker, &pass);
             let held = shrink(held, pass.bytes);
-            answers.left(pass.bytes, pass.last_read.take(), std::time::Instant::now());
+            turns.left(pass.bytes, pass.last_read.take(), std::time::Instant::now());
             return Ok(encode(request, 0, pass).holding(held));
         }
         pass.topics.clear();

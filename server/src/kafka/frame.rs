@@ -16,6 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
+use super::answers::{ANSWER_BYTES_MAX, too_large};
 use super::api::RequestHeader;
 use super::wire::Malformed;
 
@@ -179,10 +180,13 @@ impl Response {
     /// Frames a message.
     ///
     /// # Errors
-    /// When the message has a value its version cannot carry; that is a mistake of ours.
+    /// When the message has a value its version cannot carry, which is a mistake of ours; when it is too large.
     pub(crate) fn message<T: Encodable>(header: &RequestHeader, message: &T) -> Result<Self, Malformed> {
         let mut body = begin(header.correlation_id, header.flexible() && header.api.key != ApiKey::ApiVersions);
         message.encode(&mut body, header.version).map_err(|error| Malformed::new(error.to_string()))?;
+        if body.len() > ANSWER_BYTES_MAX {
+            return Err(too_large(body.len()));
+        }
         Ok(Self::finish(vec![body.freeze()]))
     }
 

@@ -3,7 +3,7 @@
 //! Translates messages into the events of `group` and back. Members' bytes are copied out of their frames, so that a
 //! member of a hundred bytes does not keep a frame of a megabyte alive.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 use aquifer_storage::{Commit, GroupOffsetChange};
 use bytes::Bytes;
@@ -21,15 +21,19 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
+use super::answers::AnswerShare;
 use super::broker::{Broker, text};
 use super::dispatch::Caller;
 use super::errors::Refusal;
 use super::group::{Answer, Group, Join, Joined, State, Sync, Who};
+use super::wire::Malformed;
 
 /// Session timeouts taken, as Kafka's defaults have it (`group.min.session.timeout.ms`, `group.max…`).
 const SESSION_TIMEOUT_MS: std::ops::RangeInclusive<i32> = 6_000..=1_800_000;
 /// The type of groups whose members are consumers; its members' metadata is known to tools.
 const CONSUMER: &str = "consumer";
+/// What a member takes in an answer until it is written beside its texts, about.
+const MEMBER_BYTES: usize = 384;
 /// A state that only describing shows: no members, no offsets.
 const DEAD: &str = "Dead";
 
@@ -170,7 +174,7 @@ pub(crate) fn leave(broker: &Broker, request: LeaveGroupRequest, version: i16) -
 
 /// Groups that have committed offsets, with members or without.
 fn groups_with_offsets(broker: &Broker) -> BTreeSet<String> {
-    broker.storage.group_offsets(None).into_iter().map(|(group, _, _)| group).collect()
+    broker.storage.groups_with_offsets()
 }
 
 /// Answers ListGroups.
@@ -193,19 +197,37 @@ pub(crate) fn list(broker: &Broker, request: &ListGroupsRequest) -> ListGroupsRe
     ListGroupsResponse::default().with_groups(groups)
 }
 
-/// Answers DescribeGroups.
-pub(crate) fn describe(broker: &Broker, request: &DescribeGroupsRequest, version: i16) -> DescribeGroupsResponse {
-    let groups = request.groups.iter().map(|id| {
+/// Answers DescribeGroups, each group once however often it is named.
+pub(crate) async fn describe(
+    broker: &Broker,
+    request: &DescribeGroupsRequest,
+    version: i16,
+    share: &mut AnswerShare,
+) -> Result<DescribeGroupsResponse, Malformed> {
+    let mut seen = HashSet::new();
+    let mut groups = Vec::new();
+    for id in request.groups.iter().filter(|id| seen.insert(*id)) {
+        // Members that join in between are bounded by the group's own limit.
+        share.take(broker.coordinator.read(id, described_bytes).unwrap_or(0)).await?;
         let described = broker.coordinator.read(id, |group| describe_one(group, version)).unwrap_or_else(|| {
-            let known = !broker.storage.group_offsets(Some(id)).is_empty();
+            let known = broker.storage.has_group_offsets(id);
             let (state, protocol_type) = if known { (State::Empty.name(), CONSUMER) } else { (DEAD, "") };
             DescribedGroup::default()
                 .with_group_state(StrBytes::from_static_str(state))
                 .with_protocol_type(text(protocol_type))
         });
-        described.with_group_id(id.clone())
+        groups.push(described.with_group_id(id.clone()));
+    }
+    Ok(DescribeGroupsResponse::default().with_groups(groups))
+}
+
+/// What a group takes in an answer until it is written, about. Members' bytes are shared until they are encoded.
+fn described_bytes(group: &Group) -> usize {
+    let members = group.members.iter().map(|(id, member)| {
+        let texts = id.len() + member.client_id.len() + member.client_host.len();
+        MEMBER_BYTES + 2 * texts + member.metadata(&group.protocol).len() + member.assignment.len()
     });
-    DescribeGroupsResponse::default().with_groups(groups.collect())
+    members.sum()
 }
 
 fn describe_one(group: &Group, version: i16) -> DescribedGroup {

@@ -3,6 +3,7 @@
 //! There is one broker: leader of every partition, controller, and coordinator of every group and transaction. Only durable topics are
 //! told; a topic made on the way is told after its commit.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use aquifer_storage::{Error, Topic, TopicConfig, TopicId, TopicPartition};
@@ -19,9 +20,11 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
+use super::answers::AnswerShare;
 use super::api::{APIS, Api};
 use super::broker::{Broker, NODE_ID, text, topic_name};
 use super::errors::Refusal;
+use super::wire::Malformed;
 
 /// FindCoordinator's key type of consumer groups.
 const KEY_TYPE_GROUP: i8 = 0;
@@ -29,6 +32,10 @@ const KEY_TYPE_GROUP: i8 = 0;
 const KEY_TYPE_TRANSACTION: i8 = 1;
 /// DescribeCluster's endpoint type of brokers, the only one we have.
 const ENDPOINT_TYPE_BROKER: i8 = 1;
+
+/// What a topic and a partition take in an answer until it is written, about.
+const TOPIC_BYTES: usize = 512;
+const PARTITION_BYTES: usize = 256;
 
 /// What we speak. No features: a client that sees `transaction.version` or `group.version` uses what we have not built.
 pub(crate) fn api_versions() -> ApiVersionsResponse {
@@ -46,8 +53,13 @@ fn api_version(api: &Api) -> ApiVersion {
     ApiVersion::default().with_api_key(api.key as i16).with_min_version(api.advertised_min).with_max_version(api.max)
 }
 
-/// Answers Metadata.
-pub(crate) async fn metadata(broker: &Broker, request: MetadataRequest, version: i16) -> MetadataResponse {
+/// Answers Metadata: each topic once, however often it is named, as Kafka does.
+pub(crate) async fn metadata(
+    broker: &Broker,
+    request: MetadataRequest,
+    version: i16,
+    share: &mut AnswerShare,
+) -> Result<MetadataResponse, Malformed> {
     let me =
         MetadataResponseBroker::default().with_node_id(NODE_ID).with_host(broker.host.clone()).with_port(broker.port);
     let all = match &request.topics {
@@ -56,23 +68,47 @@ pub(crate) async fn metadata(broker: &Broker, request: MetadataRequest, version:
     };
     let mut topics = Vec::new();
     if all {
-        topics.extend(broker.storage.topics().iter().map(|topic| describe(broker, topic)));
+        let known = broker.storage.topics();
+        share.take(known.iter().map(|topic| described_bytes(topic.partitions)).sum()).await?;
+        for topic in &known {
+            topics.push(describe(broker, topic));
+            share.worked(described_bytes(topic.partitions)).await;
+        }
     } else {
         // Before version 4 there is no flag and brokers always made topics.
-        let create = request.allow_auto_topic_creation || version < 4;
-        for wanted in request.topics.unwrap_or_default() {
+        let asked = request.allow_auto_topic_creation || version < 4;
+        let create = asked && broker.storage.settings().topic_auto_create;
+        let mut seen = HashSet::new();
+        let mut wanted: Vec<_> = request.topics.unwrap_or_default();
+        wanted.retain(|wanted| seen.insert((wanted.name.clone(), wanted.topic_id)));
+        let bytes = |(name, id): &(Option<TopicName>, _)| {
+            let topic = match name {
+                Some(name) => broker.storage.topic(name),
+                None => broker.storage.topic_by_id(TopicId(*id)),
+            };
+            described_bytes(topic.map_or(broker.storage.settings().topic_partitions, |topic| topic.partitions))
+        };
+        share.take(seen.iter().map(bytes).sum()).await?;
+        for wanted in wanted {
             let id = TopicId(wanted.topic_id);
-            topics.push(match wanted.name {
+            let topic = match wanted.name {
                 Some(name) => by_name(broker, name, create).await,
                 None => by_id(broker, id),
-            });
+            };
+            share.worked(described_bytes(i32::try_from(topic.partitions.len()).unwrap_or(i32::MAX))).await;
+            topics.push(topic);
         }
     }
-    MetadataResponse::default()
+    let response = MetadataResponse::default()
         .with_brokers(vec![me])
         .with_cluster_id(Some(StrBytes::from_string(broker.storage.cluster_id())))
         .with_controller_id(NODE_ID)
-        .with_topics(topics)
+        .with_topics(topics);
+    Ok(response)
+}
+
+fn described_bytes(partitions: i32) -> usize {
+    TOPIC_BYTES + usize::try_from(partitions).unwrap_or(0) * PARTITION_BYTES
 }
 
 fn by_id(broker: &Broker, id: TopicId) -> MetadataResponseTopic {

@@ -12,6 +12,7 @@ mod connection;
 mod coordinator;
 mod dispatch;
 mod errors;
+mod expiry;
 mod fetch;
 mod frame;
 mod group;
@@ -26,6 +27,7 @@ mod schema;
 mod topics;
 mod transaction_views;
 mod transactions;
+mod turns;
 mod wire;
 
 use std::sync::Arc;
@@ -36,6 +38,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use self::answers::AnswerRoom;
 use self::broker::Broker;
 use self::coordinator::Coordinator;
 use self::fetch::FetchRoom;
@@ -68,6 +71,7 @@ pub(crate) async fn serve(
         storage,
         fetch_room: FetchRoom::new(settings.kafka_fetch_bytes_in_flight_max),
         request_room: RequestRoom::new(settings.kafka_request_bytes_in_flight_max),
+        answer_room: AnswerRoom::default(),
         meter: Meter::default(),
         settings: settings.clone(),
         shutdown: shutdown.clone(),
@@ -78,6 +82,7 @@ pub(crate) async fn serve(
         let shutdown = shutdown.clone();
         async move { coordinator.keep_time(shutdown).await }
     });
+    let expiry = tokio::spawn(expiry::keep_looking(Arc::clone(&broker)));
     loop {
         let accepted = tokio::select! {
             () = shutdown.cancelled() => break,
@@ -110,7 +115,9 @@ pub(crate) async fn serve(
         tracing::warn!("closed {} Kafka connections after server.shutdown_drain_max", connections.len());
         connections.shutdown().await;
     }
-    if let Err(error) = timer.await {
-        tracing::error!(%error, "the timer of the consumer groups failed");
+    for task in [timer, expiry] {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a task of the consumer groups failed");
+        }
     }
 }

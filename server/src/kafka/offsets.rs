@@ -1,5 +1,7 @@
 //! ListOffsets: where a partition begins, ends, and stood at a time.
 
+use std::collections::HashSet;
+
 use aquifer_storage::{Isolation, TimedOffset};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::list_offsets_request::ListOffsetsPartition;
@@ -22,15 +24,27 @@ const EARLIEST_LOCAL: i64 = -4;
 /// The timestamp that asks for the last offset in an object.
 const LATEST_TIERED: i64 = -5;
 
-/// Answers ListOffsets.
+/// Answers ListOffsets; a partition that is named twice is refused, as Kafka does.
 pub(crate) async fn list(broker: &Broker, request: ListOffsetsRequest, version: i16) -> ListOffsetsResponse {
     let isolation = isolation(request.isolation_level);
+    let mut seen = HashSet::new();
+    let named = request
+        .topics
+        .iter()
+        .flat_map(|topic| topic.partitions.iter().map(|wanted| (topic.name.clone(), wanted.partition_index)));
+    let twice: HashSet<_> = named.filter(|place| !seen.insert(place.clone())).collect();
     let mut topics = Vec::with_capacity(request.topics.len());
     for topic in request.topics {
         let mut partitions = Vec::with_capacity(topic.partitions.len());
         for wanted in &topic.partitions {
             let answer = ListOffsetsPartitionResponse::default().with_partition_index(wanted.partition_index);
-            partitions.push(match find(broker, &topic.name, wanted, isolation, version).await {
+            let found = if twice.contains(&(topic.name.clone(), wanted.partition_index)) {
+                let message = format!("partition {} is named twice", wanted.partition_index);
+                Err(Refusal::new(ResponseError::InvalidRequest, message))
+            } else {
+                find(broker, &topic.name, wanted, isolation, version).await
+            };
+            partitions.push(match found {
                 Ok((found, leader_epoch)) => {
                     let answer = answer.with_offset(found.offset).with_timestamp(found.timestamp_ms);
                     if version >= 4 { answer.with_leader_epoch(leader_epoch) } else { answer }

@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use aquifer_storage::{Error, TopicPartition, Trim};
+use aquifer_storage::{Error, PARTITIONS_MAX, TopicPartition, Trim};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_partitions_request::CreatePartitionsTopic;
 use kafka_protocol::messages::create_partitions_response::CreatePartitionsTopicResult;
@@ -18,13 +18,16 @@ use kafka_protocol::messages::{
     DescribeLogDirsRequest, DescribeLogDirsResponse, OffsetForLeaderEpochRequest, OffsetForLeaderEpochResponse,
 };
 
+use super::answers::AnswerShare;
 use super::broker::{Broker, text, topic_name};
 use super::errors::Refusal;
 use super::fetch::check_epoch;
-use super::topics::PARTITIONS_MAX;
+use super::wire::Malformed;
 
 /// DeleteRecords' offset for all there is.
 const HIGH_WATERMARK: i64 = -1;
+/// What a partition takes in the answer to DescribeLogDirs until it is written, about.
+const SIZED_BYTES: usize = 128;
 /// What OffsetForLeaderEpoch answers where there is nothing to tell.
 const NOTHING: (i32, i64) = (-1, -1);
 
@@ -152,8 +155,17 @@ fn epoch_end(broker: &Broker, topic: &str, wanted: &OffsetForLeaderPartition) ->
 }
 
 /// Answers DescribeLogDirs: there is one, and a partition's size is what the log holds of it; objects are not counted.
-pub(crate) fn log_dirs(broker: &Broker, request: DescribeLogDirsRequest) -> DescribeLogDirsResponse {
+pub(crate) async fn log_dirs(
+    broker: &Broker,
+    request: DescribeLogDirsRequest,
+    share: &mut AnswerShare,
+) -> Result<DescribeLogDirsResponse, Malformed> {
     let storage = &broker.storage;
+    let asked: usize = match &request.topics {
+        Some(wanted) => wanted.iter().map(|topic| topic.partitions.len()).sum(),
+        None => storage.topics().iter().map(|topic| usize::try_from(topic.partitions).unwrap_or(0)).sum(),
+    };
+    share.take(asked.saturating_mul(SIZED_BYTES)).await?;
     let sized = |name: &str, wanted: &mut dyn Iterator<Item = i32>| {
         let topic = storage.topic(name)?;
         let partitions = wanted.filter_map(|partition| {
@@ -172,5 +184,5 @@ pub(crate) fn log_dirs(broker: &Broker, request: DescribeLogDirsRequest) -> Desc
     };
     let dir = storage.log_dir().display().to_string();
     let result = DescribeLogDirsResult::default().with_log_dir(text(&dir)).with_topics(topics);
-    DescribeLogDirsResponse::default().with_results(vec![result])
+    Ok(DescribeLogDirsResponse::default().with_results(vec![result]))
 }

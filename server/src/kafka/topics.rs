@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use aquifer_storage::{Error, Topic, TopicConfig, TopicId};
+use aquifer_storage::{Error, PARTITIONS_MAX, Topic, TopicConfig, TopicId};
 use kafka_protocol::ResponseError;
 use kafka_protocol::messages::create_topics_request::CreatableTopic;
 use kafka_protocol::messages::create_topics_response::CreatableTopicResult;
@@ -15,17 +15,22 @@ use kafka_protocol::messages::{
     CreateTopicsRequest, CreateTopicsResponse, DeleteTopicsRequest, DeleteTopicsResponse, TopicName,
 };
 
+use super::answers::AnswerShare;
 use super::broker::{Broker, is_reserved, topic_name};
 use super::configs;
 use super::errors::Refusal;
+use super::wire::Malformed;
 
-/// Partitions of one topic, at the most: each costs memory for ever.
-pub(crate) const PARTITIONS_MAX: i32 = 10_000;
 /// Longest name Kafka allows.
 const NAME_BYTES_MAX: usize = 249;
 
 /// Answers CreateTopics.
-pub(crate) async fn create(broker: &Broker, request: CreateTopicsRequest, version: i16) -> CreateTopicsResponse {
+pub(crate) async fn create(
+    broker: &Broker,
+    request: CreateTopicsRequest,
+    version: i16,
+    share: &mut AnswerShare,
+) -> Result<CreateTopicsResponse, Malformed> {
     let mut twice = HashSet::new();
     let mut seen = HashSet::new();
     for topic in &request.topics {
@@ -33,6 +38,8 @@ pub(crate) async fn create(broker: &Broker, request: CreateTopicsRequest, versio
             twice.insert(topic.name.clone());
         }
     }
+    // Before anything is made: an answer that is refused must not leave topics behind.
+    share.take(request.topics.len().saturating_mul(configs::CREATED_BYTES)).await?;
     let mut results = Vec::with_capacity(request.topics.len());
     for topic in &request.topics {
         let made = if twice.contains(&topic.name) {
@@ -41,8 +48,9 @@ pub(crate) async fn create(broker: &Broker, request: CreateTopicsRequest, versio
             create_one(broker, topic, request.validate_only).await
         };
         results.push(created(broker, &topic.name, made, version));
+        share.worked(configs::CREATED_BYTES).await;
     }
-    CreateTopicsResponse::default().with_topics(results)
+    Ok(CreateTopicsResponse::default().with_topics(results))
 }
 
 /// What was made, or would have been.

@@ -17,8 +17,14 @@ use kafka_protocol::messages::{
 };
 use kafka_protocol::protocol::StrBytes;
 
+use super::answers::AnswerShare;
 use super::broker::{Broker, text, topic_name};
 use super::errors::Refusal;
+use super::wire::Malformed;
+
+/// What a producer, and a partition of a transaction, takes in an answer until it is written, about.
+const PRODUCER_BYTES: usize = 160;
+const PARTITION_BYTES: usize = 128;
 
 /// The states Kafka knows; of some we have none, because a transaction ends in one commit.
 const STATES: [&str; 8] = [
@@ -44,14 +50,21 @@ fn state_name(state: TransactionState) -> &'static str {
 }
 
 /// Answers DescribeProducers.
-pub(crate) async fn producers(broker: &Broker, request: DescribeProducersRequest) -> DescribeProducersResponse {
+pub(crate) async fn producers(
+    broker: &Broker,
+    request: DescribeProducersRequest,
+    share: &mut AnswerShare,
+) -> Result<DescribeProducersResponse, Malformed> {
     let mut topics = Vec::with_capacity(request.topics.len());
     for TopicRequest { name, partition_indexes, .. } in request.topics {
         let mut partitions = Vec::with_capacity(partition_indexes.len());
         for index in partition_indexes {
             let response = PartitionResponse::default().with_partition_index(index);
             partitions.push(match producers_of(broker, &name, index).await {
-                Ok(producers) => response.with_active_producers(producers.iter().map(producer_state).collect()),
+                Ok(producers) => {
+                    share.take(producers.len() * PRODUCER_BYTES).await?;
+                    response.with_active_producers(producers.iter().map(producer_state).collect())
+                }
                 Err(refusal) => {
                     response.with_error_code(refusal.code()).with_error_message(Some(text(&refusal.message)))
                 }
@@ -59,7 +72,7 @@ pub(crate) async fn producers(broker: &Broker, request: DescribeProducersRequest
         }
         topics.push(TopicResponse::default().with_name(name).with_partitions(partitions));
     }
-    DescribeProducersResponse::default().with_topics(topics)
+    Ok(DescribeProducersResponse::default().with_topics(topics))
 }
 
 async fn producers_of(broker: &Broker, topic: &str, partition: i32) -> Result<Vec<ProducerInfo>, Refusal> {
@@ -78,18 +91,28 @@ fn producer_state(producer: &ProducerInfo) -> ProducerState {
 }
 
 /// Answers DescribeTransactions.
-pub(crate) fn describe(broker: &Broker, request: DescribeTransactionsRequest) -> DescribeTransactionsResponse {
+pub(crate) async fn describe(
+    broker: &Broker,
+    request: DescribeTransactionsRequest,
+    share: &mut AnswerShare,
+) -> Result<DescribeTransactionsResponse, Malformed> {
     let known: BTreeMap<String, TransactionInfo> =
         of_clients(broker).map(|info| (info.transactional_id.clone(), info)).collect();
-    let described = request.transactional_ids.into_iter().map(|id| match known.get(id.as_str()) {
-        Some(info) => described(broker, id, info),
-        None => {
-            let error =
-                if id.is_empty() { ResponseError::InvalidRequest } else { ResponseError::TransactionalIdNotFound };
-            Described::default().with_transactional_id(id).with_error_code(error.code())
-        }
-    });
-    DescribeTransactionsResponse::default().with_transaction_states(described.collect())
+    let mut states = Vec::with_capacity(request.transactional_ids.len());
+    for id in request.transactional_ids {
+        states.push(match known.get(id.as_str()) {
+            Some(info) => {
+                share.take(info.partitions.len() * PARTITION_BYTES).await?;
+                described(broker, id, info)
+            }
+            None => {
+                let error =
+                    if id.is_empty() { ResponseError::InvalidRequest } else { ResponseError::TransactionalIdNotFound };
+                Described::default().with_transactional_id(id).with_error_code(error.code())
+            }
+        });
+    }
+    Ok(DescribeTransactionsResponse::default().with_transaction_states(states))
 }
 
 fn described(broker: &Broker, id: TransactionalId, info: &TransactionInfo) -> Described {

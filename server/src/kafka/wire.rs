@@ -6,9 +6,9 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use kafka_protocol::protocol::StrBytes;
 
-/// The bytes are not what the protocol says they should be; closes the connection.
+/// The bytes are not what the protocol says they should be, or ask for more than is answered; closes the connection.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("malformed request: {reason}")]
+#[error("a request that cannot be answered: {reason}")]
 pub(crate) struct Malformed {
     reason: String,
 }

@@ -35,8 +35,6 @@ use crate::settings::ServerSettings;
 use cancel::Cancellations;
 use connection::Shared;
 
-/// Connections beyond the limit that are told so at the same time; more are closed without a word.
-const REFUSED_MAX: usize = 64;
 /// What a listener that cannot accept waits before it tries again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// What the last words to clients may take once the drain is over.
@@ -55,6 +53,7 @@ pub(crate) async fn serve(listener: Listener, engine: Engine, settings: ServerSe
         settings,
     };
     let max = shared.settings.postgres_connections_max;
+    let refused_max = shared.settings.postgres_refused_max();
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -70,7 +69,7 @@ pub(crate) async fn serve(listener: Listener, engine: Engine, settings: ServerSe
         };
         metrics::gauge!("aquifer_postgres_connections").set(connections.len() as f64);
         match accepted {
-            Ok((socket, client)) if connections.len() < max + REFUSED_MAX => {
+            Ok((socket, client)) if connections.len() < max.saturating_add(refused_max) => {
                 let admitted = connections.len() < max;
                 connections.spawn(connection::serve(socket, client, shared.clone(), admitted));
             }

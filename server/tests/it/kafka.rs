@@ -1,5 +1,6 @@
 //! Kafka's port, spoken to in raw frames, so that nothing of ours stands on both sides.
 
+mod offsets;
 mod transactions;
 
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 pub(crate) struct Node {
     pub(crate) storage: Storage,
     address: std::net::SocketAddr,
+    pub(crate) http: std::net::SocketAddr,
     shutdown: CancellationToken,
     served: tokio::task::JoinHandle<()>,
     _dir: tempfile::TempDir,
@@ -48,11 +50,11 @@ impl Node {
         let free = || "127.0.0.1:0".to_owned();
         let addresses = Addresses { kafka: free(), kafka_advertised: None, postgres: free(), http: free() };
         let server = Server::bind(addresses, settings).await.unwrap();
-        let address = server.addresses().kafka;
+        let (address, http) = (server.addresses().kafka, server.addresses().http);
         let shutdown = CancellationToken::new();
         let components = Components { storage: storage.clone(), engine, metrics: Arc::new(String::new) };
         let served = tokio::spawn(server.run(components, shutdown.clone()));
-        Self { storage, address, shutdown, served, _dir: dir }
+        Self { storage, address, http, shutdown, served, _dir: dir }
     }
 
     pub(crate) async fn client(&self) -> Client {
@@ -207,6 +209,16 @@ fn crc32c(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0, |crc, byte| {
         (0..8).fold(crc ^ u32::from(*byte), |crc: u32, _| (crc >> 1) ^ (0x82f6_3b78 & (crc & 1).wrapping_neg()))
     })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_auto_create_off_asking_for_a_topic_does_not_make_it() {
+    let settings = StorageSettings { topic_auto_create: false, ..StorageSettings::default() };
+    let node = Node::start_with(ServerSettings::default(), settings).await;
+    let mut client = node.client().await;
+    client.make("wished").await;
+    assert!(node.storage.topic("wished").is_none());
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -43,6 +43,11 @@ pub(crate) struct Relation {
 }
 
 impl Relation {
+    /// Whether it is a continuous query's table: what its topic holds is what the query has computed, and all of it.
+    pub(crate) fn is_result_table(&self) -> bool {
+        self.kind == RelationKind::Table && self.query.is_some()
+    }
+
     /// Reads a definition's bytes.
     pub(crate) fn from_definition(definition: &Definition) -> Result<Self> {
         serde_json::from_slice(&definition.value).map_err(|source| {

@@ -345,8 +345,11 @@ impl Session {
             && let Some(info) = self.engine.node_settings.iter().find(|info| info.name.eq_ignore_ascii_case(&set.name))
         {
             let message = format!("parameter \"{}\" cannot be changed now", info.name);
-            return Err(Error::new(SqlState::CannotChangeParameter, message)
-                .with_hint("it is the node's: set it in aquifer.toml and restart"));
+            let hint = format!(
+                "it is the node's: set it as AQUIFER_{}, or in the file that --config names, and restart",
+                info.name.replace('.', "_").to_uppercase()
+            );
+            return Err(Error::new(SqlState::CannotChangeParameter, message).with_hint(hint));
         }
         if set.local && self.block.is_none() {
             self.notice(Error::new(SqlState::NoActiveTransaction, "SET LOCAL can only be used in transaction blocks"));

@@ -3,7 +3,7 @@
 //! A query without state needs what lies behind its committed position. One with state needs all its input, for its state
 //! is made of it anew at every start; so does one that cannot start, of which nobody knows.
 
-use aquifer_storage::{Definition, HoldsBack, TopicPartition};
+use aquifer_storage::{Definition, HoldsBack, TopicId, TopicPartition};
 
 use super::position::Position;
 use super::{QueryDefinition, Supervisor};
@@ -14,6 +14,13 @@ impl HoldsBack for Supervisor {
         let definitions = self.storage().definitions(QUERY_KIND);
         let over_it = definitions.iter().filter(|definition| definition.holds.contains(&partition.topic));
         over_it.filter_map(|definition| self.needed_by(definition, partition)).min()
+    }
+
+    fn table_of(&self, topic: TopicId) -> Option<String> {
+        let relations = self.catalog().relations();
+        let table =
+            relations.by_name.values().find(|relation| relation.topic == topic && relation.is_result_table())?;
+        Some(format!("query {}", table.name))
     }
 }
 

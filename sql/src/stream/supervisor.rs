@@ -172,6 +172,10 @@ impl Supervisor {
         }
     }
 
+    pub(super) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
     pub(super) fn storage(&self) -> &Storage {
         self.catalog.storage()
     }
@@ -193,7 +197,14 @@ impl Supervisor {
         let keyed = create.kind == RelationKind::Table;
         let partitions = prepared.source.topic.partitions;
         let written = properties.partitions.map_or(partitions, |(partitions, _)| partitions);
-        let topic = topic_of(&self.catalog, &create.name, properties, properties.topic_config(keyed), partitions)?;
+        let config = properties.topic_config(keyed);
+        if keyed && config.resolve(storage.settings()).removes_records() {
+            let message = format!("table \"{name}\" would lose rows: its topic may lose records by compaction only");
+            return Err(Error::new(SqlState::InvalidParameterValue, message)
+                .with_position(create.name.position)
+                .with_hint("leave cleanup_policy, retention_ms and retention_bytes out"));
+        }
+        let topic = topic_of(&self.catalog, &create.name, properties, config, partitions)?;
         let Some(create_topic) = topic.create else {
             return Err(Error::new(SqlState::DuplicateObject, format!("topic \"{}\" already exists", topic.name))
                 .with_position(create.name.position)

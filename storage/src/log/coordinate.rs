@@ -183,7 +183,9 @@ impl Judge<'_> {
             self.ledger.own.topic_of(*partition)?;
             let value = Some(GroupOffset { committed_at_us: self.terms.now_us, ..offset.clone() });
             let (id, group) = (id.to_owned(), group.to_owned());
+            let before = self.ledger.own.offset_bytes;
             self.change(Change::PendingOffset { id, group, partition: *partition, value })?;
+            self.check_offset_bytes(before)?;
         }
         self.check_closing(id, current)?;
         Ok(current.producer)

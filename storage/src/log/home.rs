@@ -284,7 +284,8 @@ fn read_meta(disk: &dyn Disk, path: &Path) -> Result<Option<Meta>> {
 pub(crate) fn hold(disk: &dyn Disk, data_dir: &Path) -> Result<(PathBuf, Box<dyn Held>)> {
     let shown = data_dir.display();
     let log_dir = data_dir.join("log");
-    let fresh = disk.list(data_dir).is_err();
+    // Also if a process that made it ended before it wrote the file.
+    let fresh = disk.list(data_dir).map_or(true, |names| !names.iter().any(|name| name == META_FILE));
     disk.create_dir(&log_dir).map_err(Error::io(format!("make data directory {shown}")))?;
     if let Some(parent) = data_dir.parent().filter(|_| fresh) {
         let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };

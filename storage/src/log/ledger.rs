@@ -15,11 +15,14 @@ use crate::commit::{
 use crate::error::{Error, Result};
 use crate::ids::{ProducerIdentity, TopicId, TopicPartition};
 use crate::log::frame::PlacedBatch;
+use crate::log::idle::removal_bytes;
+pub(crate) use crate::log::own::OFFSET_BYTES;
 use crate::log::own::{Change, OwnRecord, OwnState, PARTITIONS_MAX};
 use crate::log::producer::{Producers, Replaced, Verdict};
 use crate::log::transaction::{AbortedRange, Mark};
 use crate::record::batch::{BatchHeader, TimestampType};
-use crate::view::{Definition, GroupOffset, ProducerInfo, Topic};
+use crate::settings::OFFSETS_BYTES_MAX;
+use crate::view::{Definition, GroupOffset, IdleOffset, ProducerInfo, Topic};
 
 /// Kafka's limit.
 const TOPIC_NAME_BYTES_MAX: usize = 249;
@@ -29,8 +32,6 @@ pub(crate) const RECORD_OVERHEAD_BYTES: u64 = 32;
 const TOPIC_BYTES: usize = 2 * TOPIC_NAME_BYTES_MAX;
 /// What a moved log start takes, at the most.
 const TRIM_BYTES: usize = 160;
-/// What a committed offset takes beside its group and metadata, about.
-pub(crate) const OFFSET_BYTES: usize = 192;
 
 /// The writer's view.
 #[derive(Debug, Default)]
@@ -52,6 +53,8 @@ pub(crate) struct Terms {
     pub(crate) now_us: i64,
     /// `wal.commit_bytes_max`.
     pub(crate) commit_bytes_max: u64,
+    /// `offsets.bytes_max`.
+    pub(crate) offsets_bytes_max: u64,
     /// `transaction.timeout_max`.
     pub(crate) timeout_max_ms: i32,
     /// `transaction.id_expiration`.
@@ -116,6 +119,8 @@ pub(crate) struct Request {
     pub(crate) overdue: Vec<String>,
     /// Whether transactions that nobody can end any more are to be ended.
     pub(crate) orphans: bool,
+    /// Offsets of groups to remove if they are still as they were found.
+    pub(crate) idle: Vec<IdleOffset>,
     /// Whose producers to tell of.
     pub(crate) producers_of: Option<ProducersOf>,
     /// To be told of everything as of this moment; nothing else is asked then.
@@ -153,7 +158,7 @@ impl Request {
 
     /// About what its changes of our own topics will take in the log.
     pub(crate) fn own_bytes(&self) -> u64 {
-        Self::own_bytes_of(&self.commit)
+        Self::own_bytes_of(&self.commit) + self.idle.iter().map(removal_bytes).sum::<u64>()
     }
 
     pub(crate) fn bytes_of(commit: &Commit) -> u64 {
@@ -256,8 +261,7 @@ impl Judge<'_> {
     fn judge(&mut self, request: Request) -> Result<()> {
         let batch_bytes = request.batch_bytes();
         check_size(batch_bytes, self.terms.commit_bytes_max)?;
-        let Request { commit, producer_ids, begin, overdue, orphans, producers_of, carried, spares_reserve: _, cut: _ } =
-            request;
+        let Request { commit, producer_ids, begin, overdue, orphans, idle, producers_of, carried, .. } = request;
         // These were judged when they first came.
         let own = &self.ledger.own;
         self.judged.batches.extend(carried.into_iter().filter(|placed| own.topic_of(placed.partition).is_ok()));
@@ -296,6 +300,9 @@ impl Judge<'_> {
         }
         if orphans {
             self.end_orphans()?;
+        }
+        for offset in idle {
+            self.remove_idle(offset)?;
         }
         self.judged.producers = match producers_of {
             Some(ProducersOf::Partition(at)) => self.ledger.producers.infos(|partition| partition == at),
@@ -465,7 +472,19 @@ impl Judge<'_> {
                 Some(GroupOffset { committed_at_us: self.terms.now_us, ..offset })
             }
         };
-        self.change(Change::GroupOffset { group, partition, value })
+        let before = self.ledger.own.offset_bytes;
+        self.change(Change::GroupOffset { group, partition, value })?;
+        self.check_offset_bytes(before)
+    }
+
+    /// Refuses what makes the offsets of all groups more than there may be. What makes them no more is let in: a group that
+    /// is there goes on.
+    pub(crate) fn check_offset_bytes(&self, before: u64) -> Result<()> {
+        let (bytes, limit_bytes) = (self.ledger.own.offset_bytes, self.terms.offsets_bytes_max);
+        if bytes <= limit_bytes.max(before) {
+            return Ok(());
+        }
+        Err(Error::TooLarge { what: "all offsets of consumer groups", bytes, setting: OFFSETS_BYTES_MAX, limit_bytes })
     }
 
     fn position(&mut self, change: PositionChange) -> Result<()> {

@@ -25,6 +25,7 @@ pub(crate) mod frames;
 pub(crate) mod fuzz;
 pub(crate) mod home;
 mod hot;
+mod idle;
 pub(crate) mod index;
 mod large;
 mod ledger;
@@ -39,6 +40,7 @@ mod published;
 mod read;
 pub(crate) mod rebuild;
 mod recover;
+mod refused;
 mod retain;
 pub(crate) mod segment;
 mod shared;
@@ -50,7 +52,7 @@ mod tests;
 mod transaction;
 mod writer;
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -142,7 +144,9 @@ impl Node {
     /// Opens the data directory on a disk, and recovers.
     pub(crate) async fn open_on(options: &OpenOptions, disk: Arc<dyn Disk>) -> Result<Arc<Self>> {
         let options = options.clone();
+        worker::crash_point("while it is opened");
         let node = worker::blocking(move || Self::open_blocking(&options, &disk)).await?;
+        worker::crash_point("while it is opened");
         // What an older process has left open is ended before anybody reads.
         node.end_orphans().await;
         node.end_overdue().await;
@@ -191,6 +195,7 @@ impl Node {
             tail: Tail::default(),
             meter: LogMeter::default(),
             traffic: Traffic::default(),
+            refused: refused::Refused::default(),
             pipe: Pipe::default(),
             durable_end: AtomicU64::new(appender.end),
             first_position: AtomicU64::new(first_position),
@@ -341,6 +346,9 @@ impl Node {
         if let Some(reason) = self.shared.read_only() {
             return Health::ReadOnly(reason);
         }
+        if let Some(reason) = self.shared.refuses_records() {
+            return Health::Full(reason);
+        }
         let published = self.shared.published.read();
         let of_partitions = published.partitions.iter().flat_map(|(partition, view)| {
             // What objects have is not missing; what they lack is lost, which the manifest says.
@@ -414,9 +422,22 @@ impl Node {
             (of.clone(), *partition, offset.clone())
         };
         let Some(group) = group else { return published.own.group_offsets.iter().map(row).collect() };
-        let first = TopicPartition { topic: TopicId::from_bytes([0; 16]), partition: i32::MIN };
-        let of_group = published.own.group_offsets.range((group.to_owned(), first)..);
-        of_group.take_while(|((of, _), _)| of == group).map(row).collect()
+        published.own.offsets_of_group(group).map(row).collect()
+    }
+
+    pub(crate) fn has_group_offsets(&self, group: &str) -> bool {
+        self.shared.published.read().own.offsets_of_group(group).next().is_some()
+    }
+
+    pub(crate) fn groups_with_offsets(&self) -> BTreeSet<String> {
+        let published = self.shared.published.read();
+        let mut groups = BTreeSet::new();
+        for (group, _) in published.own.group_offsets.keys() {
+            if groups.last() != Some(group) {
+                groups.insert(group.clone());
+            }
+        }
+        groups
     }
 
     pub(crate) fn position(&self, query: &str) -> Option<Bytes> {

@@ -33,8 +33,11 @@ use crate::view::{Definition, GroupOffset, Topic};
 
 const VALUE_VERSION: u32 = 1;
 
+/// What a committed offset takes beside its group and metadata, about.
+pub(crate) const OFFSET_BYTES: usize = 192;
+
 /// Partitions of one topic, at the most: each costs memory for ever.
-pub(crate) const PARTITIONS_MAX: i32 = 10_000;
+pub const PARTITIONS_MAX: i32 = 10_000;
 
 /// Deleted topics that are remembered until they are swept. Should more wait, because the object store takes no deletes
 /// for long, the objects of those beyond stay there, and `verify` names them.
@@ -82,6 +85,8 @@ pub(crate) struct OwnState {
     pub(crate) next_producer_id: i64,
     pub(crate) transactions: BTreeMap<String, Arc<Transaction>>,
     pub(crate) pending_offsets: BTreeMap<PendingKey, GroupOffset>,
+    /// About what all offsets of groups take, those included that wait for a transaction's end.
+    pub(crate) offset_bytes: u64,
     /// Whose a producer id is, if it has a transactional id.
     pub(crate) transactional_producers: HashMap<i64, String>,
     /// Topics made for a transaction that is still open: nobody is shown them before it ends.
@@ -108,6 +113,7 @@ impl Default for OwnState {
             next_producer_id: 0,
             transactions: BTreeMap::new(),
             pending_offsets: BTreeMap::new(),
+            offset_bytes: 0,
             transactional_producers: HashMap::new(),
             in_the_making: HashSet::new(),
             deleted: BTreeSet::new(),
@@ -212,7 +218,9 @@ impl OwnState {
                 vec![Change::ProducerIds { next: before }]
             }
             Change::GroupOffset { group, partition, value } => {
-                let before = replace(&mut self.group_offsets, (group.clone(), *partition), value.clone());
+                let key = (group.clone(), *partition);
+                let held = &mut self.offset_bytes;
+                let before = replace_offset(&mut self.group_offsets, held, group, key, value.clone());
                 vec![Change::GroupOffset { group: group.clone(), partition: *partition, value: before }]
             }
             Change::Position { query, value } => {
@@ -222,7 +230,8 @@ impl OwnState {
             Change::Transaction { id, value } => self.set_transaction(id, value.clone()),
             Change::PendingOffset { id, group, partition, value } => {
                 let key = (group.clone(), *partition, id.clone());
-                let value = replace(&mut self.pending_offsets, key, value.clone());
+                let held = &mut self.offset_bytes;
+                let value = replace_offset(&mut self.pending_offsets, held, group, key, value.clone());
                 vec![Change::PendingOffset { id: id.clone(), group: group.clone(), partition: *partition, value }]
             }
         }
@@ -248,11 +257,21 @@ impl OwnState {
         let mut back = vec![Change::Transaction { id: id.to_owned(), value: before }];
         for group in groups.into_iter().filter(|_| !open) {
             for (partition, _) in self.pending_of(id, &group) {
-                let value = self.pending_offsets.remove(&(group.clone(), partition, id.to_owned()));
+                let key = (group.clone(), partition, id.to_owned());
+                let value = replace_offset(&mut self.pending_offsets, &mut self.offset_bytes, &group, key, None);
                 back.push(Change::PendingOffset { id: id.to_owned(), group: group.clone(), partition, value });
             }
         }
         back
+    }
+
+    /// What a group has committed.
+    pub(crate) fn offsets_of_group(
+        &self,
+        group: &str,
+    ) -> impl Iterator<Item = (&(String, TopicPartition), &GroupOffset)> {
+        let first = TopicPartition { topic: TopicId::from_bytes([0; 16]), partition: i32::MIN };
+        self.group_offsets.range((group.to_owned(), first)..).take_while(move |((of, _), _)| of == group)
     }
 
     /// Offsets of a group that wait for a transaction's end.
@@ -288,12 +307,31 @@ impl OwnState {
             if partition.topic != id {
                 return true;
             }
+            self.offset_bytes -= offset_bytes(group, offset);
             let (group, partition, value) = (group.clone(), *partition, Some(offset.clone()));
             back.push(Change::GroupOffset { group, partition, value });
             false
         });
         back
     }
+}
+
+/// The same for an offset of a group, whose bytes are counted.
+fn replace_offset<K: Ord>(
+    map: &mut BTreeMap<K, GroupOffset>,
+    held: &mut u64,
+    group: &str,
+    key: K,
+    value: Option<GroupOffset>,
+) -> Option<GroupOffset> {
+    let after = value.as_ref().map_or(0, |offset| offset_bytes(group, offset));
+    let before = replace(map, key, value);
+    *held = *held + after - before.as_ref().map_or(0, |offset| offset_bytes(group, offset));
+    before
+}
+
+fn offset_bytes(group: &str, offset: &GroupOffset) -> u64 {
+    (OFFSET_BYTES + group.len() + offset.metadata.len()) as u64
 }
 
 fn replace<K: Ord, V>(map: &mut BTreeMap<K, V>, key: K, value: Option<V>) -> Option<V> {

@@ -80,6 +80,10 @@ fn plan_fetch(published: &Published, request: FetchRequest) -> Result<FetchPlan>
             (watermarks.last_stable_offset, &view.aborted[from..])
         }
     };
+    if offset >= end {
+        // Also of the batch of an open transaction into which the log start was moved.
+        return Ok(FetchPlan::Done(Reach::Hot(Fetched { watermarks, ..Fetched::default() })));
+    }
     // Up to the next damaged range: the next fetch begins inside it and is told.
     let stop = view.damaged.iter().map(|range| range.start).filter(|start| *start > offset).min();
     let mut stretches = Vec::new();

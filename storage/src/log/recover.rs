@@ -79,6 +79,9 @@ pub(crate) struct RecoveryOptions {
 pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
     let RecoveryOptions { disk, dir, .. } = options;
     let names = disk.list(dir).map_err(Error::io(format!("list {}", dir.display())))?;
+    // A process that ended right after it had made a file may not have come to this, and what is written from now on would
+    // lie behind a name that a power cut takes.
+    disk.sync_dir(dir).map_err(Error::io(format!("sync folder {}", dir.display())))?;
     for name in names.iter().filter(|name| name.ends_with(".new")) {
         // Left by a process that ended while it replaced a file.
         disk.remove(&dir.join(name)).map_err(Error::io(format!("remove {name}")))?;

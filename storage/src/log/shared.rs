@@ -17,10 +17,13 @@ use crate::log::meter::LogMeter;
 use crate::log::own::Change;
 use crate::log::pipe::{Group, Pending, Pipe};
 use crate::log::published::Published;
+use crate::log::refused::Refused;
 use crate::log::tail::Tail;
 use crate::settings::StorageSettings;
 use crate::traffic::Traffic;
 
+/// A log without room for so much is full to whoever asks.
+const SMALL_COMMIT_BYTES: u64 = 4 << 10;
 /// Damaged ranges the health names at the most.
 const DAMAGED_RANGES_MAX: usize = 100;
 
@@ -37,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) tail: Tail,
     pub(crate) meter: LogMeter,
     pub(crate) traffic: Traffic,
+    /// What was refused because of us.
+    pub(crate) refused: Refused,
     pub(crate) pipe: Pipe,
     /// Everything below this position is on stable storage.
     pub(crate) durable_end: AtomicU64,
@@ -138,6 +143,19 @@ impl Shared {
         }
         let reason = "the disk has no room beyond wal.reserve_bytes; free disk space or delete topics".to_owned();
         Err(Error::Full { reason })
+    }
+
+    /// Why records would not be taken now, as far as is known.
+    pub(crate) fn refuses_records(&self) -> Option<String> {
+        let first = self.first_position.load(Ordering::Acquire);
+        let bytes = self.durable_end.load(Ordering::Acquire).saturating_sub(first);
+        let limit = self.settings.wal_bytes_max;
+        if bytes.saturating_add(SMALL_COMMIT_BYTES) > limit {
+            let reason =
+                format!("the log has {bytes} bytes, wal.bytes_max is {limit}; check that the object store takes data");
+            return Some(reason);
+        }
+        self.refused.refusing(self.clock.now_us())
     }
 
     fn reserve_path(&self) -> PathBuf {

@@ -195,8 +195,21 @@ impl LogSnapshot {
 
     /// Puts it in place durably.
     pub(crate) fn write(&self, disk: &dyn Disk, dir: &Path) -> Result<()> {
+        self.write_within(disk, dir, SNAPSHOT_BYTES_MAX)
+    }
+
+    /// One that could not be read again is not written: the node goes on from the last one, and starts from it.
+    fn write_within(&self, disk: &dyn Disk, dir: &Path, bytes_max: u64) -> Result<()> {
         let path = snapshot_path(dir, self.position);
         let bytes = self.seal()?;
+        if bytes.len() as u64 > bytes_max {
+            let reason = format!(
+                "a snapshot of topics, definitions, offsets and producers would have {} bytes, more than {bytes_max}; \
+                 delete topics or consumer groups",
+                bytes.len()
+            );
+            return Err(Error::Full { reason });
+        }
         replace_file(disk, &path, &bytes)
             .map_err(|error| crate::log::segment::full_or_io(error, format!("write snapshot {}", path.display())))
     }
@@ -254,4 +267,21 @@ pub(crate) fn positions(names: &[String]) -> Vec<u64> {
     let mut positions: Vec<_> = names.iter().filter_map(|name| position_in_name(name, ".snap")).collect();
     positions.sort_unstable_by(|a, b| b.cmp(a));
     positions
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::log::disk::SystemDisk;
+
+    #[test]
+    fn a_snapshot_that_could_not_be_read_again_is_not_written() {
+        let dir = tempfile::tempdir().unwrap();
+        let snapshot = LogSnapshot { damaged: vec!["x".repeat(1000)], ..LogSnapshot::default() };
+        let error = snapshot.write_within(&SystemDisk, dir.path(), 500).unwrap_err();
+        assert!(matches!(&error, Error::Full { reason } if reason.contains("more than 500")), "{error}");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        snapshot.write_within(&SystemDisk, dir.path(), 5_000).unwrap();
+        assert_eq!(LogSnapshot::read(&SystemDisk, dir.path(), 0).unwrap().0.damaged, snapshot.damaged);
+    }
 }

@@ -21,7 +21,7 @@ use crate::log::frame::{EncodedFrame, FrameNumbers, PlacedBatch};
 use crate::log::home::Home;
 use crate::log::ledger::{Judged, Ledger, ReserveShare, Terms, Undo};
 use crate::log::own::{Change, OwnRecord, own_partition};
-use crate::log::pipe::{Done, Group, IDLE_BEFORE_COVER, Job, Next, Pending, Taken, ToSync};
+use crate::log::pipe::{Answer, Done, Group, IDLE_BEFORE_COVER, Job, Next, Pending, Taken, ToSync};
 use crate::log::producer::PRODUCERS_MAX;
 use crate::log::shared::Shared;
 use crate::log::snapshot::{LogSnapshot, StoredOwn, StoredPartition};
@@ -98,8 +98,9 @@ impl Writer {
 
     fn commit(&mut self, jobs: Vec<Job>) {
         if let Some(reason) = self.shared.read_only() {
+            let error = Error::ReadOnly { reason };
             for job in jobs {
-                let _ = job.answer.send(Err(Error::ReadOnly { reason: reason.clone() }));
+                self.refuse(job.answer, &error);
             }
             return;
         }
@@ -127,7 +128,7 @@ impl Writer {
                     AppendFailure::Broken(error) => self.shared.set_read_only(&error.to_string()),
                 };
                 for pending in gathered.pending {
-                    let _ = pending.answer.send(Err(error.clone()));
+                    self.refuse(pending.answer, &error);
                 }
             }
         }
@@ -148,6 +149,12 @@ impl Writer {
         }
         self.shared.pipe.put_back(jobs.split_off(count));
         (jobs, bytes)
+    }
+
+    /// Answers a write that cannot be taken; whoever has gone away did not want to know.
+    fn refuse(&self, answer: Answer, error: &Error) {
+        self.shared.refused.note(error, self.shared.clock.now_us());
+        let _ = answer.send(Err(error.clone()));
     }
 
     /// Keeps the memory of producers bounded between snapshots too; a scan of all of them comes once in many new ones.
@@ -186,7 +193,7 @@ impl Writer {
         let (better, refused): (Vec<_>, Vec<_>) =
             jobs.into_iter().partition(|job| full && job.request.reserve_share() > share);
         for job in refused {
-            let _ = job.answer.send(Err(error.clone()));
+            self.refuse(job.answer, error);
         }
         if !better.is_empty() {
             self.commit(better);
@@ -200,6 +207,7 @@ impl Writer {
         let terms = Terms {
             now_us,
             commit_bytes_max: settings.wal_commit_bytes_max,
+            offsets_bytes_max: settings.offsets_bytes_max,
             timeout_max_ms: settings.transaction_timeout_max_ms,
             id_expiration_ms: settings.transaction_id_expiration_ms,
         };
@@ -215,8 +223,16 @@ impl Writer {
             let cuts = request.cut;
             // Who only asks needs no room, least of all when there is none.
             let room = if cuts { Ok(()) } else { self.shared.check_room(self.appender.end + bytes, &request) };
+            let has_records = !request.commit.appends.is_empty();
             let judged = room.and_then(|()| self.ledger.judge(request, terms, undo));
-            let cut = (cuts && judged.is_ok()).then(|| Arc::new(self.cut()));
+            match &judged {
+                Err(error) => self.shared.refused.note(error, now_us),
+                Ok(_) if has_records => self.shared.refused.taken(),
+                Ok(_) => {}
+            }
+            // Commits before it in this very frame are in it, and bear its time.
+            let cut =
+                (cuts && judged.is_ok()).then(|| Arc::new(LogSnapshot { last_commit_time_us: now_us, ..self.cut() }));
             let outcome = judged.map(|judged| {
                 let Judged { changes, records, batches, appended, marks, transactions, producers, first_producer_id } =
                     judged;

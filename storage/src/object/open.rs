@@ -133,11 +133,20 @@ impl Opening<'_> {
         let store = remote::build(cloud, url, self.options).map_err(config)?;
         let place = Place::Url(text.trim_end_matches('/').to_owned());
         let bucket = self.bucket(store, place, Prices::of(self.settings));
-        probe(&bucket, &paths::probe(self.random.uuid())).await.map_err(|error| match error {
-            Error::ObjectStore { source, .. } => config(remote::advice(cloud, &source)),
-            other => other,
-        })?;
+        probe(&bucket, &paths::probe(self.random.uuid())).await.map_err(|error| self.advised(error))?;
         self.with_cache(bucket).await
+    }
+
+    /// What the store of a URL said, as what to do about it; other errors as they are.
+    pub(crate) fn advised(&self, error: Error) -> Error {
+        let Some(text) = self.url else { return error };
+        let cloud = parse(text).ok().and_then(|url| Cloud::of(url.scheme()));
+        match (cloud, error) {
+            (Some(cloud), Error::ObjectStore { source, .. }) => {
+                Error::Config { reason: format!("object store '{text}': {}", remote::advice(cloud, &source)) }
+            }
+            (_, other) => other,
+        }
     }
 
     /// Ranges of a far store's objects are kept on this machine, unless told otherwise.

@@ -41,17 +41,24 @@ async fn read(
     hot_start: i64,
     watermarks: Watermarks,
 ) -> Result<Fetched> {
-    let FetchRequest { partition, offset, bytes_max, .. } = request;
-    let batches = cold_fetch::fetch(tier.cold(), partition, offset, hot_start, bytes_max).await?;
-    if !batches.is_empty() {
-        return Ok(Fetched { batches, watermarks, aborted: Vec::new() });
-    }
-    // Offsets up to the seam are a gap: the next record is the first hot one. If the objects end before the log begins,
-    // something is missing, and the log says so.
-    let seam = hot_start.min(watermarks.tiered_end_offset);
-    match node.fetch_hot(FetchRequest { offset: seam, ..request }).await? {
-        Reach::Hot(fetched) => Ok(over_gap(fetched, request)),
-        Reach::Below { watermarks, .. } => Ok(Fetched { batches, watermarks, aborted: Vec::new() }),
+    let FetchRequest { partition, mut offset, bytes_max, .. } = request;
+    let (mut hot_start, mut watermarks) = (hot_start, watermarks);
+    loop {
+        let batches = cold_fetch::fetch(tier.cold(), partition, offset, hot_start, bytes_max).await?;
+        if !batches.is_empty() {
+            return Ok(Fetched { batches, watermarks, aborted: Vec::new() });
+        }
+        // Offsets up to the seam are a gap: the next record is the first hot one. If the objects end before the log begins,
+        // something is missing, and the log says so.
+        let seam = hot_start.min(watermarks.tiered_end_offset);
+        match node.fetch_hot(FetchRequest { offset: seam, ..request }).await? {
+            Reach::Hot(fetched) => return Ok(over_gap(fetched, request)),
+            // What comes next is damaged in the log, and the objects may have it: the gap goes on.
+            Reach::Below { hot_start: next, watermarks: now } if seam > offset => {
+                (offset, hot_start, watermarks) = (seam, next, now);
+            }
+            Reach::Below { watermarks, .. } => return Ok(Fetched { batches, watermarks, aborted: Vec::new() }),
+        }
     }
 }
 

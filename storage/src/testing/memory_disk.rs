@@ -56,7 +56,7 @@ struct State {
     dies_at_call: Option<u64>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Inode {
     /// As the system shows it.
     bytes: Vec<u8>,
@@ -232,6 +232,28 @@ impl MemoryDisk {
             dies_at_call: None,
         };
         Self { state: Arc::new(Mutex::new(state)) }
+    }
+
+    /// A disk of its own with the same bytes, synced or not, that nobody has open: as if this one had been taken from its
+    /// machine and put into another.
+    #[must_use]
+    pub fn copy(&self, chance: Chance) -> Self {
+        let state = self.state.lock();
+        let copy = State {
+            chance,
+            inodes: state.inodes.clone(),
+            next_inode: state.next_inode,
+            names: state.names.clone(),
+            durable_names: state.durable_names.clone(),
+            renames: state.renames.clone(),
+            dirs: state.dirs.clone(),
+            locks: BTreeSet::new(),
+            faults: DiskFaults::default(),
+            capacity_bytes: None,
+            calls: 0,
+            dies_at_call: None,
+        };
+        Self { state: Arc::new(Mutex::new(copy)) }
     }
 
     /// From now on calls fail so often.

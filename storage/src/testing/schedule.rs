@@ -5,6 +5,9 @@
 //! that ends. A process may die between any two steps, or within one (`crash_point`): then its actors are dropped and
 //! nothing they still try reaches disk or store.
 //!
+//! Actors belong to groups: whoever an actor starts is of its own. A group may be paused, at a named point, as a process
+//! is whose machine is suspended, and go on much later: its requests may have arrived meanwhile, its deadlines have passed.
+//!
 //! It does not know what it drives, and it is not fair: an actor may have to wait as long as chance will have it.
 
 use std::cell::{Cell, RefCell};
@@ -73,6 +76,16 @@ enum Owner {
     World,
 }
 
+/// A number that actors share; those that a run begins with are of group 0.
+pub type Group = u32;
+
+/// What goes on step by step; nothing while it does so.
+struct Actor<T> {
+    owner: Owner,
+    group: Group,
+    body: Option<T>,
+}
+
 /// How a run of a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ending<T> {
@@ -91,8 +104,13 @@ pub struct Simulation {
 struct Scheduler {
     chance: Chance,
     clock: Arc<SimClock>,
-    tasks: RefCell<BTreeMap<u64, (Owner, Option<Task>)>>,
-    threads: RefCell<BTreeMap<u64, Option<ThreadStep>>>,
+    tasks: RefCell<BTreeMap<u64, Actor<Task>>>,
+    threads: RefCell<BTreeMap<u64, Actor<ThreadStep>>>,
+    /// Of whoever goes on now.
+    group: Cell<Group>,
+    paused: RefCell<BTreeSet<Group>>,
+    /// A group is paused when it reaches this point for the n-th time.
+    pauses_at_point: RefCell<Option<(Group, String, u32)>>,
     /// Threads that had nothing to do when they were last asked, and nothing has happened since.
     resting: RefCell<BTreeSet<u64>>,
     ready: Arc<Mutex<Vec<u64>>>,
@@ -187,8 +205,47 @@ fn start(owner: Owner, work: Task) {
 pub(crate) fn add_thread(step: ThreadStep) -> u64 {
     let Some(scheduler) = current() else { return 0 };
     let id = scheduler.new_id();
-    scheduler.threads.borrow_mut().insert(id, Some(step));
+    let thread = Actor { owner: Owner::Process, group: scheduler.group.get(), body: Some(step) };
+    scheduler.threads.borrow_mut().insert(id, thread);
     id
+}
+
+/// Starts a task of the simulated process as the first of a group.
+///
+/// # Panics
+/// Outside of a simulation.
+pub fn spawn_in_group(group: Group, work: impl Future<Output = ()> + 'static) {
+    let Some(scheduler) = current() else { return spawn(work) };
+    let before = scheduler.group.replace(group);
+    start(Owner::Process, Box::pin(work));
+    scheduler.group.set(before);
+}
+
+/// A group is paused when it comes to a named point for the `times`-th time.
+pub fn pause_at_point(group: Group, point: &str, times: u32) {
+    if let Some(scheduler) = current() {
+        *scheduler.pauses_at_point.borrow_mut() = Some((group, point.to_owned(), times));
+    }
+}
+
+/// Whether a group is paused.
+#[must_use]
+pub fn is_paused(group: Group) -> bool {
+    current().is_some_and(|scheduler| scheduler.paused.borrow().contains(&group))
+}
+
+/// A paused group goes on.
+pub fn resume(group: Group) {
+    if let Some(scheduler) = current() {
+        scheduler.paused.borrow_mut().remove(&group);
+        *scheduler.pauses_at_point.borrow_mut() = None;
+    }
+}
+
+/// Drops the tasks of a group where they stand; whoever calls is of another one.
+pub fn stop_group(group: Group) {
+    let Some(scheduler) = current() else { return };
+    scheduler.drop_tasks(|actor| actor.group == group);
 }
 
 /// Runs simulated threads until one of them has ended. One that died with its process has.
@@ -196,7 +253,7 @@ pub(crate) fn join(thread: u64) {
     let Some(scheduler) = current() else { return };
     while scheduler.threads.borrow().contains_key(&thread) && !scheduler.dead.get() {
         scheduler.count_step();
-        let ids: Vec<u64> = scheduler.threads.borrow().keys().copied().collect();
+        let ids = scheduler.awake_threads();
         if let Some(id) = scheduler.chance.pick(&ids) {
             scheduler.step_thread(*id, Patience::Elapsed);
         }
@@ -248,6 +305,9 @@ impl Simulation {
             clock: Arc::new(clock),
             tasks: RefCell::default(),
             threads: RefCell::default(),
+            group: Cell::new(0),
+            paused: RefCell::default(),
+            pauses_at_point: RefCell::new(None),
             resting: RefCell::default(),
             ready: Arc::default(),
             timers: RefCell::default(),
@@ -311,6 +371,9 @@ impl Simulation {
         scheduler.drop_process();
         scheduler.dies_at_step.set(None);
         *scheduler.dies_at_point.borrow_mut() = None;
+        *scheduler.pauses_at_point.borrow_mut() = None;
+        scheduler.paused.borrow_mut().clear();
+        scheduler.group.set(0);
         let done = done.borrow_mut().take();
         match done {
             Some(done) if !died => Ending::Done(done),
@@ -341,7 +404,8 @@ impl Scheduler {
 
     fn start(&self, owner: Owner, work: Task) {
         let id = self.new_id();
-        self.tasks.borrow_mut().insert(id, (owner, Some(work)));
+        let actor = Actor { owner, group: self.group.get(), body: Some(work) };
+        self.tasks.borrow_mut().insert(id, actor);
         self.ready.lock().push(id);
     }
 
@@ -350,6 +414,15 @@ impl Scheduler {
             return;
         }
         *self.reached.borrow_mut().entry(point).or_default() += 1;
+        if let Some((group, name, times)) = self.pauses_at_point.borrow_mut().as_mut()
+            && *group == self.group.get()
+            && name == point
+        {
+            *times = times.saturating_sub(1);
+            if *times == 0 {
+                self.paused.borrow_mut().insert(*group);
+            }
+        }
         let mut plan = self.dies_at_point.borrow_mut();
         let Some((name, times)) = plan.as_mut() else { return };
         if name == point {
@@ -374,15 +447,15 @@ impl Scheduler {
     fn turn(&self) {
         self.count_step();
         self.wake_due();
-        let mut awake: Vec<u64> = self.threads.borrow().keys().copied().collect();
+        let mut awake = self.awake_threads();
         awake.retain(|id| !self.resting.borrow().contains(id));
-        let ready = self.ready.lock().len();
-        let choice = self.chance.index(ready + awake.len());
-        if choice < ready {
-            let task = self.ready.lock().swap_remove(choice);
+        let ready = self.ready_places();
+        let choice = self.chance.index(ready.len() + awake.len());
+        if let Some(place) = ready.get(choice) {
+            let task = self.ready.lock().swap_remove(*place);
             self.poll(task);
             self.resting.borrow_mut().clear();
-        } else if let Some(thread) = awake.get(choice - ready) {
+        } else if let Some(thread) = awake.get(choice.saturating_sub(ready.len())) {
             let patience = if self.chance.once_in(ELAPSED_ONCE_IN) { Patience::Elapsed } else { Patience::None };
             self.step_thread(*thread, patience);
         } else {
@@ -390,10 +463,22 @@ impl Scheduler {
         }
     }
 
+    /// Threads that are not paused.
+    fn awake_threads(&self) -> Vec<u64> {
+        let (threads, paused) = (self.threads.borrow(), self.paused.borrow());
+        threads.iter().filter(|(_, thread)| !paused.contains(&thread.group)).map(|(id, _)| *id).collect()
+    }
+
+    /// Where those stand in the list of who can go on that are not paused.
+    fn ready_places(&self) -> Vec<usize> {
+        let (ready, tasks, paused) = (self.ready.lock(), self.tasks.borrow(), self.paused.borrow());
+        let may = |id: &u64| tasks.get(id).is_none_or(|task| !paused.contains(&task.group));
+        ready.iter().enumerate().filter(|(_, id)| may(id)).map(|(place, _)| place).collect()
+    }
+
     /// Nobody can go on: those who wait for a silence have it, then pauses end.
     fn let_time_pass(&self) {
-        let threads: Vec<u64> = self.threads.borrow().keys().copied().collect();
-        for thread in threads {
+        for thread in self.awake_threads() {
             if self.step_thread(thread, Patience::Elapsed) == Step::Worked {
                 return;
             }
@@ -416,24 +501,30 @@ impl Scheduler {
     }
 
     fn poll(&self, id: u64) {
-        let Some(mut task) = self.tasks.borrow_mut().get_mut(&id).and_then(|(_, task)| task.take()) else { return };
+        let taken = self.tasks.borrow_mut().get_mut(&id).and_then(|task| Some((task.group, task.body.take()?)));
+        let Some((group, mut task)) = taken else { return };
         let waker = Waker::from(Arc::new(Rouse { task: id, ready: Arc::clone(&self.ready) }));
-        if task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+        let before = self.group.replace(group);
+        let is_over = task.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        self.group.set(before);
+        if is_over {
             self.tasks.borrow_mut().remove(&id);
-        } else if let Some((_, place)) = self.tasks.borrow_mut().get_mut(&id) {
-            *place = Some(task);
+        } else if let Some(actor) = self.tasks.borrow_mut().get_mut(&id) {
+            actor.body = Some(task);
         }
     }
 
     fn step_thread(&self, id: u64, patience: Patience) -> Step {
-        let taken = self.threads.borrow_mut().get_mut(&id).and_then(Option::take);
-        let Some(mut thread) = taken else { return Step::Idle };
+        let taken = self.threads.borrow_mut().get_mut(&id).and_then(|thread| Some((thread.group, thread.body.take()?)));
+        let Some((group, mut thread)) = taken else { return Step::Idle };
+        let before = self.group.replace(group);
         let step = thread(patience);
+        self.group.set(before);
         match step {
             Step::Done => drop(self.threads.borrow_mut().remove(&id)),
             Step::Worked | Step::Idle => {
-                if let Some(place) = self.threads.borrow_mut().get_mut(&id) {
-                    *place = Some(thread);
+                if let Some(actor) = self.threads.borrow_mut().get_mut(&id) {
+                    actor.body = Some(thread);
                 }
             }
         }
@@ -444,18 +535,21 @@ impl Scheduler {
         step
     }
 
+    /// Drops tasks one by one, without holding anything that they might ask for.
+    fn drop_tasks(&self, which: impl Fn(&Actor<Task>) -> bool) {
+        loop {
+            let found = self.tasks.borrow().iter().find(|(_, actor)| which(actor)).map(|(id, _)| *id);
+            let Some(id) = found else { return };
+            let task = self.tasks.borrow_mut().remove(&id);
+            drop(task);
+        }
+    }
+
     /// Drops the actors of the process, without holding anything that they might ask for.
     fn drop_process(&self) {
         let threads = std::mem::take(&mut *self.threads.borrow_mut());
         drop(threads);
-        loop {
-            let of_process = |tasks: &BTreeMap<u64, (Owner, Option<Task>)>| {
-                tasks.iter().find(|(_, (owner, _))| *owner == Owner::Process).map(|(id, _)| *id)
-            };
-            let Some(id) = of_process(&self.tasks.borrow()) else { break };
-            let task = self.tasks.borrow_mut().remove(&id);
-            drop(task);
-        }
+        self.drop_tasks(|actor| actor.owner == Owner::Process);
         self.resting.borrow_mut().clear();
         let alive: BTreeSet<u64> = self.tasks.borrow().keys().copied().collect();
         self.ready.lock().retain(|id| alive.contains(id));
@@ -509,6 +603,34 @@ mod tests {
         assert_eq!(history(7), history(7));
         assert!((1..20).any(|seed| history(seed).0 != history(7).0));
         assert!(history(7).1 > 3_600_000_000, "an hour has passed");
+    }
+
+    #[test]
+    fn a_paused_group_stands_still_and_goes_on_when_it_is_resumed() {
+        let simulation = Simulation::new(1, 0);
+        let counted = Rc::new(Cell::new(0));
+        let of_group = Rc::clone(&counted);
+        let ending = simulation.run(async move {
+            pause_at_point(7, "here", 3);
+            spawn_in_group(7, async move {
+                loop {
+                    of_group.set(of_group.get() + 1);
+                    reach("here");
+                    sleep(Duration::from_millis(1)).await;
+                }
+            });
+            reach("here");
+            sleep(Duration::from_secs(1)).await;
+            assert!(is_paused(7) && counted.get() == 3);
+            resume(7);
+            sleep(Duration::from_secs(1)).await;
+            assert!(counted.get() > 500);
+            stop_group(7);
+            let before = counted.get();
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(counted.get(), before);
+        });
+        assert_eq!(ending, Ending::Done(()));
     }
 
     #[test]

@@ -183,6 +183,22 @@ impl SimStore {
         state.objects.iter().map(|(path, stored)| (path.to_string(), stored.bytes.len() as u64)).collect()
     }
 
+    /// Flips one bit of an object whose name contains these words; gives its name.
+    #[must_use]
+    pub fn flip_bit(&self, words: &str) -> Option<String> {
+        let mut state = self.state.lock();
+        let state = &mut *state;
+        let fitting = |path: &&Path| path.as_ref().contains(words);
+        let paths: Vec<Path> = state.objects.keys().filter(fitting).cloned().collect();
+        let path = state.chance.pick(&paths)?.clone();
+        let stored = state.objects.get_mut(&path).filter(|stored| !stored.bytes.is_empty())?;
+        let mut bytes = stored.bytes.to_vec();
+        let at = state.chance.index(bytes.len());
+        bytes[at] ^= 1 << state.chance.below(8);
+        stored.bytes = bytes.into();
+        Some(path.to_string())
+    }
+
     /// The way of a call: how it goes, after the time it takes.
     async fn travel(&self) -> Fate {
         let (fate, took_ms) = {

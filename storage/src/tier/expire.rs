@@ -14,7 +14,7 @@ use crate::manifest::model::{ChunkRef, Cover, GroupAt, TopicManifest};
 use crate::manifest::walk::Met;
 use crate::tier::compact::groups_of;
 use crate::tier::retain::{Advance, Retention, Stretch};
-use crate::tier::upkeep::Upkeep;
+use crate::tier::upkeep::{Upkeep, table_of};
 use crate::topic_config::ResolvedTopicConfig;
 use crate::view::{Topic, VacuumReport};
 use crate::worker;
@@ -156,7 +156,8 @@ impl Upkeep {
         let watermarks = node.watermarks(partition)?;
         let start = watermarks.log_start_offset;
         let needed = self.needed_from(node, partition).unwrap_or(i64::MAX);
-        if needed <= start {
+        // The node's own retention must not take a table's rows either.
+        if needed <= start || table_of(&self.held_by, partition.topic).is_some() {
             return Ok((start, start));
         }
         if !advance.ended {

@@ -72,7 +72,7 @@ use crate::tier::sweep::Sweeper;
 use crate::tier::upkeep::{HeldBy, Upkeep};
 use crate::tier::worker::{Checkpoints, Worker};
 use crate::view::{CheckpointReport, ObjectInfo, Topic, VacuumReport};
-use crate::worker::Loop;
+use crate::worker::{Loop, crash_point};
 
 pub use declared::DeclaredColumns;
 pub use upkeep::HoldsBack;
@@ -124,8 +124,9 @@ impl Tier {
         let past = if lasts { node.past() } else { Past::unnoted(WriterEpoch(u64::MAX)) };
         let found = claim::look(&bucket, &ours, &past).await?;
         let past = if lasts { node.note_claim(found.newest, ours).await? } else { past };
-        crate::worker::crash_point("after a claim is noted");
+        crash_point("after a claim is noted");
         claim::put(&bucket, ours, &past, found).await?;
+        crash_point("while it is opened");
         let writer = Writer {
             epoch: node.writer_epoch(),
             random: Arc::clone(node.random()),
@@ -139,6 +140,7 @@ impl Tier {
         }
         let checkpointer =
             if node.forgets() { Some(Checkpointer::begin(&cold, cluster, takeover).await?) } else { None };
+        crash_point("while it is opened");
         let settings = node.settings();
         let limits = BatchLimits::STORED;
         let run_bytes_max = settings.tier_run_bytes_max;
@@ -185,6 +187,11 @@ impl Tier {
     /// The first offset of a partition that somebody above still needs.
     pub(crate) fn needed_from(&self, partition: TopicPartition) -> Option<i64> {
         upkeep::needed_from(&self.held_by, &self.node, partition)
+    }
+
+    /// Whose table a topic's records are.
+    pub(crate) fn table_of(&self, topic: TopicId) -> Option<String> {
+        upkeep::table_of(&self.held_by, topic)
     }
 
     /// Does to a topic, or to all, what housekeeping finds to do now.

@@ -42,10 +42,21 @@ pub trait HoldsBack: std::fmt::Debug + Send + Sync {
     /// The first offset of a partition that is still needed: at or above it nothing is removed by age, size or
     /// compaction. `None` if nobody needs any.
     fn needed_from(&self, partition: TopicPartition) -> Option<i64>;
+
+    /// Whose table the topic's records are, as `query totals`: of them nothing goes by age, size or request, only by
+    /// compaction. Nobody's, if whoever is asked has no tables.
+    fn table_of(&self, _: TopicId) -> Option<String> {
+        None
+    }
 }
 
 /// Who holds records back, once somebody does; weak, because SQL stands above and holds the storage.
 pub(crate) type HeldBy = Arc<RwLock<Option<Weak<dyn HoldsBack>>>>;
+
+/// Whose table a topic's records are, as far as somebody can be asked.
+pub(crate) fn table_of(held_by: &HeldBy, topic: TopicId) -> Option<String> {
+    held_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.table_of(topic))
+}
 
 /// Who still needs which records of a partition.
 pub(crate) fn needed_from(held_by: &HeldBy, node: &Node, partition: TopicPartition) -> Option<i64> {

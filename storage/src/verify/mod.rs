@@ -106,7 +106,8 @@ pub async fn verify(options: OpenOptions, sample: f64, tell: Tell) -> Result<Ver
     match (bucket, view) {
         (Some(bucket), Some(view)) => {
             // Held until all is read, as the directory's lock is.
-            Box::pin(bucket::look(&bucket, &options, &view, sample, &mut findings)).await?;
+            let looked = Box::pin(bucket::look(&bucket, &options, &view, sample, &mut findings)).await;
+            looked.map_err(|error| options.opening().advised(error))?;
             drop(view);
         }
         (None, Some(view)) if view.past.has_claimed() => {

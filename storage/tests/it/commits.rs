@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use aquifer_storage::{
-    Append, Commit, DefinitionChange, Error, Expect, GroupOffset, GroupOffsetChange, OwnTopic, PositionChange, Storage,
-    TopicChange, TopicConfig, TopicId, TopicPartition,
+    Append, Commit, DefinitionChange, Error, Expect, GroupOffset, GroupOffsetChange, Health, OwnTopic, PositionChange,
+    Storage, TopicChange, TopicConfig, TopicId, TopicPartition,
 };
 use bytes::Bytes;
 
@@ -257,7 +257,13 @@ async fn at_the_logs_limit_records_are_refused_by_its_name_and_the_catalog_goes_
     }
     let refused = produce(&storage, at(&topic, 0), &[&long]).await.unwrap_err();
     assert!(matches!(&refused, Error::Full { reason } if reason.contains("wal.bytes_max")), "{refused}");
+    assert!(matches!(storage.health(), Health::Full(reason) if reason.contains("wal.bytes_max")));
     assert_eq!(values(&storage, at(&topic, 0)).await.len(), 2);
+    produce(&storage, at(&topic, 0), &["there is room for a small one"]).await.unwrap();
+    assert_eq!(storage.health(), Health::Ready, "a write was taken");
+    let rest = "x".repeat(5_500);
+    produce(&storage, at(&topic, 0), &[&rest]).await.unwrap();
+    assert!(matches!(storage.health(), Health::Full(_)), "no room for a small one, before anybody has tried");
     storage.delete_topic(topic.id).await.unwrap();
 }
 

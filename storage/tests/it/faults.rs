@@ -389,6 +389,30 @@ async fn what_was_shown_after_a_failed_sync_and_a_restart_is_there_after_a_power
     }
 }
 
+#[tokio::test]
+async fn names_that_a_process_left_before_their_folder_was_synced_are_durable_once_they_are_used() {
+    for seed in 1..=60_u64 {
+        let disk = MemoryDisk::new(Chance::new(seed));
+        let store = SimStore::new(Chance::new(seed), Arc::new(SystemClock));
+        let options = options(Path::new("/data"));
+        disk.set_faults(DiskFaults { sync_once_in: 3, ..DiskFaults::default() });
+        if let Ok(storage) = Storage::open_simulated(options.clone(), &disk, &store).await {
+            // It may find out when it closes.
+            let _ = storage.close().await;
+        }
+        disk.set_faults(DiskFaults::default());
+        let storage = Storage::open_simulated(options.clone(), &disk, &store).await.unwrap();
+        let topic = topic(&storage, "events", 1).await;
+        produce(&storage, at(&topic, 0), &["a"]).await.unwrap();
+        stop(storage).await;
+        disk.power_cut();
+        let storage = Storage::open_simulated(options, &disk, &store).await.unwrap();
+        assert!(storage.topic("events").is_some(), "seed {seed}");
+        assert_eq!(values(&storage, at(&topic, 0)).await, ["a"], "seed {seed}");
+        stop(storage).await;
+    }
+}
+
 /// Rows of some offsets, or why there are none.
 pub(crate) async fn scanned(storage: &Storage, topic: &Topic, offsets: std::ops::Range<i64>) -> Result<usize, Error> {
     let snapshot = storage.snapshot(&[topic.id], &HashMap::new())?;

@@ -14,6 +14,7 @@ mod held;
 mod housekeeping;
 mod kept;
 mod large_commits;
+mod offsets;
 mod records;
 mod restarts;
 mod shown;

@@ -563,3 +563,23 @@ async fn a_log_start_moved_into_an_open_transaction_takes_the_last_stable_offset
     end(&storage, "t", producer, true).await.unwrap();
     assert_eq!(both(&storage, here).await, ["b"]);
 }
+
+#[tokio::test]
+async fn a_log_start_moved_into_a_batch_of_an_open_transaction_shows_nothing_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let storage = open(dir.path()).await;
+    let events = topic(&storage, "events", 1).await;
+    let here = at(&events, 0);
+    let producer = init(&storage, "t").await;
+    add(&storage, "t", producer, &[here]).await.unwrap();
+    send(&storage, producer, 0, here, &["a", "b"]).await.unwrap();
+    storage.trim(vec![Trim { partition: here, log_start_offset: 1 }]).await.unwrap();
+    let isolation = Isolation::ReadCommitted;
+    let request = FetchRequest { partition: here, offset: 1, bytes_max: 1 << 20, isolation };
+    let fetched = storage.fetch(request).await.unwrap();
+    assert!(fetched.batches.is_empty(), "{fetched:?}");
+    end(&storage, "t", producer, true).await.unwrap();
+    // A batch comes whole; who asked from its second record on leaves the first one out.
+    assert_eq!(storage.fetch(request).await.unwrap().batches.len(), 2, "the batch and the marker");
+    assert_eq!(select(&storage, here).await, ["b"]);
+}

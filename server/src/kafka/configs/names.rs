@@ -57,7 +57,8 @@ pub(super) fn of_default(topic_config: &str) -> Option<&'static str> {
 }
 
 /// Kafka's name, our setting, the type.
-pub(super) const OF_SETTINGS: [(&str, &str, i8); 11] = [
+pub(super) const OF_SETTINGS: [(&str, &str, i8); 12] = [
+    ("auto.create.topics.enable", "topic.auto_create", BOOLEAN),
     ("log.cleaner.delete.retention.ms", "topic.delete_retention_ms", LONG),
     ("log.local.retention.bytes", "topic.local_retention_bytes", LONG),
     ("log.local.retention.ms", "topic.local_retention_ms", LONG),
@@ -78,7 +79,6 @@ pub(super) fn fixed(broker: &Broker) -> Vec<Shown> {
     let dir = broker.storage.log_dir().display().to_string();
     let fixed = [
         ("advertised.listeners", listener, SOURCE_STATIC_BROKER, STRING, "where clients are sent"),
-        ("auto.create.topics.enable", "true".to_owned(), SOURCE_DEFAULT, BOOLEAN, "asking for a topic makes it"),
         ("broker.id", node.clone(), SOURCE_DEFAULT, INT, "there is one node"),
         ("compression.type", "producer".to_owned(), SOURCE_DEFAULT, STRING, "batches stay as they were sent"),
         ("default.replication.factor", "1".to_owned(), SOURCE_DEFAULT, INT, "the object store keeps the copies"),

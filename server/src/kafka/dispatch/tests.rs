@@ -11,6 +11,7 @@ use aquifer_storage::{
     Commit, GroupOffset, OpenOptions, ProducerIdentity, Storage, TopicConfig, TopicPartition, TransactionChange,
 };
 use bytes::Buf;
+use futures::FutureExt;
 use kafka_protocol::messages::offset_fetch_request::OffsetFetchRequestTopic;
 use tokio_util::sync::CancellationToken;
 
@@ -42,6 +43,7 @@ async fn broker(data_dir: &std::path::Path) -> Arc<Broker> {
         port: 9092,
         fetch_room: FetchRoom::new(settings.kafka_fetch_bytes_in_flight_max),
         request_room: RequestRoom::new(settings.kafka_request_bytes_in_flight_max),
+        answer_room: Default::default(),
         meter: Default::default(),
         settings,
         shutdown: CancellationToken::new(),
@@ -56,7 +58,7 @@ async fn answer_or_wait(broker: &Arc<Broker>, request: &Request) -> Option<Respo
             Produced::Silent | Produced::Close => None,
         };
     }
-    let caller = Caller { broker, peer: ([127, 0, 0, 1], 1).into(), answers: &Answers::default() };
+    let caller = Caller { broker, peer: ([127, 0, 0, 1], 1).into(), turns: &Turns::default() };
     let answered = tokio::time::timeout(Duration::from_millis(50), answer(caller, request)).await;
     answered.ok().map(|answered| {
         let header = &request.header;
@@ -88,7 +90,9 @@ async fn every_version_of_every_request_is_answered_with_what_it_can_carry() {
 fn stable_offset(broker: &Broker, topic: &str) -> (i16, i64) {
     let topic = OffsetFetchRequestTopic::default().with_name(text(topic).into()).with_partition_indexes(vec![0]);
     let request = OffsetFetchRequest::default().with_group_id(text("g").into()).with_topics(Some(vec![topic]));
-    let answer = commits::fetch(broker, request.with_require_stable(true), 7);
+    let mut share = broker.answer_room.share();
+    let answer = commits::fetch(broker, request.with_require_stable(true), 7, &mut share);
+    let answer = answer.now_or_never().expect("a small answer never waits").expect("there is room");
     let told = &answer.topics[0].partitions[0];
     (told.error_code, told.committed_offset)
 }
