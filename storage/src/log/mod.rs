@@ -154,17 +154,9 @@ impl Node {
         Ok(node)
     }
 
-    /// Takes the room that is kept for what frees room, if the disk has it, before anybody else does.
-    ///
-    /// # Errors
-    /// [`Error::Closed`] when the runtime goes down.
+    /// As [`retain::keep_reserve`].
     pub(crate) async fn keep_reserve(&self) -> Result<()> {
-        let shared = Arc::clone(&self.shared);
-        worker::blocking(move || {
-            shared.keep_reserve();
-            Ok(())
-        })
-        .await
+        retain::keep_reserve(&self.shared).await
     }
 
     fn open_blocking(options: &OpenOptions, disk: &Arc<dyn Disk>) -> Result<Arc<Self>> {

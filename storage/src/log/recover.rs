@@ -13,6 +13,7 @@
 
 use std::collections::HashMap;
 use std::io::IoSlice;
+use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -94,21 +95,7 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
     let mut bases: Vec<u64> = names.iter().filter_map(|name| position_in_name(name, ".wal")).collect();
     bases.sort_unstable();
     let replay_from = snapshot.as_ref().map_or(0, |snapshot| snapshot.position);
-    if bases.is_empty() && replay_from > 0 {
-        // A snapshot is made beside a segment, and the last one of those is never removed.
-        let reason = "there is a snapshot of the log but no segment; restore the whole data directory, or begin from the \
-                      object store with an empty one and --take-over";
-        return Err(Error::Corrupt { place: dir.display().to_string(), reason: reason.to_owned() });
-    }
-    if bases.first().is_some_and(|first| *first > replay_from) {
-        let damaged: String = passed_over.iter().map(|(place, reason)| format!("{place}: {reason}; ")).collect();
-        let reason = format!(
-            "{damaged}no whole snapshot covers the segments before position {}; without one topics, offsets and \
-             transactions are not known; restore one of the .snap files of this folder from a backup",
-            bases.first().copied().unwrap_or(0)
-        );
-        return Err(Error::Corrupt { place: dir.display().to_string(), reason });
-    }
+    check_covered(dir, &bases, replay_from, &passed_over)?;
     let mut recovery = Recovery::new(snapshot, options.limits);
     for (place, reason) in passed_over {
         tracing::error!(
@@ -148,6 +135,26 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
     recovery.finish();
     let Recovery { ledger, published, .. } = recovery;
     Ok(Recovered { ledger, published, appender, snapshot_position: covered(&names) })
+}
+
+/// Fails if segments or the snapshot that covers what was before them are not there.
+fn check_covered(dir: &Path, bases: &[u64], replay_from: u64, passed_over: &[(String, String)]) -> Result<()> {
+    if bases.is_empty() && replay_from > 0 {
+        // A snapshot is made beside a segment, and the last one of those is never removed.
+        let reason = "there is a snapshot of the log but no segment; restore the whole data directory, or begin from the \
+                      object store with an empty one and --take-over";
+        return Err(Error::Corrupt { place: dir.display().to_string(), reason: reason.to_owned() });
+    }
+    if bases.first().is_some_and(|first| *first > replay_from) {
+        let damaged: String = passed_over.iter().map(|(place, reason)| format!("{place}: {reason}; ")).collect();
+        let reason = format!(
+            "{damaged}no whole snapshot covers the segments before position {}; without one topics, offsets and \
+             transactions are not known; restore one of the .snap files of this folder from a backup",
+            bases.first().copied().unwrap_or(0)
+        );
+        return Err(Error::Corrupt { place: dir.display().to_string(), reason });
+    }
+    Ok(())
 }
 
 impl Recovery {

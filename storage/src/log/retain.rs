@@ -140,6 +140,19 @@ pub(crate) async fn forget(shared: &Arc<Shared>, line: &Arc<Line>) -> Result<()>
     Ok(())
 }
 
+/// Takes the room that is kept for what frees room, if the disk has it, before anybody else does.
+///
+/// # Errors
+/// [`Error::Closed`] when the runtime goes down.
+pub(crate) async fn keep_reserve(shared: &Arc<Shared>) -> Result<()> {
+    let shared = Arc::clone(shared);
+    worker::blocking(move || {
+        shared.keep_reserve();
+        Ok(())
+    })
+    .await
+}
+
 /// Removes segments from the front as long as nothing in them is needed.
 fn remove_front(shared: &Shared) -> Result<()> {
     let rule = Rule::of(shared);

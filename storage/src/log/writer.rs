@@ -170,6 +170,20 @@ impl Writer {
     /// Room for the next frame: in the open segment or in a new one. On a full disk the reserve is given up for those who
     /// may take of it.
     fn make_room(&mut self, bytes: u64, share: ReserveShare) -> Result<()> {
+        let rolls = self.appender.is_full(bytes);
+        let made = self.try_room(bytes, share);
+        if share == ReserveShare::None {
+            // As long as the reserve is held, nothing else tells that records of clients have no room.
+            match &made {
+                Err(Error::Full { .. }) => self.shared.disk_full.store(true, Ordering::Release),
+                Ok(()) if rolls => self.shared.disk_full.store(false, Ordering::Release),
+                _ => {}
+            }
+        }
+        made
+    }
+
+    fn try_room(&mut self, bytes: u64, share: ReserveShare) -> Result<()> {
         if self.appender.is_full(bytes) {
             return self.roll(share);
         }

@@ -73,7 +73,7 @@ async fn records_are_refused_and_what_frees_room_goes_on_also_after_a_restart_an
         values.push(value(values.len()));
     }
     fill(&storage, at(&kept, 0), &mut of_kept).await;
-    assert_eq!(storage.health(), Health::Ready);
+    assert!(matches!(storage.health(), Health::Full(_)), "{:?}", storage.health());
     // Offsets of consumers never end: they take their half of the reserve, and are refused then.
     let mut offset = 0;
     while storage.commit(offset_of(&kept, offset)).await.is_ok() {
@@ -138,7 +138,7 @@ async fn a_write_that_fails_is_undone_although_somebody_else_has_taken_the_room_
     disk.fail_write_after(0);
     assert!(matches!(produce(&storage, at(&topic, 0), &["b"]).await, Err(Error::Full { .. })));
     assert!(matches!(produce(&storage, at(&topic, 0), &["b"]).await, Err(Error::Full { .. })));
-    assert_eq!(storage.health(), Health::Ready);
+    assert!(matches!(storage.health(), Health::Full(_)), "{:?}", storage.health());
     disk.leave_room(None);
     produce(&storage, at(&topic, 0), &["b"]).await.unwrap();
     assert_eq!(values(&storage, at(&topic, 0)).await, ["a", "b"]);
