@@ -448,7 +448,7 @@ impl Node {
         Ok(self.shared.published.read().partition(partition)?.watermarks())
     }
 
-    /// Log bytes of a partition that are in no object.
+    /// Log bytes of a partition that are in no object and not below its start.
     pub(crate) fn untiered_bytes(&self, partition: TopicPartition) -> Result<u64> {
         Ok(self.shared.published.read().partition(partition)?.untiered_bytes())
     }

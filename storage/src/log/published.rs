@@ -114,10 +114,10 @@ impl PartitionView {
         }
     }
 
-    /// Log bytes that are in no object.
+    /// Log bytes that are in no object and not below the log start: what retention counts beside objects.
     pub(crate) fn untiered_bytes(&self) -> u64 {
-        let untiered = self.runs.starting_at(self.tiered_end);
-        untiered.map(|stretch| stretch.bytes_within(self.tiered_end, i64::MAX)).sum()
+        let from = self.tiered_end.max(self.log_start);
+        self.runs.starting_at(from).map(|stretch| stretch.bytes_within(from, i64::MAX)).sum()
     }
 
     /// Log bytes that may be tiered.
