@@ -28,6 +28,8 @@ const LOOK_INTERVAL_MS: u64 = 1_000;
 /// Topics gone through in one step.
 const TOPICS_MAX: usize = 64;
 
+/// Deletions remembered although nothing is left of the topic: a put of a process that was replaced may come much later.
+const DELETED_KEPT: usize = 10_000;
 /// First and longest time a topic that failed is left alone, us.
 const PAUSE_US: (i64, i64) = (10_000_000, 3_600_000_000);
 
@@ -175,8 +177,11 @@ impl Work {
             return Err(error.clone());
         }
         let now_us = node.clock().now_us();
-        let done = self.upkeep.sweeper.sweep_deleted(&node.deleted_topics(), now_us).await;
-        if let Ok(done) = &done {
+        let deleted = node.deleted_topics();
+        let done = self.upkeep.sweeper.sweep_deleted(&deleted, now_us).await;
+        if let Ok(done) = &done
+            && deleted.len() > DELETED_KEPT
+        {
             node.note_swept(&done.topics);
         }
         if let Err(error) = &done {

@@ -93,7 +93,7 @@ struct State {
     began: Moment,
     /// When garbage went that waits, by topic and version; only of what the clock was set back before.
     ahead: HashMap<(TopicId, u64), Moment>,
-    /// When a topic was first seen to be deleted, until nothing is left of it.
+    /// When a topic was first seen to be deleted, as long as the log knows it.
     deleted: HashMap<TopicId, Moment>,
     /// The version at which a topic's old roots were removed last.
     roots_cleared: HashMap<TopicId, u64>,
@@ -362,6 +362,8 @@ impl Sweeper {
     pub(crate) async fn sweep_deleted(&self, deleted: &[TopicId], now_us: i64) -> Result<SweptTopics> {
         let mut budget = Budget::new();
         let mut swept = Vec::new();
+        let known: HashSet<_> = deleted.iter().collect();
+        self.state.lock().deleted.retain(|topic, _| known.contains(topic));
         let due: Vec<_> = deleted.iter().copied().filter(|topic| self.is_deleted_due(*topic, now_us)).collect();
         let folders: HashSet<TopicId> = if due.is_empty() { HashSet::new() } else { self.folders().await? };
         for topic in due {
@@ -374,7 +376,6 @@ impl Sweeper {
                 }
             }
             self.cold.manifests.remove(topic);
-            self.state.lock().deleted.remove(&topic);
             swept.push(topic);
         }
         if let Some(folder) = self.cold.bucket.folder() {
