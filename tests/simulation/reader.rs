@@ -174,11 +174,12 @@ pub(crate) async fn fetch_all(
     while next < end {
         let Some((records, behind)) = fetch(world, storage, at, next, bytes_max, isolation).await else {
             // Retention may have been quicker.
-            next = storage.watermarks(at).ok()?.log_start_offset.max(next + 1);
-            world.note(|| format!("{at:?} is read on from {next}"));
-            if world.violation.borrow().is_some() {
+            let start = storage.watermarks(at).ok()?.log_start_offset;
+            if start <= next || world.violation.borrow().is_some() {
                 return None;
             }
+            world.note(|| format!("{at:?} is read on from {start}"));
+            next = start;
             continue;
         };
         if behind == next {
