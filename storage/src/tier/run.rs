@@ -140,6 +140,14 @@ impl Runner {
             Err(Error::UnknownTopic { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
+        let moved = |range: &HotRange| {
+            let start = left.iter().find(|(at, ..)| *at == range.partition).map_or(i64::MAX, |(_, start, _)| *start);
+            range.start > start && node.watermarks(range.partition).is_ok_and(|ends| ends.log_start_offset > start)
+        };
+        if ranges.iter().any(moved) {
+            // Trimmed and forgotten since we looked: the next run begins behind it.
+            return Ok(Some(CheckpointReport::default()));
+        }
         let bytes_max = self.run_bytes_max;
         let parts = worker::blocking(move || take(ranges, &left, bytes_max)).await?;
         if parts.is_empty() {
