@@ -40,7 +40,7 @@ fixtures: ## write tests/fixtures/v3 anew, for a format that nobody has in use y
 
 soak: clients ## every test that has a long form, at its full length (hours); tests/README.md lists them with what they saw
 	AQUIFER_SOAK=1 cargo test --workspace --test system -- --nocapture kills:: by_chance
-	AQUIFER_SOAK=1 cargo test -p aquifer-storage --release --lib -- --nocapture manifests_that_name_many_objects
+	AQUIFER_SOAK=1 cargo test -p aquifer-storage --release --lib -- --nocapture manifests_that_name_many_objects wherever_a_bit_flips
 	AQUIFER_SEEDS=2000 cargo test -p aquifer-storage --release --test simulation -- --nocapture many_histories
 	AQUIFER_HOUR=1 cargo test -p aquifer-storage --release --test simulation -- --nocapture many_partitions
 	AQUIFER_ORACLE_CASES=500 cargo test --workspace --test it -- --nocapture a_continuous_query_equals_the_batch

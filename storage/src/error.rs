@@ -92,6 +92,17 @@ pub enum Error {
         /// The definition whose table it holds, as `query clicks_per_user`.
         holder: String,
     },
+    /// A continuous query's table is made of the topic's records: nobody else may add any.
+    #[error(
+        "topic {topic} holds the table of {holder}, which alone writes it; produce to what the query reads, or DROP it first, \
+         which leaves the topic"
+    )]
+    TableWrittenByQuery {
+        /// The topic's name.
+        topic: String,
+        /// The definition whose table it holds, as `query clicks_per_user`.
+        holder: String,
+    },
     /// One of our own topics cannot be written or deleted by clients.
     #[error("topic {topic} is internal")]
     TopicInternal {
@@ -278,6 +289,7 @@ impl Error {
             | Self::InvalidPartitions { .. }
             | Self::TopicHeld { .. }
             | Self::TableTopic { .. }
+            | Self::TableWrittenByQuery { .. }
             | Self::TopicInternal { .. }
             | Self::Conflict { .. }
             | Self::OffsetOutOfRange { .. }

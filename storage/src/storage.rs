@@ -319,6 +319,16 @@ impl Storage {
 
     // --- writing ---
 
+    /// Refuses records of clients for a topic that a continuous query's table is made of: what the query did not write
+    /// would be in its table all the same.
+    ///
+    /// # Errors
+    /// [`Error::TableWrittenByQuery`].
+    pub fn check_writable(&self, topic: &Topic) -> Result<()> {
+        let Some(holder) = self.tier.table_of(topic.id) else { return Ok(()) };
+        Err(Error::TableWrittenByQuery { topic: topic.name.clone(), holder })
+    }
+
     /// Commits; see [`Commit`]. Waits while `wal.queue_bytes_max` is used up. Once called the commit goes on even if the
     /// future is dropped. One larger than `wal.commit_bytes_max` becomes a [`LargeCommit`], unless a batch of it is that
     /// large by itself or has a producer id.

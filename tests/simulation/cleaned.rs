@@ -57,9 +57,7 @@ async fn partition(world: &World, storage: &Storage, at: TopicPartition) {
     if kept.deletes && kept.retention_ms >= 0 && left.is_some() {
         world.violate(1, format!("{at:?}: retention has left {left:?} of {ends:?}, {kept:?}"));
     }
-    // Bytes of a transaction count too, also when it is aborted then and they are nowhere any more.
-    let counted = !world.model.borrow().partition(at).transactional;
-    let by_bytes = counted && kept.deletes && kept.retention_ms < 0 && kept.retention_bytes > 0;
+    let by_bytes = kept.deletes && kept.retention_ms < 0 && kept.retention_bytes > 0;
     if by_bytes && asked < ends.high_watermark && ends.log_start_offset >= ends.high_watermark {
         world.violate(1, format!("{at:?}: retention by bytes has left nothing: {ends:?}, {kept:?}"));
     }

@@ -55,16 +55,7 @@ pub(crate) fn look(world: &Rc<World>) {
     let of_run = Rc::clone(world);
     world.simulation.run(async move {
         match of_run.open().await {
-            Ok(storage) => read(&of_run, &storage, place, &file).await,
-            // The newest root is the truth of its topic, the newest claim that of the bucket: nobody may guess them.
-            Err(error) if matches!(place, Place::Root | Place::Claim) && names(&error, &file) => {
-                of_run.note(|| format!("it does not open: {error}"));
-            }
-            // The directory of the newest frame says where the partitions' ends are. What objects hold behind them shows that
-            // the log is not whole.
-            Err(error) if place == Place::Segment && knows_less(&error) => {
-                of_run.note(|| format!("it does not open: {error}"));
-            }
+            Ok(storage) => read(&of_run, &storage, &file).await,
             Err(error) => of_run.violate(13, format!("with a flipped bit in {file} it does not open: {error:?}")),
         }
     });
@@ -76,12 +67,7 @@ fn names(error: &Error, file: &str) -> bool {
     matches!(error, Error::Corrupt { .. }) && error.to_string().contains(file)
 }
 
-/// Whether a start was refused since objects hold what the log does not know.
-fn knows_less(error: &Error) -> bool {
-    matches!(error, Error::Config { reason } if reason.contains("of which the data directory knows only"))
-}
-
-async fn read(world: &World, storage: &Storage, place: Place, file: &str) {
+async fn read(world: &World, storage: &Storage, file: &str) {
     let health = storage.health();
     world.note(|| format!("{health:?}"));
     let named = matches!(&health, Health::Damaged(words) if words.iter().any(|words| words.contains(file)));
@@ -92,7 +78,7 @@ async fn read(world: &World, storage: &Storage, place: Place, file: &str) {
             continue;
         }
         let Some((found, unreadable)) = fetched(world, storage, at, file).await else { return };
-        let due = due(world, at, place);
+        let due = due(world, at);
         let lost = due.iter().find(|offset| !found.contains(offset) && !unreadable.contains(offset));
         if let Some(lost) = lost {
             return world.violate(1, format!("{at:?}: {lost} is gone silently with a bit in {file}"));
@@ -104,20 +90,14 @@ async fn read(world: &World, storage: &Storage, place: Place, file: &str) {
     }
 }
 
-/// Offsets at which a record must be. In a damaged segment the end of a transaction may be lost, and then it is aborted as
-/// one that nobody ended.
-fn due(world: &World, at: TopicPartition, place: Place) -> BTreeSet<i64> {
+/// Offsets at which a record must be.
+fn due(world: &World, at: TopicPartition) -> BTreeSet<i64> {
     let model = world.model.borrow();
     let start = model.start_max(at);
     let end = model.partition(at).acknowledged_end;
     let nothing = BTreeSet::new();
-    let known = model.partition(at).records;
-    let may_be_undone = |offset: &i64| {
-        let attempt = known.get(offset).and_then(|id| model.attempts.get(&id.attempt));
-        place == Place::Segment && attempt.is_some_and(|attempt| attempt.large || attempt.transaction.is_some())
-    };
     let must_be = |offset: &i64| model.missing(at, *offset..*offset + 1, &nothing).is_some();
-    (start..end.max(start)).filter(|offset| must_be(offset) && !may_be_undone(offset)).collect()
+    (start..end.max(start)).filter(must_be).collect()
 }
 
 /// Offsets of the records that fetches show, and those at which they tell of the damage.

@@ -9,12 +9,13 @@ use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::producer::FutureRecord;
 use rdkafka::types::RDKafkaErrorCode;
 
 use crate::support::kafka::{Wire, produce, producer, read_from_start};
 use crate::support::node::Node;
 use crate::support::sql::Sql;
-use crate::support::wait::{until, until_now};
+use crate::support::wait::{PATIENCE, until, until_now};
 
 const API_VERSIONS: i16 = 18;
 const METADATA: i16 = 3;
@@ -368,4 +369,24 @@ async fn what_would_take_rows_from_a_continuous_table_is_refused_by_name() {
     assert!(refusal.message.contains("short") && refusal.hint.is_some(), "{refusal:?}");
     let rows = || sql.table("SELECT k, n FROM counted ORDER BY k");
     until("the table to be whole", rows, |rows| *rows == [["a", "1"], ["b", "1"]]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_continuous_table_has_no_rows_but_its_query_s() {
+    let node = Node::start();
+    let sql = Sql::connect(&node).await;
+    sql.run(
+        "CREATE STREAM source (k STRING KEY, n INT) WITH (kafka_topic = 'source', value_format = 'json', partitions = 1);
+         CREATE TABLE counted AS SELECT k, count(*) AS n FROM source GROUP BY k EMIT CHANGES",
+    )
+    .await;
+    let producer = producer(&node);
+    let foreign = FutureRecord::to("counted").key("a").payload(r#"{"n":41}"#);
+    let (error, _) = producer.send(foreign, PATIENCE).await.expect_err("another writer");
+    assert_eq!(error.rdkafka_error_code(), Some(RDKafkaErrorCode::PolicyViolation), "{error}");
+    produce(&producer, "source", "a", r#"{"n":1}"#).await;
+    until("the query's own row", || sql.table("SELECT k, n FROM counted"), |rows| *rows == [["a", "1"]]).await;
+    // Without its query the topic is one like any other.
+    sql.run("DROP TABLE counted").await;
+    produce(&producer, "counted", "a", r#"{"n":41}"#).await;
 }

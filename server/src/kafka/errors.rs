@@ -58,7 +58,9 @@ impl From<&Error> for Refusal {
             Error::InvalidTopic { .. } | Error::TopicInternal { .. } => ResponseError::InvalidTopicException,
             Error::InvalidTopicConfig { .. } => ResponseError::InvalidConfig,
             Error::InvalidPartitions { .. } => ResponseError::InvalidPartitions,
-            Error::TopicHeld { .. } | Error::TableTopic { .. } => ResponseError::PolicyViolation,
+            Error::TopicHeld { .. } | Error::TableTopic { .. } | Error::TableWrittenByQuery { .. } => {
+                ResponseError::PolicyViolation
+            }
             Error::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
             Error::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
             Error::InvalidProducerEpoch { .. } => ResponseError::InvalidProducerEpoch,

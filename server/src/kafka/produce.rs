@@ -187,7 +187,8 @@ fn check(
     if is_reserved(topic) {
         return Err(Refusal::from(Error::TopicInternal { topic: topic.to_owned() }));
     }
-    let (_, at) = broker.partition(topic, partition)?;
+    let (known, at) = broker.partition(topic, partition)?;
+    broker.storage.check_writable(&known)?;
     let limit = broker.storage.settings().batch_decompressed_bytes_max;
     let limits = BatchLimits { decompressed_bytes_max: usize::try_from(limit).unwrap_or(usize::MAX) };
     let batches = CheckedBatch::parse_produced(records, limits)?;

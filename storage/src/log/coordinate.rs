@@ -235,9 +235,11 @@ impl Judge<'_> {
             }
         }
         let producer = next.producer;
-        // The log's own is over for good; nobody asks for its end again.
-        let value = (!is_own(id)).then(|| Arc::new(next));
-        self.change(Change::Transaction { id: id.to_owned(), value })?;
+        self.change(Change::Transaction { id: id.to_owned(), value: Some(Arc::new(next)) })?;
+        if is_own(id) {
+            // It is over for good; nobody asks for its end again. How it ended stands before, beside its markers.
+            self.change(Change::Transaction { id: id.to_owned(), value: None })?;
+        }
         for topic in open.made.iter().filter(|_| !committed) {
             // Somebody may use it by now.
             if self.ledger.own.topics.contains_key(topic) && self.ledger.own.holder_of(*topic).is_none() {

@@ -245,7 +245,7 @@ fn runs_of_frames(segment: &Segment, partition: TopicPartition) -> Result<Vec<Ru
             |entry: &&DirectoryEntry| entry.partition == partition && plausible(entry.base_offset, entry.last_offset);
         for entry in frame.entries.iter().filter(meant) {
             let run = Run::of_entry(entry, &frame.header);
-            if !frame.whole {
+            if !frame.directory_whole {
                 doubtful.push(run);
             } else if !whole.last_mut().is_some_and(|last| last.join(&run)) {
                 whole.push(run);

@@ -3,13 +3,15 @@
 //! A bad frame at p is a torn tail only if no valid frame further on says `durable_end > p`: then a write was cut short
 //! that nobody was told of. Otherwise what is at p was once durable and is damaged: the walk names the range and goes
 //! on behind it. A frame of which the header or the body is damaged is still shown, marked, if its directory can be read:
-//! each batch in it has a checksum of its own.
+//! each batch in it has a checksum of its own. Where one flipped bit is all the damage, `flip` says what is certain all the
+//! same.
 
 use crate::envelope::newer;
 use crate::error::{Error, Result};
+use crate::log::flip::{Told, mended_header, read_body};
 use crate::log::frame::{
     DirectoryEntry, FRAME_ALIGN, FRAME_HEADER_BYTES, FRAME_MAGIC, FrameDefect, FrameHeader, decode_directory,
-    read_directory, reconstruct,
+    reconstruct,
 };
 use crate::log::segment::Segment;
 
@@ -25,8 +27,10 @@ pub(crate) struct FoundFrame<'a> {
     pub(crate) entries: Vec<DirectoryEntry>,
     /// Header, directory and payload.
     pub(crate) bytes: &'a [u8],
-    /// The body's checksum matches.
+    /// The payload is what was written, by the body's checksum.
     pub(crate) whole: bool,
+    /// The entries are what was written.
+    pub(crate) directory_whole: bool,
 }
 
 /// What the walk came upon.
@@ -92,6 +96,12 @@ impl<'a> Window<'a> {
         let Some(bytes) = self.get(position, length)? else { return Ok(None) };
         let whole = decode_directory(&header, &bytes[FRAME_HEADER_BYTES..]).is_ok();
         Ok(Some(header).filter(|_| whole))
+    }
+
+    /// The header at a position if but one bit of it has flipped, and its frame fits.
+    fn mended(&mut self, position: u64) -> Result<Option<FrameHeader>> {
+        let mended = self.get(position, FRAME_HEADER_BYTES)?.and_then(|bytes| mended_header(bytes, position));
+        Ok(mended.filter(|header| position + header.frame_bytes() <= self.limit))
     }
 
     /// The header of the frame between two positions, told from what its own damage has left.
@@ -165,15 +175,18 @@ pub(crate) fn walk(
     let mut walked = Walked { end: segment.base, damaged: Vec::new() };
     while walked.end < limit {
         let position = walked.end;
-        let header = window.header(position)?;
+        let mut header = window.header(position)?;
         if let Some(header) = header {
             let length = FRAME_HEADER_BYTES + header.body_bytes as usize;
             let Some(bytes) = window.get(position, length)? else { break };
             if let Ok(entries) = decode_directory(&header, &bytes[FRAME_HEADER_BYTES..]) {
-                visit(FoundFrame { header, entries, bytes, whole: true })?;
+                visit(FoundFrame { header, entries, bytes, whole: true, directory_whole: true })?;
                 walked.end += header.frame_bytes();
                 continue;
             }
+        }
+        if header.is_none() {
+            header = window.mended(position)?;
         }
         // With a header the frame's end is known, so that nothing inside its payload is taken for a frame.
         let behind = position + header.map_or(FRAME_ALIGN, |header| header.frame_bytes());
@@ -189,9 +202,11 @@ pub(crate) fn walk(
         };
         if let Some(header) = header {
             let length = FRAME_HEADER_BYTES + header.body_bytes as usize;
-            if let Some(bytes) = window.get(position, length)? {
-                let entries = read_directory(&header, &bytes[FRAME_HEADER_BYTES..]).unwrap_or_default();
-                visit(FoundFrame { header, entries, bytes, whole: false })?;
+            if let Some(bytes) = window.get(position, length)?
+                && let Some(told) = read_body(&header, &bytes[FRAME_HEADER_BYTES..])
+            {
+                let Told { entries, payload_whole: whole, directory_whole } = told;
+                visit(FoundFrame { header, entries, bytes, whole, directory_whole })?;
             }
         }
         walked.end = next;

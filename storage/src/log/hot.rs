@@ -10,8 +10,9 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::ids::TopicPartition;
+use crate::log::flip::{mended_header, read_body};
 use crate::log::footer::FooterRuns;
-use crate::log::frame::{FRAME_HEADER_BYTES, FrameHeader, decode_directory, read_directory};
+use crate::log::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::log::index::{DamagedOffsets, Held, Run, Stretch};
 pub(crate) use crate::log::segment::Segment;
 pub(crate) use crate::log::transaction::{Aborted, AbortedRange};
@@ -246,11 +247,11 @@ impl RunReader<'_> {
         while at < bytes.len() {
             let position = self.run.place.frame + at as u64;
             // Without its header nobody knows where the frame ends: what follows is damaged too.
-            let Ok(header) = FrameHeader::decode(&bytes[at..], position) else { return };
+            let header = FrameHeader::decode(&bytes[at..], position).ok();
+            let Some(header) = header.or_else(|| mended_header(&bytes[at..], position)) else { return };
             let body_at = at + FRAME_HEADER_BYTES;
             let Some(body) = bytes.get(body_at..body_at + header.body_bytes as usize) else { return };
-            let entries = decode_directory(&header, body).or_else(|_| read_directory(&header, body));
-            for entry in entries.unwrap_or_default() {
+            for entry in read_body(&header, body).map(|told| told.entries).unwrap_or_default() {
                 let meant = entry.partition == self.run.partition
                     && entry.base_offset >= self.next_offset
                     && entry.last_offset <= self.run.place.last_offset;

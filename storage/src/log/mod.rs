@@ -10,14 +10,16 @@
 //! 6. `tier` makes objects of what is stable; [`Node::forget`] then deletes segments (`retain`), whose rest is carried
 //!    over to the end (`carry`).
 //!
-//! At start `recover` goes the way back: `snapshot`, footers, frames; what damage has left without an end is ended (`orphan`).
-//! `home` keeps other processes out.
+//! At start `recover` goes the way back: `snapshot`, footers, frames. What damage has left without an end is ended
+//! (`orphan`); a single flipped bit is told from its checksum (`flip`), an end that is gone from the mark of the last close (`closed`). `home` keeps other processes out.
 
 mod admit;
 mod append;
 mod carry;
+pub(crate) mod closed;
 mod coordinate;
 pub(crate) mod disk;
+mod flip;
 pub(crate) mod footer;
 pub(crate) mod frame;
 pub(crate) mod frames;
@@ -49,11 +51,11 @@ pub(crate) mod snapshot;
 mod tail;
 #[cfg(test)]
 mod tests;
+mod threads;
 mod transaction;
 mod writer;
 
 use std::collections::{BTreeSet, HashSet};
-use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -83,7 +85,7 @@ use crate::log::recover::{Recovered, RecoveryOptions, recover};
 use crate::log::shared::Shared;
 use crate::log::snapshot::LogSnapshot;
 use crate::log::tail::Tail;
-use crate::log::writer::{Writer, step_syncer};
+use crate::log::writer::Writer;
 use crate::object::claim::Claim;
 use crate::object::open::outlives_process;
 use crate::object::past::Past;
@@ -92,7 +94,7 @@ use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
 use crate::traffic::Traffic;
 use crate::view::{Definition, FetchRequest, Fetched, GroupOffset, Health, Isolation, Topic, Watermarks};
-use crate::worker::{self, Step, Thread};
+use crate::worker::{self, Thread};
 
 /// Producer ids made durable at once; those not given out are skipped at the next start.
 const PRODUCER_ID_BLOCK: i64 = 1000;
@@ -209,7 +211,7 @@ impl Node {
             snapshot_at: None,
             producers_max: producer::PRODUCERS_MAX / 4 * 5,
         };
-        let threads = start_threads(&shared, writer)?;
+        let threads = threads::start(&shared, writer)?;
         Ok(Arc::new(Self {
             shared,
             random: Arc::clone(&options.random),
@@ -228,8 +230,9 @@ impl Node {
     pub(crate) async fn close(&self) -> Result<()> {
         self.stop_taking();
         let threads = std::mem::take(&mut *self.threads.lock());
+        let shared = Arc::clone(&self.shared);
         worker::blocking(move || {
-            join(threads);
+            threads::end(threads, &shared);
             Ok(())
         })
         .await?;
@@ -553,47 +556,6 @@ impl Drop for Node {
     /// A node dropped without [`Node::close`] ends its threads too, so that the directory is free again.
     fn drop(&mut self) {
         self.stop_taking();
-        join(std::mem::take(&mut *self.threads.lock()));
+        threads::join(std::mem::take(&mut *self.threads.lock()));
     }
-}
-
-fn join(threads: Vec<Thread>) {
-    threads.into_iter().for_each(Thread::join);
-}
-
-fn start_threads(shared: &Arc<Shared>, mut writer: Writer) -> Result<Vec<Thread>> {
-    let failed = |name: &str| Error::io(format!("start thread {name}"));
-    let of_syncer = Arc::clone(shared);
-    let syncer = Thread::start("log-syncer", move |patience| {
-        let step = guard(&of_syncer, "syncer", || step_syncer(&of_syncer, patience));
-        if step == Step::Done {
-            of_syncer.pipe.syncer_gone();
-        }
-        step
-    })
-    .map_err(failed("log-syncer"))?;
-    let of_writer = Arc::clone(shared);
-    let writer = Thread::start("log-writer", move |patience| {
-        let step = guard(&of_writer, "writer", || writer.step(patience));
-        if step == Step::Done {
-            of_writer.pipe.writer_gone();
-        }
-        step
-    });
-    match writer {
-        Ok(writer) => Ok(vec![writer, syncer]),
-        Err(error) => {
-            shared.pipe.writer_gone();
-            join(vec![syncer]);
-            Err(failed("log-writer")(error))
-        }
-    }
-}
-
-/// A panic of a thread of the log is a bug of ours; what is on disk is not known then.
-fn guard(shared: &Shared, thread: &str, step: impl FnOnce() -> Step) -> Step {
-    std::panic::catch_unwind(AssertUnwindSafe(step)).unwrap_or_else(|_| {
-        shared.set_read_only(&format!("the log's {thread} panicked; this is a bug, see the log output"));
-        Step::Done
-    })
 }

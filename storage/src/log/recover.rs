@@ -11,6 +11,8 @@
 //!
 //! Nothing damaged is cut: it is named, and the rest is served.
 
+mod doubt;
+
 use std::collections::HashMap;
 use std::io::IoSlice;
 use std::path::Path;
@@ -21,6 +23,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 use crate::ids::{OwnTopic, ProducerIdentity, TopicId, TopicPartition};
 use crate::log::append::{Appender, Sealed};
+use crate::log::closed;
 use crate::log::disk::{Access, Disk};
 use crate::log::footer::Footer;
 use crate::log::frame::DirectoryEntry;
@@ -30,6 +33,7 @@ use crate::log::ledger::Ledger;
 use crate::log::own::Change;
 use crate::log::producer::Producers;
 use crate::log::published::{PartitionView, Published};
+use crate::log::recover::doubt::EndedTransaction;
 use crate::log::segment::{
     Extent, Origin, SEGMENT_HEADER_BYTES, Segment, decode_header, position_in_name, segment_path,
 };
@@ -60,6 +64,10 @@ struct Recovery {
     limits: BatchLimits,
     /// Runs of the segment being walked.
     runs: HashMap<TopicPartition, Runs>,
+    /// Transactions that the frame being walked ends, by what it says of their ids.
+    ended: Vec<EndedTransaction>,
+    /// Everything below was durable when the log was closed, and nothing has been written since.
+    closed_end: Option<u64>,
 }
 
 /// Where and for whom to recover.
@@ -97,6 +105,7 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
     let replay_from = snapshot.as_ref().map_or(0, |snapshot| snapshot.position);
     check_covered(dir, &bases, replay_from, &passed_over)?;
     let mut recovery = Recovery::new(snapshot, options.limits);
+    recovery.closed_end = closed::read(disk.as_ref(), dir, &names)?;
     for (place, reason) in passed_over {
         tracing::error!(
             place,
@@ -133,6 +142,7 @@ pub(crate) fn recover(options: &RecoveryOptions) -> Result<Recovered> {
     appender.next_sequence = recovery.next_sequence;
     appender.last_commit_time_us = recovery.last_commit_time_us;
     recovery.finish();
+    closed::remove(disk.as_ref(), dir, &names)?;
     let Recovery { ledger, published, .. } = recovery;
     Ok(Recovered { ledger, published, appender, snapshot_position: covered(&names) })
 }
@@ -199,6 +209,8 @@ impl Recovery {
             last_commit_time_us: snapshot.last_commit_time_us,
             limits,
             runs: HashMap::new(),
+            ended: Vec::new(),
+            closed_end: None,
         }
     }
 
@@ -241,7 +253,11 @@ impl Recovery {
             self.let_go(Some(footer), base);
         } else {
             let limit = base + length.saturating_sub(SEGMENT_HEADER_BYTES);
-            let proven = self.walk(&segment, limit, false)?;
+            let proven = match self.closed_end.filter(|closed| *closed >= base) {
+                Some(closed) if limit < closed => return Err(closed::cut_short(place, limit, closed, &options.dir)),
+                Some(closed) => self.walk(&segment, closed, true)?,
+                None => self.walk(&segment, limit, false)?,
+            };
             let end = segment.extent().end;
             if end == base && !header_whole {
                 // The process ended while it was made; nothing was ever written to it.
@@ -315,7 +331,7 @@ impl Recovery {
         }
         for entry in &frame.entries {
             let plausible = plausible(entry.base_offset, entry.last_offset);
-            if !(plausible && (frame.whole || self.is_believable(frame, entry, replay))) {
+            if !(plausible && (frame.directory_whole || self.is_believable(frame, entry, replay))) {
                 continue;
             }
             // A batch below the end was noted where it stood first.
@@ -325,25 +341,8 @@ impl Recovery {
                 self.note_producers(frame, entry);
             }
         }
+        self.settle_ended(header.commit_time_us);
         Ok(())
-    }
-
-    /// Whether an entry of a damaged frame is believed: if it is where it should be or, of what was carried over, if its
-    /// batches are whole.
-    fn is_believable(&self, frame: &FoundFrame<'_>, entry: &DirectoryEntry, replay: bool) -> bool {
-        let Some(view) = self.published.partitions.get(&entry.partition) else { return false };
-        if entry.carried {
-            let mut next_offset = entry.base_offset;
-            let whole = batches_of(frame, entry).iter().all(|batch| {
-                let header = batch.as_ref().ok().map(|batch| *batch.header());
-                let follows = header.is_some_and(|header| header.base_offset == next_offset);
-                next_offset = header.map_or(next_offset, |header| header.last_offset() + 1);
-                follows
-            });
-            return whole && next_offset == entry.last_offset + 1;
-        }
-        let expected = if replay { self.ledger.end_of(entry.partition) } else { view.high_watermark };
-        entry.base_offset == expected
     }
 
     /// Replays the records of one of our own topics. Those of a damaged batch are lost, and said so.
@@ -364,6 +363,7 @@ impl Recovery {
             for record in records.iter() {
                 let record = record?;
                 let change = Change::from_record(record.key.unwrap_or_default(), record.value, &place)?;
+                self.note_ended(&change);
                 self.ledger.own.apply(&change);
                 if let Change::Topic { id, value: None } = &change {
                     self.ledger.ends.retain(|partition, _| partition.topic != *id);
@@ -534,21 +534,30 @@ fn batches_of(frame: &FoundFrame<'_>, entry: &DirectoryEntry) -> Vec<Result<Chec
     batches
 }
 
-/// The batches of a run: headers and bytes. The frame's checksum covers them; of a damaged frame only whole batches count.
+/// The batches of a run: headers and bytes. The frame's checksum covers them; of a damaged frame only whole batches count,
+/// and where they begin stands outside their own checksums, so that is told from what lies before.
 fn headers_of<'a>(
     frame: &FoundFrame<'a>,
     entry: &DirectoryEntry,
 ) -> impl Iterator<Item = (BatchHeader, &'a [u8])> + 'a {
     let mut rest = run_bytes(frame, entry);
-    let whole = frame.whole;
+    let (whole, offsets) = (frame.whole, entry.base_offset..=entry.last_offset);
+    let mut next_offset = Some(entry.base_offset);
     std::iter::from_fn(move || {
         loop {
-            let header = BatchHeader::parse(rest).ok().filter(|header| header.total_bytes() <= rest.len())?;
+            let mut header = BatchHeader::parse(rest).ok().filter(|header| header.total_bytes() <= rest.len())?;
             let (batch, behind) = rest.split_at(header.total_bytes());
             rest = behind;
-            if whole || CheckedBatch::parse_stored(Bytes::copy_from_slice(batch)).is_ok() {
+            if !whole && CheckedBatch::parse_stored(Bytes::copy_from_slice(batch)).is_err() {
+                next_offset = None;
+                continue;
+            }
+            header.base_offset = next_offset.unwrap_or(header.base_offset);
+            if offsets.contains(&header.base_offset) {
+                next_offset = Some(header.last_offset() + 1);
                 return Some((header, batch));
             }
+            next_offset = None;
         }
     })
 }

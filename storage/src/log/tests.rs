@@ -1,6 +1,7 @@
 //! The node without the tier: pins, forgetting, and what the index says of them.
 
 mod carry;
+mod flips;
 mod footers;
 mod frames;
 

@@ -71,7 +71,7 @@ use crate::tier::spoiled::Spoiled;
 use crate::tier::sweep::Sweeper;
 use crate::tier::upkeep::{HeldBy, Upkeep};
 use crate::tier::worker::{Checkpoints, Worker};
-use crate::view::{CheckpointReport, ObjectInfo, Topic, VacuumReport};
+use crate::view::{CheckpointReport, Health, ObjectInfo, Topic, VacuumReport};
 use crate::worker::{Loop, crash_point};
 
 pub use declared::DeclaredColumns;
@@ -335,7 +335,8 @@ async fn load(node: &Node, cold: &Cold) -> Result<()> {
             // What was trimmed away is missing nowhere, whether or not the manifest knows of it yet.
             let trimmed = node.known_start(at)? <= watermarks.log_start_offset;
             let known_start = if trimmed { 0 } else { node.known_start(at)? };
-            check_reach(topic, partition, &manifest, known_start, watermarks.high_watermark)?;
+            check_reach(topic, partition, &manifest, known_start, watermarks.high_watermark)
+                .map_err(|error| told_by_damage(node, error))?;
             let log_start = match manifest.partitions.get(&partition) {
                 Some(ends) => ends.start,
                 None => watermarks.log_start_offset,
@@ -372,6 +373,20 @@ fn check_reach(topic: &Topic, partition: i32, manifest: &TopicManifest, hot_star
             topic.name
         ),
     })
+}
+
+/// What is damaged in the log may be why it knows less than the objects.
+fn told_by_damage(node: &Node, error: Error) -> Error {
+    match (error, node.health()) {
+        (Error::Config { reason }, Health::Damaged(places)) => Error::Config {
+            reason: format!(
+                "{reason}; the log is damaged ({}): restore these files from a backup, or begin from the object store with \
+                 an empty data directory and --take-over",
+                places.join("; ")
+            ),
+        },
+        (error, _) => error,
+    }
 }
 
 /// A row per partition of the entry's object.

@@ -8,10 +8,11 @@ use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::ids::{OwnTopic, TopicId, TopicPartition};
+use crate::log::closed::{self, CLOSED};
 use crate::log::disk::{Access, Disk, Held, SystemDisk};
 use crate::log::frame::{DirectoryEntry, FRAME_ALIGN};
 use crate::log::frames::{FoundFrame, walk};
-use crate::log::home::{self, Home};
+use crate::log::home::{self, Home, RESERVE_FILE};
 use crate::log::index::Run;
 use crate::log::own::{Change, OwnState};
 use crate::log::segment::{
@@ -80,6 +81,8 @@ struct Look<'a> {
     snapshots: BTreeMap<u64, LogSnapshot>,
     /// Position after the last frame.
     end: u64,
+    /// How far the log went, if it was closed.
+    closed_end: Option<u64>,
 }
 
 /// Looks at everything; `None` if the directory does not say whose it is.
@@ -98,7 +101,8 @@ pub(super) fn look(data_dir: &Path, findings: &mut Findings) -> Result<Option<Lo
     let names = SystemDisk.list(&dir).map_err(Error::io(format!("list {}", dir.display())))?;
     findings.report.files += 1;
     let known = |name: &&String| {
-        position_in_name(name, ".wal").or_else(|| position_in_name(name, ".snap")).is_some() || *name == "reserve"
+        let numbered = position_in_name(name, ".wal").or_else(|| position_in_name(name, ".snap"));
+        numbered.is_some() || [RESERVE_FILE, CLOSED].contains(&name.as_str())
     };
     if let Some(lost) = meta.lost_segment(&names) {
         let what = "gone: it is the log's newest segment, and with it went what was acknowledged last";
@@ -116,6 +120,7 @@ pub(super) fn look(data_dir: &Path, findings: &mut Findings) -> Result<Option<Lo
         first: 0,
         snapshots: BTreeMap::new(),
         end: 0,
+        closed_end: closed::read(&SystemDisk, &dir, &names)?,
     };
     look.read_snapshots(&dir, &names)?;
     let bases: BTreeSet<u64> = names.iter().filter_map(|name| position_in_name(name, ".wal")).collect();
@@ -188,13 +193,21 @@ impl Look<'_> {
             self.findings.violation(&place, format!("written with epoch {theirs}, the directory is at {ours}"));
         }
         let sealed = footer.is_some() || next.is_some();
+        let reach = base + length.saturating_sub(SEGMENT_HEADER_BYTES);
+        let closed = self.closed_end.filter(|closed| *closed >= base);
         let limit = match (&footer, next) {
             (Some(footer), _) => footer.end,
             (None, Some(next)) => next,
-            (None, None) => base + length.saturating_sub(SEGMENT_HEADER_BYTES),
+            (None, None) => reach,
         };
+        if let Some(closed) = closed.filter(|closed| !sealed && *closed > reach) {
+            let what = format!("ends at position {reach}, and the log went to {closed} when it was closed");
+            self.findings.violation(&place, what);
+        }
+        let durable_end = closed.filter(|closed| !sealed && *closed <= reach);
         let frames_before = self.findings.report.frames;
-        let (seen, damaged) = self.frames(dir, &segment, limit, sealed)?;
+        let (seen, damaged) =
+            self.frames(dir, &segment, durable_end.unwrap_or(limit), sealed || durable_end.is_some())?;
         if origin.is_none() && (sealed || self.findings.report.frames > frames_before) {
             self.findings.violation(&place, "its header is damaged");
         }
