@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::{AbortHandle, Abortable};
 use parking_lot::Mutex;
+use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -22,6 +23,10 @@ use crate::testing::schedule;
 
 /// How long the stop of a loop waits for the step in progress, ms; then it is dropped where it stands, as by a crash.
 const STOP_MS_MAX: u64 = 5_000;
+
+/// Of threads in the background, of 99, where 50 is what threads have: niceness 5 on Linux. A commit that comes while both of
+/// two processors make objects does not wait for its turn; what is left over still suffices for the objects.
+const BACKGROUND_PRIORITY: u8 = 37;
 
 /// How long a step may wait for something to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +40,6 @@ pub(crate) enum Patience {
     )]
     None,
     /// Not at all, and whatever was to be waited for has passed.
-    #[cfg_attr(
-        not(any(test, feature = "testing")),
-        expect(dead_code, reason = "only a simulation steps without waiting")
-    )]
     Elapsed,
 }
 
@@ -152,6 +153,36 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T>
         return done;
     }
     tokio::task::spawn_blocking(work).await.unwrap_or(Err(Error::Closed))
+}
+
+/// Runs what blocks and nobody waits for, as making objects, on a thread of its own that gives way to the others. How many
+/// there are at once is up to those who ask: tiering and housekeeping each do one thing at a time.
+///
+/// # Errors
+/// Those of the work; [`Error::Io`] if the system has no thread left, [`Error::Closed`] if it panicked.
+pub(crate) async fn background<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    #[cfg(any(test, feature = "testing"))]
+    if schedule::is_on() {
+        return blocking(work).await;
+    }
+    let (done, result) = oneshot::channel();
+    let body = move || {
+        give_way();
+        // Whoever asked may be gone.
+        drop(done.send(work()));
+    };
+    std::thread::Builder::new().name("background".to_owned()).spawn(body).map_err(Error::io("start a thread"))?;
+    result.await.unwrap_or(Err(Error::Closed))
+}
+
+/// Lowers the priority of this thread. Where the system has no such thing everything works as well, only less smoothly.
+fn give_way() {
+    let lower = ThreadPriorityValue::try_from(BACKGROUND_PRIORITY).map(ThreadPriority::Crossplatform);
+    if let Ok(lower) = lower
+        && let Err(error) = set_current_thread_priority(lower)
+    {
+        tracing::debug!(?error, "a background thread has the priority of all others");
+    }
 }
 
 /// Waits.

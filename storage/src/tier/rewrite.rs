@@ -300,7 +300,7 @@ impl Cutter {
             return Ok(self);
         }
         let (waiting, mut file) = (std::mem::take(&mut self.waiting), self.file);
-        let file = worker::blocking(move || {
+        let file = worker::background(move || {
             let rows = concat_batches(&record_schema(), &waiting).map_err(Error::format("join row groups"))?;
             file.write_group(&rows).map(|()| file)
         })
@@ -310,7 +310,7 @@ impl Cutter {
 
     async fn finish(self) -> Result<Option<Finished>> {
         let file = self.write().await?.file;
-        worker::blocking(move || file.finish()).await
+        worker::background(move || file.finish()).await
     }
 }
 

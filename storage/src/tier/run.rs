@@ -149,7 +149,7 @@ impl Runner {
             return Ok(Some(CheckpointReport::default()));
         }
         let bytes_max = self.run_bytes_max;
-        let parts = worker::blocking(move || take(ranges, &left, bytes_max)).await?;
+        let parts = worker::background(move || take(ranges, &left, bytes_max)).await?;
         if parts.is_empty() {
             return Ok(None);
         }
@@ -177,7 +177,7 @@ impl Runner {
         Ok(Some(report))
     }
 
-    /// Builds the object on a blocking thread and puts it.
+    /// Builds the object in the background and puts it.
     async fn write_object(
         &self,
         topic: TopicId,
@@ -187,7 +187,7 @@ impl Runner {
         let covers = parts.iter().map(|part| part.cover).collect();
         let limits = self.limits;
         let format = self.declared_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.format_of(topic));
-        let built = worker::blocking(move || build(topic, &parts, limits, format.as_ref()));
+        let built = worker::background(move || build(topic, &parts, limits, format.as_ref()));
         let (finished, lost) = built.await?;
         for Lost { partition, start, end, place } in &lost {
             tracing::error!(%topic, partition, start, end, place, "records are lost for ever, tiering goes on behind them");
