@@ -1,7 +1,8 @@
-//! Transactions of which a batch is there but no state, or a state that says that they have ended: their records or their
-//! markers were lost to damage.
+//! Transactions of which a batch is there but no state, or one that knows nothing of it: the record of their beginning was
+//! lost to damage. (One whose marker is damaged has ended as its state says, see `recover/doubt`.) Nobody has ended them, or
+//! their end would be there.
 //!
-//! One must not hold its partition up for ever, so its end is made up when the log is opened. It is a commit like any
+//! One must not hold its partition up for ever, so it is aborted when the log is opened. That is a commit like any
 //! other, as if the coordinator had ended it now: whoever reads the log later finds the same end, whatever was written
 //! meanwhile. Until that commit is durable the partition is held up, and the look at overdue transactions tries again.
 
@@ -12,15 +13,12 @@ use crate::ids::{ProducerIdentity, TopicPartition};
 use crate::log::Node;
 use crate::log::coordinate::MARKER_BYTES;
 use crate::log::ledger::{Judge, Ledger, Request};
-use crate::view::TransactionState;
 
 /// A transaction that nobody can end any more, in one partition.
 #[derive(Clone, Copy, Debug)]
 struct Orphan {
     partition: TopicPartition,
     producer: ProducerIdentity,
-    /// As its state says; aborted if there is none.
-    committed: bool,
 }
 
 /// How many are ended in one commit, at the most.
@@ -43,10 +41,9 @@ impl Ledger {
                 Some(known) if known.is_open() && known.partitions.contains(&partition) => None,
                 Some(known) => {
                     let epoch = producer.epoch.max(known.producer.epoch);
-                    let committed = known.state == TransactionState::CompleteCommit;
-                    Some(Orphan { partition, producer: ProducerIdentity { epoch, ..producer }, committed })
+                    Some(Orphan { partition, producer: ProducerIdentity { epoch, ..producer } })
                 }
-                None => Some(Orphan { partition, producer, committed: false }),
+                None => Some(Orphan { partition, producer }),
             }
         })
     }
@@ -56,14 +53,13 @@ impl Judge<'_> {
     /// Makes up the end of those there are, as many as fit a commit.
     pub(crate) fn end_orphans(&mut self) -> Result<()> {
         let orphans: Vec<_> = self.ledger.orphans().take(orphans_max(self.terms.commit_bytes_max)).collect();
-        for Orphan { partition, producer, committed } in orphans {
+        for Orphan { partition, producer } in orphans {
             tracing::warn!(
                 ?partition,
                 producer_id = producer.id,
-                committed,
-                "a transaction's end was lost to damage; it is made up"
+                "the beginning of a transaction was lost to damage, nobody can end it; it is aborted"
             );
-            self.mark(partition, producer, committed)?;
+            self.mark(partition, producer, false)?;
         }
         Ok(())
     }

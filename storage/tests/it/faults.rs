@@ -315,9 +315,11 @@ async fn what_was_never_synced_is_torn_and_not_damaged_even_if_the_power_goes_wh
     }
 }
 
-/// Flips a bit in the directory of the frame that holds a value: it is not where it should be any more.
+/// Flips two bits in the directory of the frame that holds a value: it is not where it should be any more, and no checksum
+/// says which bits they were.
 fn damage_directory_of(file: &Path, value: &str) {
     damage_header_of(file, value, 64 + 24);
+    damage_header_of(file, value, 64 + 26);
 }
 
 #[tokio::test]
