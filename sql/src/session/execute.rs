@@ -11,7 +11,7 @@ use super::prepare::relation_list;
 use super::{Block, Outcome, Prepared, Rows, Session};
 use crate::error::{Error, Result, SqlState};
 use crate::plan::bind::Bound;
-use crate::run::define;
+use crate::run::{alter, define};
 use crate::run::insert::{Pending, Writer, Writing, pending_bytes_max, targets};
 use crate::run::query::{self, deadline, with_parameters};
 use crate::run::show::{self, TextTable};
@@ -41,6 +41,12 @@ impl Session {
             Sentence::CreateRelation(create) => {
                 let (tag, notice) = define::create(&self.engine.catalog, create).await?;
                 notice.into_iter().for_each(|notice| self.notice(notice));
+                self.defined(&tag);
+                Ok(Outcome::Done(tag))
+            }
+            Sentence::Alter(alter) => {
+                let (tag, notices) = alter::alter(&self.engine.catalog, alter).await?;
+                notices.into_iter().for_each(|notice| self.notice(notice));
                 self.defined(&tag);
                 Ok(Outcome::Done(tag))
             }
