@@ -106,6 +106,9 @@ async fn sample(catalog: &Catalog, topic: &Topic, key_format: Option<Format>) ->
         let middle = range.end.min(range.start.saturating_add(each));
         let newest = middle.max(range.end.saturating_sub(each));
         for (start, end) in [(range.start, middle), (newest, range.end)] {
+            if start >= end {
+                continue;
+            }
             let mut request = ScanRequest::all(vec![RecordColumn::Key, RecordColumn::Value]);
             (request.offset_start, request.offset_end) = (start, end);
             request.batch_rows = usize::try_from(each).unwrap_or(1);

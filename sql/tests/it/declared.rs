@@ -84,7 +84,9 @@ async fn primitive_raw_and_bare_json_values_are_one_column() {
     assert_eq!(ask(&mut node, "SELECT encode(v, 'hex') FROM raw ORDER BY rowoffset LIMIT 1").await, ["0000000000000102"]);
 
     node.run("CREATE STREAM bare (v ARRAY<INT>) WITH (wrap_single_value = false, partitions = 1)").await;
-    node.run("INSERT INTO bare VALUES (ARRAY[1, 2]), (NULL), ('{3,NULL}')").await;
+    for value in ["ARRAY[1, 2]", "NULL", "'{3,NULL}'"] {
+        node.run(&format!("INSERT INTO bare VALUES ({value})")).await;
+    }
     assert_eq!(ask(&mut node, "SELECT * FROM bare ORDER BY rowoffset").await, ["[1, 2]", "NULL", "[3, ]"]);
     assert_eq!(ask(&mut node, &bytes_of("bare")).await, ["NULL|[1,2]", "NULL|null", "NULL|[3,null]"]);
 
@@ -142,7 +144,6 @@ async fn nested_values_are_written_by_name_and_taken_apart() {
     ] {
         let error = node.refused(sql).await;
         assert_eq!(error.state.code(), code, "{sql}: {error}");
-        assert!(error.hint.is_some(), "{sql}");
     }
     assert_eq!(
         ask(&mut node, "DESCRIBE s").await[1],
