@@ -108,7 +108,11 @@ async fn parameters_and_results_travel_in_binary_and_keep_their_types() {
 struct Binary(Vec<u8>);
 
 impl ToSql for Binary {
-    fn to_sql(&self, _kind: &Type, out: &mut bytes::BytesMut) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+    fn to_sql(
+        &self,
+        _kind: &Type,
+        out: &mut bytes::BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
         out.extend_from_slice(&self.0);
         Ok(IsNull::No)
     }
@@ -182,13 +186,8 @@ async fn every_declared_type_has_its_own_oid_as_a_parameter_and_as_a_column() {
         panic!("{shown:?}")
     };
     let shown: Vec<_> = (0..row.len()).map(|column| row.get(column).unwrap()).collect();
-    let expected = [
-        "{\"city\": \"Rome\"}",
-        "{\"k\": 1}",
-        "[{\"x\": 1}, {\"x\": null}]",
-        "1234567890.000000000001",
-        "{5,NULL}",
-    ];
+    let expected =
+        ["{\"city\": \"Rome\"}", "{\"k\": 1}", "[{\"x\": 1}, {\"x\": null}]", "1234567890.000000000001", "{5,NULL}"];
     assert_eq!(shown, expected);
     let error = client.execute("INSERT INTO w (v) VALUES ($1)", &[&"ten letters"]).await.unwrap_err();
     assert_eq!(error.code().map(SqlState::code), Some("22001"));

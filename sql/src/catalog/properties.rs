@@ -216,14 +216,15 @@ fn format(property: &Property) -> Result<Format> {
         "raw" if property.name == "value_format" => Ok(Format::Kafka),
         "delimited" => Ok(Format::Delimited(DELIMITER)),
         "none" => Ok(Format::None),
-        "avro" | "protobuf" | "protobuf_nosr" | "json_sr" => {
-            Err(Error::unsupported(format!("{} = '{}'", property.name, property.value))
-                .with_position(property.position)
-                .with_hint(
-                    "there is no schema registry: use json, kafka or delimited; value_format = 'raw' gives the bytes of \
+        "avro" | "protobuf" | "protobuf_nosr" | "json_sr" => Err(Error::unsupported(format!(
+            "{} = '{}'",
+            property.name, property.value
+        ))
+        .with_position(property.position)
+        .with_hint(
+            "there is no schema registry: use json, kafka or delimited; value_format = 'raw' gives the bytes of \
                      any format",
-                ))
-        }
+        )),
         _ => Err(invalid(property, "json, kafka, delimited, raw (of a value) or none")),
     }
 }

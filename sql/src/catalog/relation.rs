@@ -104,7 +104,10 @@ mod tests {
         let relation = Relation::from_definition(&definition(first)).unwrap();
         assert_eq!((relation.format.key_format, relation.format.value_format), (Format::Kafka, Format::Json));
         assert_eq!(relation.format.columns[1].kind, ColumnType::Decimal { precision: 10, scale: 2 });
-        assert_eq!(Relation::from_definition(&definition(str::from_utf8(&relation.to_bytes().unwrap()).unwrap())).unwrap(), relation);
+        assert_eq!(
+            Relation::from_definition(&definition(str::from_utf8(&relation.to_bytes().unwrap()).unwrap())).unwrap(),
+            relation
+        );
     }
 
     #[test]
@@ -115,7 +118,8 @@ mod tests {
             value_format: Format::JsonUnwrapped,
             tombstones: false,
         };
-        let written = r#"{"columns":[],"key_format":{"delimited":"|"},"value_format":"json_unwrapped","tombstones":false}"#;
+        let written =
+            r#"{"columns":[],"key_format":{"delimited":"|"},"value_format":"json_unwrapped","tombstones":false}"#;
         assert_eq!(serde_json::to_string(&format).unwrap(), written);
         assert_eq!(serde_json::to_string(&ColumnType::Varchar(5)).unwrap(), r#"{"varchar":5}"#);
     }

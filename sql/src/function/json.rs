@@ -69,7 +69,8 @@ impl ExprPlanner for Arrows {
 fn steps_before(left: Expr) -> Vec<Expr> {
     match left {
         Expr::ScalarFunction(call)
-            if call.func == json_get_json_udf() && call.args.iter().skip(1).all(|step| matches!(step, Expr::Literal(..))) =>
+            if call.func == json_get_json_udf()
+                && call.args.iter().skip(1).all(|step| matches!(step, Expr::Literal(..))) =>
         {
             call.args
         }
@@ -92,7 +93,10 @@ fn test_of(operator: &BinaryOperator) -> Option<Kind> {
 fn plan_test(kind: Kind, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
     let is_text = |side: &Expr| -> Result<bool> {
         Ok(matches!(side, Expr::Placeholder(_))
-            || matches!(side.get_type(schema)?, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null))
+            || matches!(
+                side.get_type(schema)?,
+                DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null
+            ))
     };
     if !is_text(&expr.left)? || (kind == Kind::Contains && !is_text(&expr.right)?) {
         return Ok(PlannerResult::Original(expr));

@@ -17,7 +17,6 @@ use serde_json::value::RawValue;
 
 use super::contains::contains;
 use crate::error::{Error, SqlState};
-use crate::types::marked;
 
 /// Which function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,15 +102,14 @@ impl Kind {
     }
 
     fn returns(self) -> Field {
-        let text = || Field::new_list_field(DataType::Utf8, true);
         let field = |kind: DataType| Field::new(self.name(), kind, true);
         match self {
             Self::Contains | Self::Exists | Self::ExistsAny | Self::ExistsAll => field(DataType::Boolean),
             Self::ArrayLength => field(DataType::Int32),
-            Self::TypeOf | Self::ExtractPathText | Self::ExtractField => field(DataType::Utf8),
-            Self::ExtractPath => marked(field(DataType::Utf8), "jsonb"),
-            Self::Elements => field(DataType::List(Arc::new(marked(text(), "jsonb")))),
-            Self::ElementsText | Self::Keys => field(DataType::List(Arc::new(text()))),
+            Self::TypeOf | Self::ExtractPath | Self::ExtractPathText | Self::ExtractField => field(DataType::Utf8),
+            Self::Elements | Self::ElementsText | Self::Keys => {
+                field(DataType::List(Arc::new(Field::new_list_field(DataType::Utf8, true))))
+            }
         }
     }
 
@@ -196,9 +194,7 @@ impl Function {
             Kind::Contains => contained(&documents, &texts(1)?, rows),
             Kind::Exists => {
                 let names = texts(1)?;
-                tested(rows, &documents, |row, value| {
-                    names.is_valid(row).then(|| has_name(value, names.value(row)))
-                })
+                tested(rows, &documents, |row, value| names.is_valid(row).then(|| has_name(value, names.value(row))))
             }
             Kind::ExistsAny | Kind::ExistsAll => {
                 let lists = arguments[1].as_list::<i32>();
@@ -225,7 +221,9 @@ impl Function {
                 }
                 Ok(Arc::new(lengths.finish()))
             }
-            Kind::ExtractPath | Kind::ExtractPathText | Kind::ExtractField => self.extracted(&documents, arguments, rows),
+            Kind::ExtractPath | Kind::ExtractPathText | Kind::ExtractField => {
+                self.extracted(&documents, arguments, rows)
+            }
             Kind::Elements | Kind::ElementsText | Kind::Keys => self.listed(&documents, rows),
         }
     }
@@ -299,11 +297,7 @@ fn contained(wholes: &StringArray, parts: &StringArray, rows: usize) -> Result<A
     Ok(Arc::new(answers.finish()))
 }
 
-fn tested(
-    rows: usize,
-    documents: &StringArray,
-    test: impl Fn(usize, &Value) -> Option<bool>,
-) -> Result<ArrayRef> {
+fn tested(rows: usize, documents: &StringArray, test: impl Fn(usize, &Value) -> Option<bool>) -> Result<ArrayRef> {
     let mut answers = BooleanBuilder::new();
     for row in 0..rows {
         let answer = if documents.is_valid(row) { test(row, &parsed(documents.value(row))?) } else { None };

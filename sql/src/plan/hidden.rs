@@ -240,9 +240,6 @@ mod tests {
     fn a_bare_name_behind_an_arrow_is_a_field_unless_it_is_a_column() {
         let mut over = query("SELECT address->city, doc->k, a->b->tags[2], doc->k[1] FROM s");
         quote_fields(&mut over, &|name| name == "k");
-        assert_eq!(
-            over.to_string(),
-            "SELECT address -> 'city', doc -> k, (a -> 'b' -> 'tags')[2], doc -> k[1] FROM s"
-        );
+        assert_eq!(over.to_string(), "SELECT address -> 'city', doc -> k, (a -> 'b' -> 'tags')[2], doc -> k[1] FROM s");
     }
 }

@@ -162,9 +162,8 @@ fn rewrite_function(function: &mut Function) -> Result<Option<Expr>> {
             };
             Ok(Some(call("to_char", vec![(*value).clone(), text(&strftime(template)?)])))
         }
-        (path, _) if path.starts_with("jsonb_path_") => Err(Error::unsupported(format!("{path}()")).with_hint(
-            "use -> and #> to go into JSON, @> and ? to test it, jsonb_array_elements to unfold it",
-        )),
+        (path, _) if path.starts_with("jsonb_path_") => Err(Error::unsupported(format!("{path}()"))
+            .with_hint("use -> and #> to go into JSON, @> and ? to test it, jsonb_array_elements to unfold it")),
         ("age", _) => Err(Error::unsupported("age()").with_hint("subtract: a - b")),
         _ => Ok(None),
     }

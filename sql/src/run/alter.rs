@@ -43,7 +43,9 @@ pub(crate) async fn alter(catalog: &Catalog, alter: &Alter) -> Result<(String, V
             .with_hint("CREATE another stream over the same topic for records of another kind")
     })?;
     if changed != *relation {
-        catalog.commit(Commit { definitions: redefinition(catalog, &relation, &changed)?, ..Commit::default() }).await?;
+        catalog
+            .commit(Commit { definitions: redefinition(catalog, &relation, &changed)?, ..Commit::default() })
+            .await?;
     }
     Ok((tag, notices))
 }
@@ -108,8 +110,7 @@ pub(crate) fn readers(catalog: &Catalog, relation: &Relation) -> Result<Vec<(Def
 /// 55006, naming the query.
 pub(crate) fn in_use(relation: &Relation, query: &str) -> Error {
     let message = format!("{} \"{}\" is used by query \"{query}\"", relation.kind.word(), relation.name);
-    Error::new(SqlState::ObjectInUse, message)
-        .with_hint(format!("TERMINATE {query} or DROP what it writes first"))
+    Error::new(SqlState::ObjectInUse, message).with_hint(format!("TERMINATE {query} or DROP what it writes first"))
 }
 
 fn check_alterable(relation: &Relation, alter: &Alter) -> Result<()> {
@@ -121,9 +122,9 @@ fn check_alterable(relation: &Relation, alter: &Alter) -> Result<()> {
     }
     if let Some(query) = &relation.query {
         let message = format!("{} \"{}\" is written by query \"{query}\"", relation.kind.word(), relation.name);
-        return Err(Error::new(SqlState::ObjectInUse, message)
-            .with_position(alter.name.position)
-            .with_hint(format!("its columns are its SELECT's; DROP it and CREATE it with another, or TERMINATE {query}")));
+        return Err(Error::new(SqlState::ObjectInUse, message).with_position(alter.name.position).with_hint(format!(
+            "its columns are its SELECT's; DROP it and CREATE it with another, or TERMINATE {query}"
+        )));
     }
     Ok(())
 }
@@ -206,7 +207,9 @@ fn retype(relation: &mut Relation, name: &Name, kind: &ColumnType) -> Result<()>
     if !allowed {
         let message = format!("column \"{}\" cannot change from {} to {kind}", name.value, column.kind);
         let hint = match bytes {
-            Format::Kafka => "a primitive's bytes have one type: CREATE another stream over the topic to read them as another",
+            Format::Kafka => {
+                "a primitive's bytes have one type: CREATE another stream over the topic to read them as another"
+            }
             _ => {
                 "a type may widen: INT to BIGINT, DECIMAL or DOUBLE, DECIMAL and VARCHAR to longer ones, scalars to STRING; \
                  for anything else compute the column in a SELECT"

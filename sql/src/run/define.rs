@@ -189,7 +189,9 @@ fn check_replaceable(catalog: &Catalog, replaced: &Relation, by: &Relation, name
     }
     match readers(catalog, replaced)?.first() {
         // They would go on over the old topic, and nobody would see why.
-        Some((query, _)) if replaced.topic != by.topic => Err(in_use(replaced, &query.name).with_position(name.position)),
+        Some((query, _)) if replaced.topic != by.topic => {
+            Err(in_use(replaced, &query.name).with_position(name.position))
+        }
         _ => Ok(()),
     }
 }

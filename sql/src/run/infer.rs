@@ -55,7 +55,8 @@ pub(crate) async fn infer(catalog: &Catalog, create: &CreateRelation) -> Result<
         return Err(Error::new(SqlState::InternalError, format!("{declaration} is no declaration")));
     };
     let records = sample.objects;
-    let notice = Error::new(SqlState::SuccessfulCompletion, format!("columns are those of {records} records: {declaration}"));
+    let notice =
+        Error::new(SqlState::SuccessfulCompletion, format!("columns are those of {records} records: {declaration}"));
     let notice = notice.with_hint("to change them, edit the statement and run it as CREATE OR REPLACE");
     let notice = match sample.left_out().as_str() {
         "" => notice,
@@ -248,7 +249,8 @@ fn declaration(create: &CreateRelation, topic: &str, sample: &Sample) -> Result<
     }
     columns.extend(values.into_iter().map(|(written, _, kind)| format!("{written} {kind}")));
     if columns.len() > COLUMNS_MAX {
-        let message = format!("the sample of topic \"{topic}\" shows {} columns, more than {COLUMNS_MAX}", columns.len());
+        let message =
+            format!("the sample of topic \"{topic}\" shows {} columns, more than {COLUMNS_MAX}", columns.len());
         return Err(Error::new(SqlState::ProgramLimitExceeded, message)
             .with_position(create.name.position)
             .with_hint("declare those you need, or wrap_single_value = false with one column of JSONB"));

@@ -17,9 +17,9 @@ use futures::TryStreamExt;
 
 use crate::catalog::Relation;
 use crate::error::{Error, Result, SqlState};
+use crate::oid;
 use crate::run::nested::nested;
 use crate::statement::{Insert, Name};
-use crate::oid;
 use crate::types::{field_of, oid_of_column};
 
 /// Bytes after which a batch is closed and the next begun, so that consumers' usual limits take it.

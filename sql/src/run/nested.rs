@@ -169,9 +169,9 @@ mod tests {
     use super::*;
 
     fn record(fields: Vec<(&str, ArrayRef)>) -> ArrayRef {
-        let fields = fields.into_iter().map(|(name, array)| {
-            (Arc::new(Field::new(name, array.data_type().clone(), true)), array)
-        });
+        let fields = fields
+            .into_iter()
+            .map(|(name, array)| (Arc::new(Field::new(name, array.data_type().clone(), true)), array));
         Arc::new(StructArray::from(fields.collect::<Vec<_>>()))
     }
 
@@ -204,7 +204,9 @@ mod tests {
         assert_eq!(of("{t,f}", &ColumnType::Array(Box::new(ColumnType::Boolean))).unwrap(), "[true, false]");
         let record = ColumnType::Struct(vec![("a".into(), ColumnType::Int)]);
         assert_eq!(of("{\"a\": 1}", &record).unwrap(), "{a: 1}");
-        for (text, kind) in [("{1,", &numbers), ("{1,x}", &numbers), ("{{1}}", &numbers), ("{1", &record), ("5", &record)] {
+        for (text, kind) in
+            [("{1,", &numbers), ("{1,x}", &numbers), ("{{1}}", &numbers), ("{1", &record), ("5", &record)]
+        {
             assert_eq!(of(text, kind).unwrap_err().state, SqlState::InvalidTextRepresentation, "{text}");
         }
     }

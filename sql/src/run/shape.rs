@@ -1,6 +1,6 @@
 //! What JSON values have in common: the narrowest declared type that reads all of them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
 
 use chrono::DateTime;
@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// Fields of one object beyond which it is taken for JSONB: its names are data, not columns.
 const STRUCT_FIELDS_MAX: usize = 100;
-/// Fields that the top level of a sample may show; later ones are left out by the declaration's own limit.
+/// Fields that the top level of a sample may show: more than any declaration takes.
 const FIELDS_MAX: usize = 10_000;
 /// Nesting beyond which a value is taken for JSONB.
 const DEPTH_MAX: usize = 8;
@@ -120,7 +120,10 @@ fn add_field(fields: &mut Vec<(String, Shape)>, name: String, shape: Shape) {
 
 /// The fields of a sample's objects, in order of first appearance.
 #[derive(Debug, Default)]
-pub(super) struct Fields(Vec<(String, Shape)>);
+pub(super) struct Fields {
+    fields: Vec<(String, Shape)>,
+    places: HashMap<String, usize>,
+}
 
 impl Fields {
     /// Adds an object's fields; whether it is one.
@@ -130,24 +133,35 @@ impl Fields {
         let fields = source.deserialize_map(FieldsVisitor { depth: 0, most: FIELDS_MAX });
         let Ok(fields) = fields.and_then(|fields| source.end().map(|()| fields)) else { return false };
         for (name, shape) in fields {
-            add_field(&mut self.0, name, shape);
+            match self.places.get(&name) {
+                Some(&place) => {
+                    let there = &mut self.fields[place].1;
+                    *there = std::mem::replace(there, Shape::Unknown).merged(shape);
+                }
+                None if self.fields.len() < FIELDS_MAX => {
+                    self.places.insert(name.clone(), self.fields.len());
+                    self.fields.push((name, shape));
+                }
+                None => {}
+            }
         }
         true
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.fields.is_empty()
     }
 
     /// Per column: its name as written in a declaration, the name it gets by that, and its type.
     pub(super) fn columns(&self) -> Vec<(String, String, String)> {
-        let names: HashSet<&str> = self.0.iter().map(|(name, _)| name.as_str()).collect();
+        let names: HashSet<&str> = self.fields.iter().map(|(name, _)| name.as_str()).collect();
         let mut taken: HashSet<String> = HashSet::new();
         let mut columns = Vec::new();
-        for (name, shape) in self.0.iter().filter(|(name, _)| !is_reserved(name)) {
+        for (name, shape) in self.fields.iter().filter(|(name, _)| !is_reserved(name)) {
             let folded = name.to_lowercase();
             // Folded, unless another field bears that name to the letter or has taken it.
-            let plain = is_plain(name) && (folded == *name || (!names.contains(folded.as_str()) && !taken.contains(&folded)));
+            let plain =
+                is_plain(name) && (folded == *name || (!names.contains(folded.as_str()) && !taken.contains(&folded)));
             let (written, column) = if plain { (name.clone(), folded) } else { (quoted(name), name.clone()) };
             taken.insert(column.clone());
             columns.push((written, column, shape.declared()));
@@ -157,19 +171,31 @@ impl Fields {
 
     /// The fields that no column can be declared for.
     pub(super) fn left_out(&self) -> Vec<String> {
-        self.0.iter().map(|(name, _)| name.clone()).filter(|name| is_reserved(name)).collect()
+        self.fields.iter().map(|(name, _)| name.clone()).filter(|name| is_reserved(name)).collect()
     }
 }
 
 /// Names that belong to the record, and the empty one, which no column can have.
 fn is_reserved(name: &str) -> bool {
-    name.is_empty() || name.starts_with('_') || ["rowtime", "rowpartition", "rowoffset"].contains(&name.to_lowercase().as_str())
+    name.is_empty()
+        || name.starts_with('_')
+        || ["rowtime", "rowpartition", "rowoffset"].contains(&name.to_lowercase().as_str())
 }
 
 /// Whether a name is an identifier without quotes, and no word that begins something else in a declaration.
 fn is_plain(name: &str) -> bool {
-    const WORDS: [&str; 10] =
-        ["primary", "unique", "check", "foreign", "constraint", "references", "default", "generated", "collate", "array"];
+    const WORDS: [&str; 10] = [
+        "primary",
+        "unique",
+        "check",
+        "foreign",
+        "constraint",
+        "references",
+        "default",
+        "generated",
+        "collate",
+        "array",
+    ];
     let mut bytes = name.bytes();
     bytes.next().is_some_and(|byte| byte.is_ascii_alphabetic())
         && bytes.all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
@@ -202,9 +228,10 @@ impl<'de> DeserializeSeed<'de> for Seed {
             Some(b'{' | b'[') if self.depth >= DEPTH_MAX => Ok(Shape::Any),
             Some(b'{') => {
                 let visitor = FieldsVisitor { depth: self.depth + 1, most: STRUCT_FIELDS_MAX + 1 };
-                inner.deserialize_map(visitor).map(|fields| match fields.len() {
-                    0..=STRUCT_FIELDS_MAX => Shape::Struct(fields),
-                    _ => Shape::Any,
+                inner.deserialize_map(visitor).map(|fields| {
+                    let mut named = Vec::new();
+                    fields.into_iter().for_each(|(name, shape)| add_field(&mut named, name, shape));
+                    if named.len() > STRUCT_FIELDS_MAX { Shape::Any } else { Shape::Struct(named) }
                 })
             }
             Some(b'[') => inner.deserialize_seq(ItemsVisitor { depth: self.depth + 1 }),
@@ -243,11 +270,8 @@ impl<'de> Visitor<'de> for FieldsVisitor {
                 continue;
             }
             let shape = map.next_value_seed(Seed { depth: self.depth })?;
-            // Of a name that is there twice the last value counts, as in reading.
-            match fields.iter_mut().find(|(there, _)| *there == name) {
-                Some((_, there)) => *there = shape,
-                None => fields.push((name, shape)),
-            }
+            // A name that is there twice is widened to both: it reads then, whichever counts.
+            fields.push((name, shape));
         }
         Ok(fields)
     }
@@ -325,7 +349,8 @@ mod tests {
         assert!(fields.add(br#"{"Total": "x", "total": 1, "two words": true, "check": 2, "ROWTIME": 1}"#));
         assert!(!fields.add(b"[1]"));
         assert!(!fields.add(br#"{"a": 1} x"#));
-        let columns: Vec<_> = fields.columns().into_iter().map(|(name, column, kind)| format!("{name}={column} {kind}")).collect();
+        let columns: Vec<_> =
+            fields.columns().into_iter().map(|(name, column, kind)| format!("{name}={column} {kind}")).collect();
         let expected = [
             "userId=userid BIGINT",
             "\"Total\"=Total STRING",

@@ -160,7 +160,9 @@ mod tests {
             "rename g h",
         ];
         assert_eq!(shown, expected);
-        assert!(matches!(&changes("ALTER TABLE t RENAME TO u").unwrap()[..], [AlterChange::RenameTo(to)] if to.value == "u"));
+        assert!(
+            matches!(&changes("ALTER TABLE t RENAME TO u").unwrap()[..], [AlterChange::RenameTo(to)] if to.value == "u")
+        );
         let varchar = changes("ALTER TABLE t ALTER a TYPE varchar(20)").unwrap();
         assert!(matches!(&varchar[..], [AlterChange::ChangeType { kind: ColumnType::Varchar(20), .. }]));
     }

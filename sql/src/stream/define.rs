@@ -116,13 +116,14 @@ fn result_value_format(columns: &[DeclaredColumn], plan: &ContinuousPlan, proper
     let values: Vec<&ColumnType> =
         columns.iter().filter(|column| is_value(column)).map(|column| &column.kind).collect();
     let format = properties.value_format_of(&values)?;
-    let nullable = columns.iter().zip(&plan.output).find(|(column, output)| is_value(column) && output.field.is_nullable());
+    let nullable =
+        columns.iter().zip(&plan.output).find(|(column, output)| is_value(column) && output.field.is_nullable());
     match (format, nullable) {
         (Format::Kafka, Some((column, _))) => {
-            let message = format!("column \"{}\" may be NULL, which value_format = 'kafka' has no bytes for", column.name);
-            Err(Error::new(SqlState::InvalidColumnDefinition, message).with_hint(
-                "use value_format = 'delimited', or coalesce(x, 0) for a value that stands for NULL",
-            ))
+            let message =
+                format!("column \"{}\" may be NULL, which value_format = 'kafka' has no bytes for", column.name);
+            Err(Error::new(SqlState::InvalidColumnDefinition, message)
+                .with_hint("use value_format = 'delimited', or coalesce(x, 0) for a value that stands for NULL"))
         }
         (Format::None, _) => Err(Error::new(SqlState::InvalidColumnDefinition, "a result's records have a value")
             .with_hint("leave value_format out")),

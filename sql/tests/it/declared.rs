@@ -33,11 +33,15 @@ async fn a_delimited_topic_is_read_written_and_kept_up_to_date() {
          WITH (format = 'delimited', value_delimiter = '|', partitions = 1)",
     )
     .await;
-    node.append("orders", 0, &[
-        record(Some("1"), "Ann|5.5|true|2024-01-01T00:00:00Z"),
-        record(Some("2"), "\"a|b\"|x|true"),
-        record(None, "Bob||FALSE"),
-    ])
+    node.append(
+        "orders",
+        0,
+        &[
+            record(Some("1"), "Ann|5.5|true|2024-01-01T00:00:00Z"),
+            record(Some("2"), "\"a|b\"|x|true"),
+            record(None, "Bob||FALSE"),
+        ],
+    )
     .await;
     node.run("INSERT INTO orders VALUES (3, 'C|D', 1, NULL, '2024-01-02 00:00:00'), (4, '', NULL, true, NULL)").await;
     let all = "SELECT * FROM orders ORDER BY rowoffset";
@@ -53,9 +57,11 @@ async fn a_delimited_topic_is_read_written_and_kept_up_to_date() {
     let errors = "SELECT column_name, error FROM aquifer.decode_errors";
     assert_eq!(ask(&mut node, errors).await, ["total|'x' is not a number, DECIMAL(8, 2) was expected"]);
 
-    node.run("CREATE TABLE per_customer WITH (value_format = 'delimited', value_delimiter = 'TAB') AS
-              SELECT customer, count(*) AS n, sum(total) AS total FROM orders GROUP BY customer")
-        .await;
+    node.run(
+        "CREATE TABLE per_customer WITH (value_format = 'delimited', value_delimiter = 'TAB') AS
+              SELECT customer, count(*) AS n, sum(total) AS total FROM orders GROUP BY customer",
+    )
+    .await;
     node.caught_up().await;
     let table = "SELECT * FROM per_customer ORDER BY customer";
     assert_eq!(ask(&mut node, table).await, ["|1|NULL", "Ann|1|5.50", "Bob|1|NULL", "C|D|1|1.00"]);
@@ -81,7 +87,10 @@ async fn primitive_raw_and_bare_json_values_are_one_column() {
     assert_eq!(node.refused("INSERT INTO n VALUES ('c', NULL)").await.state.code(), "23502");
 
     node.run("CREATE STREAM raw (v BYTES) WITH (kafka_topic = 'n', value_format = 'raw')").await;
-    assert_eq!(ask(&mut node, "SELECT encode(v, 'hex') FROM raw ORDER BY rowoffset LIMIT 1").await, ["0000000000000102"]);
+    assert_eq!(
+        ask(&mut node, "SELECT encode(v, 'hex') FROM raw ORDER BY rowoffset LIMIT 1").await,
+        ["0000000000000102"]
+    );
 
     node.run("CREATE STREAM bare (v ARRAY<INT>) WITH (wrap_single_value = false, partitions = 1)").await;
     for value in ["ARRAY[1, 2]", "NULL", "'{3,NULL}'"] {
@@ -127,10 +136,14 @@ async fn nested_values_are_written_by_name_and_taken_apart() {
                                ARRAY[STRUCT(x := 1.5, y := 2)], '{\"a\": [1, {\"b\": null}]}')",
     )
     .await;
-    node.run("INSERT INTO s (id, address, counts, points) VALUES (2, '{\"zip\": 7}', '{\"m\": 3}', '[{\"x\": 1}]')").await;
+    node.run("INSERT INTO s (id, address, counts, points) VALUES (2, '{\"zip\": 7}', '{\"m\": 3}', '[{\"x\": 1}]')")
+        .await;
     assert_eq!(
-        ask(&mut node, "SELECT address->city, (address).zip, address->tags[2], counts['l'], points[1]->x FROM s ORDER BY id")
-            .await,
+        ask(
+            &mut node,
+            "SELECT address->city, (address).zip, address->tags[2], counts['l'], points[1]->x FROM s ORDER BY id"
+        )
+        .await,
         ["Rome|5|b|2|1.5", "NULL|7|NULL|NULL|1"]
     );
     let written = ask(&mut node, &bytes_of("s")).await;
@@ -151,7 +164,8 @@ async fn nested_values_are_written_by_name_and_taken_apart() {
     );
     // A filter passes on what is longer than SQL would write.
     node.append("s", 0, &[record(None, "{\"address\": {\"city\": \"Constantinople\"}}")]).await;
-    node.run("CREATE STREAM cities AS SELECT address->city AS city, address FROM s WHERE address->city IS NOT NULL").await;
+    node.run("CREATE STREAM cities AS SELECT address->city AS city, address FROM s WHERE address->city IS NOT NULL")
+        .await;
     node.caught_up().await;
     assert_eq!(ask(&mut node, "SELECT city FROM cities ORDER BY city").await, ["Constantinople", "Rome"]);
     node.close().await;
@@ -162,10 +176,11 @@ async fn json_operators_and_functions_answer_as_in_postgres() {
     let dir = tempfile::tempdir().unwrap();
     let mut node = Node::open(dir.path()).await;
     node.run("CREATE STREAM s (doc jsonb) WITH (partitions = 1)").await;
-    let values: Vec<Record> = [r#"{"doc": {"a": {"b": [1, "x"]}, "tags": ["p", "q"], "n": 1.0}}"#, r#"{"doc": [1, 2]}"#, "{}"]
-        .into_iter()
-        .map(|value| record(None, value))
-        .collect();
+    let values: Vec<Record> =
+        [r#"{"doc": {"a": {"b": [1, "x"]}, "tags": ["p", "q"], "n": 1.0}}"#, r#"{"doc": [1, 2]}"#, "{}"]
+            .into_iter()
+            .map(|value| record(None, value))
+            .collect();
     node.append("s", 0, &values).await;
     for (expression, expected) in [
         ("doc @> '{\"n\": 1}'", ["true", "false", "NULL"]),
@@ -324,16 +339,30 @@ async fn columns_that_nobody_declares_are_those_of_a_sample() {
     node.run("CREATE STREAM holder (a INT) WITH (kafka_topic = 'events', partitions = 2)").await;
     let error = node.refused("CREATE STREAM s WITH (kafka_topic = 'events', value_format = 'json')").await;
     assert_eq!((error.state.code(), error.hint.is_some()), ("55000", true), "{error}");
-    node.append("events", 0, &[
-        record(Some("k1"), r#"{"userId": 1, "at": "2024-01-01T00:00:00Z", "address": {"city": "Rome"}, "_id": "x"}"#),
-        record(None, "no json"),
-    ])
+    node.append(
+        "events",
+        0,
+        &[
+            record(
+                Some("k1"),
+                r#"{"userId": 1, "at": "2024-01-01T00:00:00Z", "address": {"city": "Rome"}, "_id": "x"}"#,
+            ),
+            record(None, "no json"),
+        ],
+    )
     .await;
-    node.append("events", 1, &[
-        record(Some("k2"), r#"{"userId": 3000000000, "ratio": 1, "tags": ["a"], "address": {"city": "Oslo", "zip": 5}}"#),
-        record(Some("k3"), r#"{"userId": 2, "ratio": 0.5, "mixed": 1, "at": "2024-01-02T00:00:00+01:00"}"#),
-        record(Some("k4"), r#"{"mixed": "x"}"#),
-    ])
+    node.append(
+        "events",
+        1,
+        &[
+            record(
+                Some("k2"),
+                r#"{"userId": 3000000000, "ratio": 1, "tags": ["a"], "address": {"city": "Oslo", "zip": 5}}"#,
+            ),
+            record(Some("k3"), r#"{"userId": 2, "ratio": 0.5, "mixed": 1, "at": "2024-01-02T00:00:00+01:00"}"#),
+            record(Some("k4"), r#"{"mixed": "x"}"#),
+        ],
+    )
     .await;
     let mut session = node.session();
     let create = "CREATE STREAM s WITH (kafka_topic = 'events', value_format = 'json')";
@@ -391,7 +420,10 @@ async fn a_sum_of_bigint_is_numeric_and_never_wraps() {
     node.caught_up().await;
     expected[1] = "f|1|1|NaN";
     assert_eq!(ask(&mut node, "SELECT * FROM sums ORDER BY k").await, expected);
-    assert_eq!(ask(&mut node, "SELECT sum(x) OVER (ORDER BY x) FROM s WHERE k = 'a' LIMIT 1").await, ["18446744073709551614"]);
+    assert_eq!(
+        ask(&mut node, "SELECT sum(x) OVER (ORDER BY x) FROM s WHERE k = 'a' LIMIT 1").await,
+        ["18446744073709551614"]
+    );
     assert_eq!(node.refused("SELECT sum(k) FROM s").await.state.code(), "42883");
     node.close().await;
 }

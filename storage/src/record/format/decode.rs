@@ -326,8 +326,12 @@ impl Part {
     fn append_null(&self, targets: &mut [Target]) {
         match self {
             Self::Untouched => {}
-            Self::Kafka(index) | Self::JsonUnwrapped(index) | Self::JsonKey(_, index) => targets[*index].column.append_null(),
-            Self::Json(_, columns) | Self::Delimited(_, columns) => columns.iter().for_each(|&index| targets[index].column.append_null()),
+            Self::Kafka(index) | Self::JsonUnwrapped(index) | Self::JsonKey(_, index) => {
+                targets[*index].column.append_null()
+            }
+            Self::Json(_, columns) | Self::Delimited(_, columns) => {
+                columns.iter().for_each(|&index| targets[index].column.append_null())
+            }
         }
     }
 }

@@ -76,8 +76,7 @@ fn quoted_field(text: &str) -> Result<(Cow<'_, str>, &str), String> {
 
 /// What stands behind the delimiter that follows a quoted field; only white space may be between, as in commons-csv.
 fn closed(behind: &str, delimiter: char) -> Result<Option<&str>, String> {
-    let (between, rest) =
-        behind.split_once(delimiter).map_or((behind, None), |(between, rest)| (between, Some(rest)));
+    let (between, rest) = behind.split_once(delimiter).map_or((behind, None), |(between, rest)| (between, Some(rest)));
     if between.chars().all(|char| char == ' ' || char == '\t') {
         return Ok(rest);
     }

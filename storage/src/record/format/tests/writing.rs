@@ -124,7 +124,7 @@ fn delimited_lines_and_bare_json_hold_what_their_columns_do() {
     let rows: [Row<'_>; 2] = [(None, Some(b"[1, 2]")), (None, Some(b"null"))];
     let written = rewritten(&bare(ColumnType::Array(Box::new(ColumnType::Int))), &rows);
     assert_eq!(written, [(None, Some("[1,2]".to_owned())), (None, Some("null".to_owned()))]);
-    let refused = decode(&bare(ColumnType::Int), &raw(&[(None, Some(b"{"x": 1}")), (None, Some(b"{"))]));
+    let refused = decode(&bare(ColumnType::Int), &raw(&[(None, Some(br#"{"x": 1}"#)), (None, Some(b"{"))]));
     assert_eq!(refused.errors[0].column.as_deref(), Some("x"));
     assert_eq!(refused.errors[1].column, None);
 }
@@ -133,11 +133,8 @@ fn delimited_lines_and_bare_json_hold_what_their_columns_do() {
 fn a_json_key_of_one_column_is_read_with_and_without_an_object_around_it() {
     let format = stream(vec![column("Id", ColumnType::BigInt, ColumnRole::Key)]);
     let format = RecordFormat { key_format: Format::Json, ..format };
-    let rows: [Row<'_>; 3] = [
-        (Some(br#"{"Id":5}"#), Some(b"{}")),
-        (Some(b" 5"), Some(b"{}")),
-        (Some(b"null"), Some(b"{}")),
-    ];
+    let rows: [Row<'_>; 3] =
+        [(Some(br#"{"Id":5}"#), Some(b"{}")), (Some(b" 5"), Some(b"{}")), (Some(b"null"), Some(b"{}"))];
     let keys: Vec<_> = rewritten(&format, &rows).into_iter().map(|(key, _)| key).collect();
     let object = Some(r#"{"Id":5}"#.to_owned());
     assert_eq!(keys, [object.clone(), object, None]);
