@@ -93,7 +93,7 @@ pub(crate) fn redefinition(
 ///
 /// # Errors
 /// 55006 if one over its topic does not parse: what it reads is not known.
-pub(crate) fn readers(catalog: &Catalog, relation: &Relation) -> Result<Vec<(Definition, QueryDefinition)>> {
+pub(crate) fn readers(catalog: &Catalog, relation: &Relation) -> Result<Vec<(Arc<Definition>, QueryDefinition)>> {
     let definitions = catalog.storage().definitions(QUERY_KIND);
     let over_it = definitions.into_iter().filter(|definition| definition.holds.contains(&relation.topic));
     let mut readers = Vec::new();
