@@ -37,6 +37,8 @@ pub struct Statement {
 pub struct Prepared {
     /// Arrow type of `$1`, `$2`, …; inferred where the client did not say, Utf8 where nothing says.
     pub parameters: Vec<DataType>,
+    /// Postgres's type of those that go to a declared column, where Arrow has one type for several (jsonb, uuid, text).
+    pub parameter_oids: Vec<Option<u32>>,
     /// Result columns; `None` if it returns no rows.
     pub columns: Option<Vec<Column>>,
     parsed: Arc<Parsed>,

@@ -52,6 +52,7 @@ pub(crate) fn type_name(kind: &ColumnType) -> String {
         ColumnType::Double => "double precision".to_owned(),
         ColumnType::Decimal { precision, scale } => format!("numeric({precision},{scale})"),
         ColumnType::Text => "text".to_owned(),
+        ColumnType::Varchar(length) => format!("character varying({length})"),
         ColumnType::Bytes => "bytea".to_owned(),
         ColumnType::Timestamp => "timestamp without time zone".to_owned(),
         ColumnType::TimestampTz => "timestamp with time zone".to_owned(),
@@ -102,6 +103,30 @@ pub(crate) fn column_type_of(field: &Field) -> Option<ColumnType> {
     })
 }
 
+/// Postgres's OID of a declared type, as a parameter that goes there is told.
+pub(crate) fn oid_of_column(kind: &ColumnType) -> u32 {
+    match kind {
+        ColumnType::Json | ColumnType::Struct(_) | ColumnType::Map(_) => oid::JSONB,
+        ColumnType::Uuid => oid::UUID,
+        ColumnType::Varchar(_) => oid::VARCHAR,
+        // An array of arrays is as wide as it is deep in Postgres; here each may have its own length, as in JSON.
+        ColumnType::Array(item) if !item.is_scalar() => oid::JSONB,
+        ColumnType::Array(item) => array_oid(oid_of_column(item)),
+        other => oid_of(&Field::new("", other.arrow(), true)).0,
+    }
+}
+
+/// Whether a list's items have parts of their own that only JSON can show.
+fn holds_json(item: &DataType) -> bool {
+    match item {
+        DataType::Struct(_) | DataType::Map(..) | DataType::Union(..) => true,
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
+            holds_json(item.data_type())
+        }
+        _ => false,
+    }
+}
+
 /// Postgres's OID and type modifier of a field.
 pub(crate) fn oid_of(field: &Field) -> (u32, i32) {
     // System tables mark their columns with the type's name in `pg_type`.
@@ -126,6 +151,11 @@ pub(crate) fn oid_of(field: &Field) -> (u32, i32) {
         DataType::Date32 | DataType::Date64 => (oid::DATE, -1),
         DataType::Time32(_) | DataType::Time64(_) => (oid::TIME, -1),
         DataType::Interval(_) | DataType::Duration(_) => (oid::INTERVAL, -1),
+        DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _)
+            if holds_json(item.data_type()) =>
+        {
+            (oid::JSONB, -1)
+        }
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
             (array_oid(oid_of(item).0), -1)
         }
@@ -137,12 +167,13 @@ pub(crate) fn oid_of(field: &Field) -> (u32, i32) {
 
 /// The OID of the array over a type; an array of arrays has its innermost item's.
 fn array_oid(item: u32) -> u32 {
-    const ARRAYS: [(u32, u32); 16] = [
+    const ARRAYS: [(u32, u32); 17] = [
         (oid::BOOL, 1000),
         (oid::BYTEA, 1001),
         (oid::INT2, 1005),
         (oid::INT4, 1007),
         (oid::TEXT, 1009),
+        (oid::VARCHAR, 1015),
         (oid::INT8, 1016),
         (oid::FLOAT4, 1021),
         (oid::FLOAT8, 1022),

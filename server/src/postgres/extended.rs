@@ -139,12 +139,11 @@ impl Connection {
                 return Err(Error::new(SqlState::SyntaxError, message).with_hint("send them one by one").into());
             }
         };
-        let inferred = prepared.as_ref().map_or(&[][..], |prepared| &prepared.parameters);
+        let inferred = prepared.iter().flat_map(|prepared| prepared.parameters.iter().zip(&prepared.parameter_oids));
         let parameter_oids = inferred
-            .iter()
             .enumerate()
-            .map(|(index, arrow)| match type_oids.get(index) {
-                None | Some(0 | &oids::UNKNOWN) => oids::oid_of(arrow),
+            .map(|(index, (arrow, known))| match type_oids.get(index) {
+                None | Some(0 | &oids::UNKNOWN) => known.unwrap_or_else(|| oids::oid_of(arrow)),
                 Some(oid) => *oid,
             })
             .collect();

@@ -101,6 +101,10 @@ pub(crate) fn oid_of(arrow: &DataType) -> u32 {
         DataType::Dictionary(_, value) => oid_of(value),
         DataType::List(item) | DataType::LargeList(item) | DataType::FixedSizeList(item, _) => {
             let element = oid_of(item.data_type());
+            // A list of what travels as JSON does so whole.
+            if element == JSONB {
+                return JSONB;
+            }
             ARRAYS.iter().find(|(_, of)| *of == element).map_or(JSONB, |(array, _)| *array)
         }
         _ => TEXT,

@@ -10,8 +10,8 @@ use datafusion::common::ScalarValue;
 use super::binary::{EPOCH_DAYS, EPOCH_US};
 use super::oids;
 
-/// Scale that a numeric parameter keeps, whatever its own.
-const NUMERIC_SCALE: i8 = 10;
+/// Most digits behind the point of a numeric parameter.
+const NUMERIC_SCALE_MAX: i8 = 38;
 const NUMERIC_PRECISION: u8 = 38;
 const NUMERIC_NEGATIVE: u16 = 0x4000;
 const NUMERIC_NAN: u16 = 0xC000;
@@ -254,21 +254,22 @@ fn since_epoch(mut bytes: Bytes, wrong: impl FnOnce() -> Error) -> Result<Option
     bytes.get_i64().checked_add(EPOCH_US).map(Some).ok_or_else(wrong)
 }
 
-/// Postgres's numeric, kept to [`NUMERIC_SCALE`] digits behind the point; `None` if it is malformed, no number, or larger
-/// than fits.
+/// Postgres's numeric with the digits behind the point that it says it has; `None` if it is malformed, no number, or has
+/// more digits than fit.
 fn numeric(mut bytes: Bytes) -> Option<ScalarValue> {
     if bytes.len() < 8 {
         return None;
     }
-    let (count, weight, sign, _) = (bytes.get_u16(), bytes.get_i16(), bytes.get_u16(), bytes.get_u16());
+    let (count, weight, sign, scale) = (bytes.get_u16(), bytes.get_i16(), bytes.get_u16(), bytes.get_u16());
     if bytes.len() != usize::from(count) * 2 || sign & NUMERIC_NAN == NUMERIC_NAN {
         return None;
     }
+    let scale = i8::try_from(scale).ok().filter(|scale| *scale <= NUMERIC_SCALE_MAX)?;
     let mut unscaled: i128 = 0;
     for index in 0..count {
         let digit = i128::from(bytes.get_u16());
         // This digit's lowest place, as a power of ten above the last one that is kept.
-        let power = (i32::from(weight) - i32::from(index)) * 4 + i32::from(NUMERIC_SCALE);
+        let power = (i32::from(weight) - i32::from(index)) * 4 + i32::from(scale);
         let part = match u32::try_from(power) {
             Ok(power) => digit.checked_mul(10_i128.checked_pow(power)?)?,
             Err(_) => digit / 10_i128.checked_pow(power.unsigned_abs()).unwrap_or(i128::MAX),
@@ -276,7 +277,7 @@ fn numeric(mut bytes: Bytes) -> Option<ScalarValue> {
         unscaled = unscaled.checked_add(part)?;
     }
     let value = if sign == NUMERIC_NEGATIVE { -unscaled } else { unscaled };
-    Some(ScalarValue::Decimal128(Some(value), NUMERIC_PRECISION, NUMERIC_SCALE))
+    Some(ScalarValue::Decimal128(Some(value), NUMERIC_PRECISION, scale))
 }
 
 fn array(mut bytes: Bytes, oid: u32) -> Result<ScalarValue> {
@@ -359,11 +360,15 @@ mod tests {
     fn a_binary_numeric_is_exact() {
         // 12345.678
         let value = Bytes::from_static(&[0, 3, 0, 1, 0, 0, 0, 3, 0, 1, 0x09, 0x29, 0x1a, 0x7c]);
-        let wanted = ScalarValue::Decimal128(Some(123_456_780_000_000), NUMERIC_PRECISION, NUMERIC_SCALE);
-        assert_eq!(
-            decode(Some(&value), 1, oids::NUMERIC, &DataType::Decimal128(NUMERIC_PRECISION, NUMERIC_SCALE)).unwrap(),
-            wanted
-        );
+        for (scale, unscaled) in [(10, 123_456_780_000_000), (3, 12_345_678)] {
+            let wanted = ScalarValue::Decimal128(Some(unscaled), NUMERIC_PRECISION, scale);
+            let arrow = DataType::Decimal128(NUMERIC_PRECISION, scale);
+            assert_eq!(decode(Some(&value), 1, oids::NUMERIC, &arrow).unwrap(), wanted);
+        }
+        // 0.000000000000005, whose digits a scale of 10 would have cut off.
+        let value = Bytes::from_static(&[0, 1, 0xff, 0xfc, 0, 0, 0, 15, 0, 50]);
+        let wanted = ScalarValue::Decimal128(Some(5), 20, 15);
+        assert_eq!(decode(Some(&value), 1, oids::NUMERIC, &DataType::Decimal128(20, 15)).unwrap(), wanted);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use futures::{StreamExt, pin_mut};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{FromSql, IsNull, ToSql, Type};
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 use tokio_util::sync::CancellationToken;
 
@@ -99,6 +100,99 @@ async fn parameters_and_results_travel_in_binary_and_keep_their_types() {
     assert_eq!((row.get::<_, Vec<String>>(2), row.get::<_, f64>(3)), (tags, 1.5));
     let null = client.query_one("SELECT count(*), max(name) FROM t WHERE id > $1", &[&100_i64]).await.unwrap();
     assert_eq!((null.get::<_, i64>(0), null.get::<_, Option<String>>(1)), (0, None));
+    node.stop().await;
+}
+
+/// A value in its binary format, of whatever type.
+#[derive(Debug, PartialEq)]
+struct Binary(Vec<u8>);
+
+impl ToSql for Binary {
+    fn to_sql(
+        &self,
+        _kind: &Type,
+        out: &mut bytes::BytesMut,
+    ) -> Result<IsNull, Box<dyn std::error::Error + Sync + Send>> {
+        out.extend_from_slice(&self.0);
+        Ok(IsNull::No)
+    }
+
+    fn accepts(_kind: &Type) -> bool {
+        true
+    }
+
+    tokio_postgres::types::to_sql_checked!();
+}
+
+impl<'a> FromSql<'a> for Binary {
+    fn from_sql(_kind: &Type, raw: &'a [u8]) -> Result<Self, Box<dyn std::error::Error + Sync + Send>> {
+        Ok(Self(raw.to_vec()))
+    }
+
+    fn accepts(_kind: &Type) -> bool {
+        true
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_declared_type_has_its_own_oid_as_a_parameter_and_as_a_column() {
+    let node = Node::start(ServerSettings::default()).await;
+    let client = node.client().await;
+    let columns = "id UUID KEY, doc jsonb, address STRUCT<city STRING>, counts MAP<STRING, INT>, \
+                   points ARRAY<STRUCT<x INT>>, n DECIMAL(30, 12), v VARCHAR(9), d DATE, at TIMESTAMPTZ, t TIME, \
+                   list INT[], b BYTES";
+    client.batch_execute(&format!("CREATE STREAM w ({columns}) WITH (partitions = 1)")).await.unwrap();
+    let insert =
+        client.prepare("INSERT INTO w VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)").await.unwrap();
+    let [json, list] = [Type::JSONB, Type::INT4_ARRAY];
+    let (date, at, time) = (Type::DATE, Type::TIMESTAMPTZ, Type::TIME);
+    let told = |text: Type| {
+        let nested = [json.clone(), json.clone(), json.clone(), json.clone()];
+        let mut types = vec![Type::UUID];
+        types.extend(nested);
+        types.extend([Type::NUMERIC, text, date.clone(), at.clone(), time.clone(), list.clone(), Type::BYTEA]);
+        types
+    };
+    assert_eq!(insert.params(), told(Type::VARCHAR));
+    let jsonb = |text: &str| Binary([b"\x01", text.as_bytes()].concat());
+    // 1234567890.000000000001
+    let number = Binary(vec![0, 6, 0, 2, 0, 0, 0, 12, 0, 12, 0x0d, 0x80, 0x1e, 0xd2, 0, 0, 0, 0, 0, 1]);
+    let list = Binary([1_i32, 1, 23, 2, 1, 4, 5, -1].iter().flat_map(|number| number.to_be_bytes()).collect());
+    let values = [
+        Binary((0..16).collect()),
+        jsonb("{\"a\": [1,  2]}"),
+        jsonb("{\"city\": \"Rome\"}"),
+        jsonb("{\"k\": 1}"),
+        jsonb("[{\"x\": 1}, {\"x\": null}]"),
+        number,
+        Binary(b"text".to_vec()),
+        Binary(1_i32.to_be_bytes().to_vec()),
+        Binary(5_i64.to_be_bytes().to_vec()),
+        Binary(1_000_001_i64.to_be_bytes().to_vec()),
+        list,
+        Binary(vec![0, 255]),
+    ];
+    let parameters: Vec<&(dyn ToSql + Sync)> = values.iter().map(|value| value as &(dyn ToSql + Sync)).collect();
+    assert_eq!(client.execute(&insert, &parameters).await.unwrap(), 1);
+    let row = client.query_one("SELECT * FROM w", &[]).await.unwrap();
+    let types: Vec<Type> = row.columns().iter().map(|column| column.type_().clone()).collect();
+    assert_eq!(types, told(Type::TEXT));
+    for (index, value) in values.iter().enumerate() {
+        assert_eq!(&row.get::<_, Binary>(index), value, "column {}", row.columns()[index].name());
+    }
+    let shown = client.simple_query("SELECT address, counts, points, n, list FROM w").await.unwrap();
+    let Some(SimpleQueryMessage::Row(row)) = shown.iter().find(|message| matches!(message, SimpleQueryMessage::Row(_)))
+    else {
+        panic!("{shown:?}")
+    };
+    let shown: Vec<_> = (0..row.len()).map(|column| row.get(column).unwrap()).collect();
+    let expected =
+        ["{\"city\": \"Rome\"}", "{\"k\": 1}", "[{\"x\": 1}, {\"x\": null}]", "1234567890.000000000001", "{5,NULL}"];
+    assert_eq!(shown, expected);
+    let error = client.execute("INSERT INTO w (v) VALUES ($1)", &[&"ten letters"]).await.unwrap_err();
+    assert_eq!(error.code().map(SqlState::code), Some("22001"));
+    let error = client.execute("INSERT INTO w (address) VALUES ($1)", &[&jsonb("[1]")]).await.unwrap_err();
+    assert_eq!(error.code().map(SqlState::code), Some("22P02"));
     node.stop().await;
 }
 

@@ -11,10 +11,12 @@ use crate::statement::Property;
 pub(crate) struct Properties {
     /// `kafka_topic`.
     pub(crate) kafka_topic: Option<String>,
-    /// `key_format`.
+    /// `key_format`, with its `key_delimiter`.
     pub(crate) key_format: Option<Format>,
-    /// `value_format`.
+    /// `value_format`, with its `value_delimiter` and `wrap_single_value`.
     pub(crate) value_format: Option<Format>,
+    /// The value is said to be `raw`: one column of bytes.
+    raw_value: bool,
     /// `partitions`, and where it stands.
     pub(crate) partitions: Option<(i32, usize)>,
     /// `timestamp`, folded, and where it stands.
@@ -25,8 +27,11 @@ pub(crate) struct Properties {
     pub(crate) emit: Option<String>,
 }
 
-const NAMES: &str = "kafka_topic, value_format, key_format, format, partitions, replicas, timestamp and Kafka's topic \
-                     configs, as retention_ms or cleanup_policy";
+const NAMES: &str = "kafka_topic, value_format, key_format, format, value_delimiter, key_delimiter, wrap_single_value, \
+                     partitions, replicas, timestamp and Kafka's topic configs, as retention_ms or cleanup_policy";
+
+/// What stands between the fields of `delimited` unless told otherwise.
+const DELIMITER: char = ',';
 
 /// How long a table made by SQL keeps superseded values, so that time travel sees them.
 const TABLE_HISTORY_MS: i64 = 7 * 24 * 60 * 60 * 1000;
@@ -44,11 +49,19 @@ impl Properties {
             match property.name.as_str() {
                 "kafka_topic" => properties.kafka_topic = Some(value.to_owned()),
                 "key_format" => properties.key_format = Some(format(property)?),
-                "value_format" => properties.value_format = Some(format(property)?),
+                "value_format" => {
+                    properties.value_format = Some(format(property)?);
+                    properties.raw_value = value.eq_ignore_ascii_case("raw");
+                }
                 "format" => {
+                    if let Some(other) = with.iter().find(|other| is_one_format(&other.name)) {
+                        return Err(invalid(other, "left out where format says both"));
+                    }
                     let format = format(property)?;
                     (properties.key_format, properties.value_format) = (Some(format), Some(format));
                 }
+                // Read once the formats are known.
+                "value_delimiter" | "key_delimiter" | "wrap_single_value" => {}
                 "partitions" => match value.parse::<i32>() {
                     Ok(partitions) if partitions > 0 => properties.partitions = Some((partitions, at)),
                     _ => return Err(invalid(property, "a number of at least 1")),
@@ -75,7 +88,33 @@ impl Properties {
                 }
             }
         }
+        for property in with {
+            properties.refine(property)?;
+        }
         Ok(properties)
+    }
+
+    /// What is said about a format besides its name.
+    fn refine(&mut self, property: &Property) -> Result<()> {
+        match property.name.as_str() {
+            name @ ("value_delimiter" | "key_delimiter") => {
+                let format = if name == "key_delimiter" { &mut self.key_format } else { &mut self.value_format };
+                let Some(Format::Delimited(delimiter)) = format else {
+                    let format = name.replace("delimiter", "format");
+                    return Err(invalid(property, &format!("for {format} = 'delimited' only")));
+                };
+                *delimiter = delimiter_of(property)?;
+            }
+            "wrap_single_value" => match (property.value.to_lowercase().as_str(), self.value_format) {
+                ("true", _) => {}
+                ("false", None | Some(Format::Json)) => self.value_format = Some(Format::JsonUnwrapped),
+                // Other formats never wrap a single value.
+                ("false", _) => {}
+                _ => return Err(invalid(property, "true or false")),
+            },
+            _ => {}
+        }
+        Ok(())
     }
 
     /// How a new topic is made; `compacted` for tables with a key.
@@ -96,7 +135,7 @@ impl Properties {
     /// # Errors
     /// 42611 if the format said cannot hold them.
     pub(crate) fn key_format_of(&self, keys: &[&ColumnType], windowed: bool) -> Result<Format> {
-        let single = matches!(keys, [one] if is_primitive(one)) && !windowed;
+        let single = matches!(keys, [one] if one.is_kafka_primitive() && **one != ColumnType::Uuid) && !windowed;
         let format = match (self.key_format, keys) {
             (None, []) => Format::None,
             (None, _) if single => Format::Kafka,
@@ -104,10 +143,13 @@ impl Properties {
             (Some(format), _) => format,
         };
         match format {
-            Format::Kafka if !keys.is_empty() && !single => Err(does_not_hold("key_format", "json")),
-            Format::None if !keys.is_empty() => Err(does_not_hold("key_format", "json or kafka")),
             _ if keys.is_empty() => Ok(Format::None),
-            _ => Ok(format),
+            Format::Kafka if !single => Err(does_not_hold("key_format", "json")),
+            Format::None => Err(does_not_hold("key_format", "json or kafka")),
+            Format::Delimited(_) if windowed || !keys.iter().all(|kind| kind.is_scalar()) => {
+                Err(does_not_hold("key_format", "json"))
+            }
+            format => Ok(format),
         }
     }
 
@@ -117,12 +159,39 @@ impl Properties {
     /// 42611 if the format said cannot hold them.
     pub(crate) fn value_format_of(&self, values: &[&ColumnType]) -> Result<Format> {
         match self.value_format.unwrap_or(Format::Json) {
-            Format::Kafka if !matches!(values, [one] if is_primitive(one)) => {
+            Format::Kafka if self.raw_value && !matches!(values, [ColumnType::Bytes]) => {
+                let message = "value_format = 'raw' is one column of the value's bytes";
+                Err(Error::new(SqlState::InvalidColumnDefinition, message)
+                    .with_hint("declare one column of BYTES besides the key"))
+            }
+            Format::Kafka if !matches!(values, [one] if one.is_kafka_primitive()) => {
                 Err(does_not_hold("value_format", "json"))
             }
-            Format::None => Err(does_not_hold("value_format", "json")),
+            Format::JsonUnwrapped if values.len() != 1 => {
+                let message = "wrap_single_value = false is for a value of one column";
+                Err(Error::new(SqlState::InvalidColumnDefinition, message)
+                    .with_hint("leave wrap_single_value out: several columns are the fields of an object"))
+            }
+            Format::Delimited(_) if !values.iter().all(|kind| kind.is_scalar()) => {
+                Err(does_not_hold("value_format", "json"))
+            }
+            Format::None if !values.is_empty() => Err(does_not_hold("value_format", "json")),
             format => Ok(format),
         }
+    }
+}
+
+fn is_one_format(name: &str) -> bool {
+    matches!(name, "key_format" | "value_format")
+}
+
+fn delimiter_of(property: &Property) -> Result<char> {
+    let mut chars = property.value.chars();
+    match (property.value.to_uppercase().as_str(), chars.next(), chars.next()) {
+        ("SPACE", ..) => Ok(' '),
+        ("TAB", ..) => Ok('\t'),
+        (_, Some(delimiter), None) if !matches!(delimiter, '"' | '\n' | '\r') => Ok(delimiter),
+        _ => Err(invalid(property, "SPACE, TAB or one character that is no quote and no line break")),
     }
 }
 
@@ -131,28 +200,32 @@ fn kafkas_name(property: &str) -> String {
     property.replace('_', ".")
 }
 
-fn is_primitive(kind: &ColumnType) -> bool {
-    matches!(kind, ColumnType::Text | ColumnType::Int | ColumnType::BigInt | ColumnType::Double | ColumnType::Bytes)
-}
-
 fn does_not_hold(property: &str, better: &str) -> Error {
     let message = format!("this {property} cannot hold the columns declared");
     Error::new(SqlState::InvalidColumnDefinition, message).with_hint(format!(
-        "kafka holds one column of STRING, INT, BIGINT, DOUBLE or BYTES, none holds nothing; use {property} = '{better}'"
+        "kafka holds one column of STRING, INT, BIGINT, DOUBLE or BYTES, delimited holds no ARRAY, MAP or STRUCT, none \
+         holds nothing; use {property} = '{better}'"
     ))
 }
 
 fn format(property: &Property) -> Result<Format> {
     match property.value.to_lowercase().as_str() {
         "json" => Ok(Format::Json),
+        // One column of bytes, as Kafka's own serializer writes it.
         "kafka" => Ok(Format::Kafka),
+        "raw" if property.name == "value_format" => Ok(Format::Kafka),
+        "delimited" => Ok(Format::Delimited(DELIMITER)),
         "none" => Ok(Format::None),
-        "avro" | "protobuf" | "protobuf_nosr" | "json_sr" | "delimited" => {
-            Err(Error::unsupported(format!("{} = '{}'", property.name, property.value))
-                .with_position(property.position)
-                .with_hint("use json or kafka; topics.\"name\" shows the bytes of any format"))
-        }
-        _ => Err(invalid(property, "json, kafka or none")),
+        "avro" | "protobuf" | "protobuf_nosr" | "json_sr" => Err(Error::unsupported(format!(
+            "{} = '{}'",
+            property.name, property.value
+        ))
+        .with_position(property.position)
+        .with_hint(
+            "there is no schema registry: use json, kafka or delimited; value_format = 'raw' gives the bytes of \
+                     any format",
+        )),
+        _ => Err(invalid(property, "json, kafka, delimited, raw (of a value) or none")),
     }
 }
 
@@ -190,6 +263,45 @@ mod tests {
         assert_eq!(state("replicas", "3"), SqlState::FeatureNotSupported);
         assert_eq!(state("retention_ms", "soon"), SqlState::InvalidParameterValue);
         assert_eq!(state("cleanup_policy", "burn"), SqlState::InvalidParameterValue);
+    }
+
+    #[test]
+    fn a_delimiter_and_a_single_value_without_an_object_belong_to_their_formats() {
+        let read = |told: &[(&str, &str)]| {
+            let told: Vec<_> = told.iter().map(|(name, value)| property(name, value)).collect();
+            Properties::read(&told).map(|properties| (properties.key_format, properties.value_format))
+        };
+        let delimited = |delimiter| Some(Format::Delimited(delimiter));
+        assert_eq!(read(&[("format", "Delimited")]).unwrap(), (delimited(','), delimited(',')));
+        let said = [("value_delimiter", "tab"), ("value_format", "delimited")];
+        assert_eq!(read(&said).unwrap(), (None, delimited('\t')));
+        let said = [("key_format", "delimited"), ("key_delimiter", "|"), ("wrap_single_value", "false")];
+        assert_eq!(read(&said).unwrap(), (delimited('|'), Some(Format::JsonUnwrapped)));
+        for said in [
+            &[("value_delimiter", ",")][..],
+            &[("value_format", "delimited"), ("value_delimiter", "ab")],
+            &[("format", "json"), ("key_format", "kafka")],
+            &[("wrap_single_value", "maybe")],
+            &[("key_format", "raw")],
+        ] {
+            assert_eq!(read(said).unwrap_err().state, SqlState::InvalidParameterValue, "{said:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_format_holds_its_columns_or_says_which_does() {
+        let of = |told: &[(&str, &str)], values: &[&ColumnType]| {
+            let told: Vec<_> = told.iter().map(|(name, value)| property(name, value)).collect();
+            Properties::read(&told).unwrap().value_format_of(values).map_err(|error| error.state.code())
+        };
+        let list = ColumnType::Array(Box::new(ColumnType::Int));
+        assert_eq!(of(&[("value_format", "raw")], &[&ColumnType::Bytes]), Ok(Format::Kafka));
+        assert_eq!(of(&[("value_format", "raw")], &[&ColumnType::Text]), Err("42611"));
+        assert_eq!(of(&[("value_format", "kafka")], &[&ColumnType::Int, &ColumnType::Int]), Err("42611"));
+        assert_eq!(of(&[("value_format", "delimited")], &[&list]), Err("42611"));
+        assert_eq!(of(&[("value_format", "none")], &[]), Ok(Format::None));
+        assert_eq!(of(&[("wrap_single_value", "false")], &[&list]), Ok(Format::JsonUnwrapped));
+        assert_eq!(of(&[("wrap_single_value", "false")], &[]), Err("42611"));
     }
 
     #[test]

@@ -79,3 +79,48 @@ impl Relation {
         columns.filter(|(_, column)| column.role == ColumnRole::Key).map(|(index, _)| index).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use aquifer_storage::record::format::{ColumnType, Format};
+
+    use super::*;
+
+    fn definition(value: &str) -> Definition {
+        let value = bytes::Bytes::copy_from_slice(value.as_bytes());
+        Definition { kind: RELATION_KIND.to_owned(), name: "s".to_owned(), value, holds: Vec::new() }
+    }
+
+    #[test]
+    fn declarations_of_earlier_versions_stay_readable() {
+        // Written by the first version that had relations.
+        let first = r#"{"name":"s","kind":"table","format":{"columns":[
+            {"name":"k","field":"K","kind":"text","role":"key","not_null":true},
+            {"name":"d","field":"d","kind":{"decimal":{"precision":10,"scale":2}},"role":"value","not_null":false},
+            {"name":"n","field":"n","kind":{"struct":[["a",{"array":"int"}],["m",{"map":"json"}]]},"role":"value",
+             "not_null":false}],"key_format":"kafka","value_format":"json","tombstones":true},
+            "topic":"00112233-4455-6677-8899-aabbccddeeff","topic_name":"s","timestamp_column":null,"window":null,
+            "query":null,"statement":"CREATE TABLE s","oid":16384,"created_at_us":1}"#;
+        let relation = Relation::from_definition(&definition(first)).unwrap();
+        assert_eq!((relation.format.key_format, relation.format.value_format), (Format::Kafka, Format::Json));
+        assert_eq!(relation.format.columns[1].kind, ColumnType::Decimal { precision: 10, scale: 2 });
+        assert_eq!(
+            Relation::from_definition(&definition(str::from_utf8(&relation.to_bytes().unwrap()).unwrap())).unwrap(),
+            relation
+        );
+    }
+
+    #[test]
+    fn what_this_version_declares_is_written_as_it_will_be_read() {
+        let format = RecordFormat {
+            columns: Vec::new(),
+            key_format: Format::Delimited('|'),
+            value_format: Format::JsonUnwrapped,
+            tombstones: false,
+        };
+        let written =
+            r#"{"columns":[],"key_format":{"delimited":"|"},"value_format":"json_unwrapped","tombstones":false}"#;
+        assert_eq!(serde_json::to_string(&format).unwrap(), written);
+        assert_eq!(serde_json::to_string(&ColumnType::Varchar(5)).unwrap(), r#"{"varchar":5}"#);
+    }
+}

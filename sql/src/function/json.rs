@@ -1,4 +1,5 @@
-//! `->` and `->>`: a field of a STRUCT or MAP as ksqlDB has it, a value of JSON text as Postgres has it.
+//! `->` and `->>`: a field of a STRUCT or MAP as ksqlDB has it, a value of JSON text as Postgres has it; and Postgres's
+//! operators that test JSON.
 
 use arrow::datatypes::DataType;
 use datafusion::common::{DFSchema, ScalarValue};
@@ -10,7 +11,11 @@ use datafusion::sql::sqlparser::ast::BinaryOperator;
 use datafusion_functions_json::udfs::{json_as_text_udf, json_get_json_udf};
 
 use super::is_struct;
+use super::jsonb::{Kind, function};
 use crate::error::Error;
+
+/// What to do without JSON paths.
+const NO_PATHS: &str = "use -> and #> to go into JSON, @> and ? to test it, jsonb_array_elements to unfold it";
 
 /// See the head of this file. JSON stays text (`'{"a": 1}' -> 'a'` is `1`), so that a cast reads it and a client sees it.
 #[derive(Debug)]
@@ -18,11 +23,17 @@ pub(super) struct Arrows;
 
 impl ExprPlanner for Arrows {
     fn plan_binary_op(&self, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+        if let Some(kind) = test_of(&expr.op) {
+            return plan_test(kind, expr, schema);
+        }
         let (as_text, is_path) = match expr.op {
             BinaryOperator::Arrow => (false, false),
             BinaryOperator::LongArrow => (true, false),
             BinaryOperator::HashArrow => (false, true),
             BinaryOperator::HashLongArrow => (true, true),
+            BinaryOperator::AtQuestion | BinaryOperator::AtAt => {
+                return Err(Error::unsupported(format!("{} (a JSON path)", expr.op)).with_hint(NO_PATHS).into());
+            }
             _ => return Ok(PlannerResult::Original(expr)),
         };
         let kind = expr.left.get_type(schema)?;
@@ -40,7 +51,7 @@ impl ExprPlanner for Arrows {
             return Ok(PlannerResult::Original(expr));
         }
         let function = if as_text { json_as_text_udf() } else { json_get_json_udf() };
-        let mut arguments = vec![expr.left];
+        let mut arguments = steps_before(expr.left);
         match (&expr.right, is_path) {
             (Expr::Literal(ScalarValue::Utf8(Some(path)), _), true) => arguments.extend(path_of(path)),
             (_, true) => {
@@ -52,6 +63,59 @@ impl ExprPlanner for Arrows {
         }
         Ok(PlannerResult::Planned(function.call(arguments)))
     }
+}
+
+/// The document and the way into it so far: `doc->'a'->'b'` is read in one go.
+fn steps_before(left: Expr) -> Vec<Expr> {
+    match left {
+        Expr::ScalarFunction(call)
+            if call.func == json_get_json_udf()
+                && call.args.iter().skip(1).all(|step| matches!(step, Expr::Literal(..))) =>
+        {
+            call.args
+        }
+        other => vec![other],
+    }
+}
+
+/// The function behind an operator that tests JSON.
+fn test_of(operator: &BinaryOperator) -> Option<Kind> {
+    match operator {
+        BinaryOperator::AtArrow | BinaryOperator::ArrowAt => Some(Kind::Contains),
+        BinaryOperator::Question => Some(Kind::Exists),
+        BinaryOperator::QuestionPipe => Some(Kind::ExistsAny),
+        BinaryOperator::QuestionAnd => Some(Kind::ExistsAll),
+        _ => None,
+    }
+}
+
+/// `@>`, `<@`, `?`, `?|` and `?&` over JSON text; over arrays `@>` and `<@` stay DataFusion's.
+fn plan_test(kind: Kind, expr: RawBinaryExpr, schema: &DFSchema) -> Result<PlannerResult<RawBinaryExpr>> {
+    let is_text = |side: &Expr| -> Result<bool> {
+        Ok(matches!(side, Expr::Placeholder(_))
+            || matches!(
+                side.get_type(schema)?,
+                DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null
+            ))
+    };
+    if !is_text(&expr.left)? || (kind == Kind::Contains && !is_text(&expr.right)?) {
+        return Ok(PlannerResult::Original(expr));
+    }
+    let right = match (&expr.right, kind) {
+        // '{a,b}' is how Postgres writes a list as text.
+        (Expr::Literal(ScalarValue::Utf8(Some(list)), _), Kind::ExistsAny | Kind::ExistsAll) => {
+            datafusion::functions_nested::expr_fn::make_array(names_of(list).map(lit).collect())
+        }
+        _ => expr.right,
+    };
+    let arguments = if expr.op == BinaryOperator::ArrowAt { vec![right, expr.left] } else { vec![expr.left, right] };
+    Ok(PlannerResult::Planned(function(kind).call(arguments)))
+}
+
+/// The items of `{a,b}`.
+fn names_of(list: &str) -> impl Iterator<Item = &str> {
+    let inside = list.trim().trim_start_matches('{').trim_end_matches('}');
+    inside.split(',').map(|name| name.trim().trim_matches('"')).filter(|name| !name.is_empty())
 }
 
 /// `{a,0,b}` as keys; a number is an index, as Postgres has it for arrays.

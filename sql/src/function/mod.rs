@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::execution::{FunctionRegistry, SessionStateDefaults};
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::prelude::SessionConfig;
 
@@ -14,7 +14,10 @@ use crate::error::Result;
 use crate::types::TypeNames;
 
 mod checked;
+mod contains;
 mod json;
+mod jsonb;
+mod sum;
 
 /// A state with all functions; every session clones it.
 ///
@@ -43,6 +46,10 @@ pub(crate) fn session_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
         .with_type_planner(Arc::new(TypeNames))
         .build();
     datafusion_functions_json::register_all(&mut state)?;
+    for function in jsonb::functions() {
+        state.register_udf(function)?;
+    }
+    state.register_udaf(sum::sum())?;
     Ok(state)
 }
 

@@ -22,7 +22,7 @@ use datafusion::sql::sqlparser::ast::{self, ObjectName, Visit, Visitor};
 use super::hidden::{expand_wildcards, folded_name, named_hidden, quote_fields};
 use super::naming::name_columns;
 use super::spelling;
-use crate::catalog::{Catalog, DATABASE, SCHEMA, postgres, system};
+use crate::catalog::{Catalog, DATABASE, Relation, SCHEMA, postgres, system};
 use crate::error::{Error, Result, SqlState};
 use crate::statement::cursor::Places;
 use crate::statement::{Name, WindowedQuery};
@@ -52,6 +52,8 @@ pub(crate) struct Ground<'a> {
     pub(crate) view: Option<Arc<postgres::CatalogView>>,
     /// What the schema `aquifer` shows; `None` for queries that run without a session.
     pub(crate) system: Option<&'a system::SystemSources>,
+    /// A relation as it was when a query was bound to it, instead of the one that has its name now.
+    pub(crate) kept: Option<Arc<Relation>>,
 }
 
 /// Binds; see the head of this file.
@@ -147,7 +149,10 @@ fn resolve(
         }
         SCHEMA => {
             let name = window.map_or_else(|| Name { value: name.to_owned(), position }, |window| window.source.clone());
-            let relation = catalog.relation(&name)?;
+            let relation = match &ground.kept {
+                Some(kept) if kept.name == name.value => Arc::clone(kept),
+                _ => catalog.relation(&name)?,
+            };
             Source { topic: catalog.topic_of(&relation)?, relation: Some(relation) }
         }
         "topics" => {

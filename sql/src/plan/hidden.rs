@@ -188,11 +188,27 @@ impl VisitorMut for Fields<'_> {
     type Break = ();
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if let Expr::BinaryOp { op: BinaryOperator::Arrow | BinaryOperator::LongArrow, right, .. } = expr
-            && let Expr::Identifier(ident) = right.as_ref()
-            && !(self.is_column)(&folded(ident))
-        {
-            **right = Expr::value(Value::SingleQuotedString(folded(ident)));
+        if let Expr::BinaryOp { op: BinaryOperator::Arrow | BinaryOperator::LongArrow, right, .. } = expr {
+            let subscripts = match right.as_mut() {
+                Expr::Identifier(ident) if !(self.is_column)(&folded(ident)) => {
+                    **right = Expr::value(Value::SingleQuotedString(folded(ident)));
+                    None
+                }
+                // `s->list[1]` is parsed as `s->(list[1])`, and means `(s->list)[1]`.
+                Expr::CompoundFieldAccess { root, access_chain } => match root.as_ref() {
+                    Expr::Identifier(ident) if !(self.is_column)(&folded(ident)) => {
+                        let subscripts = std::mem::take(access_chain);
+                        **right = Expr::value(Value::SingleQuotedString(folded(ident)));
+                        Some(subscripts)
+                    }
+                    _ => None,
+                },
+                _ => None,
+            };
+            if let Some(access_chain) = subscripts {
+                let field = std::mem::replace(expr, Expr::value(Value::Null));
+                *expr = Expr::CompoundFieldAccess { root: Box::new(Expr::Nested(Box::new(field))), access_chain };
+            }
         }
         ControlFlow::Continue(())
     }
@@ -222,8 +238,8 @@ mod tests {
 
     #[test]
     fn a_bare_name_behind_an_arrow_is_a_field_unless_it_is_a_column() {
-        let mut over = query("SELECT address->city, doc->k FROM s");
+        let mut over = query("SELECT address->city, doc->k, a->b->tags[2], doc->k[1] FROM s");
         quote_fields(&mut over, &|name| name == "k");
-        assert_eq!(over.to_string(), "SELECT address -> 'city', doc -> k FROM s");
+        assert_eq!(over.to_string(), "SELECT address -> 'city', doc -> k, (a -> 'b' -> 'tags')[2], doc -> k[1] FROM s");
     }
 }

@@ -14,13 +14,21 @@ use crate::error::{Error, Result, SqlState};
 use crate::statement::window::folded;
 
 /// Functions that DataFusion has under another name.
-const SYNONYMS: [(&str, &str); 6] = [
+const SYNONYMS: [(&str, &str); 4] = [
     ("gen_random_uuid", "uuid"),
     ("statement_timestamp", "now"),
     ("transaction_timestamp", "now"),
-    ("json_array_length", "json_length"),
-    ("jsonb_array_length", "json_length"),
     ("char_length", "character_length"),
+];
+
+/// Functions whose rows stand in a select list in Postgres; here they give a list.
+const SETS: [&str; 6] = [
+    "generate_series",
+    "jsonb_array_elements",
+    "jsonb_array_elements_text",
+    "json_array_elements",
+    "json_array_elements_text",
+    "jsonb_object_keys",
 ];
 
 /// Rewrites; see the head of this file.
@@ -63,7 +71,7 @@ impl VisitorMut for Spelling {
     fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
         for item in &mut select.projection {
             if let SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. } = item
-                && is_call_of(expr, "generate_series")
+                && SETS.iter().any(|function| is_call_of(expr, function))
             {
                 let series = std::mem::replace(expr, Expr::value(Value::Null));
                 *expr = call("unnest", vec![series]);
@@ -154,6 +162,8 @@ fn rewrite_function(function: &mut Function) -> Result<Option<Expr>> {
             };
             Ok(Some(call("to_char", vec![(*value).clone(), text(&strftime(template)?)])))
         }
+        (path, _) if path.starts_with("jsonb_path_") => Err(Error::unsupported(format!("{path}()"))
+            .with_hint("use -> and #> to go into JSON, @> and ? to test it, jsonb_array_elements to unfold it")),
         ("age", _) => Err(Error::unsupported("age()").with_hint("subtract: a - b")),
         _ => Ok(None),
     }

@@ -8,6 +8,8 @@ use aquifer_storage::{Commit, DefinitionChange, Expect, Topic, TopicChange, Topi
 use crate::catalog::properties::Properties;
 use crate::catalog::{Catalog, QUERY_KIND, RELATION_KIND, Relation};
 use crate::error::{Error, Result, SqlState};
+use crate::run::alter::{in_use, readers, redefinition};
+use crate::run::infer::infer;
 use crate::statement::{ColumnMark, CreateRelation, Drop, Name, RelationKind};
 use crate::stream::{QueryDefinition, Supervisor};
 
@@ -105,27 +107,47 @@ pub(crate) fn relation_change(relation: &Relation) -> Result<DefinitionChange> {
     })
 }
 
-/// `CREATE STREAM | TABLE name (…)`; answers the tag, and a notice if it was there.
+/// `CREATE [OR REPLACE] STREAM | TABLE name [(…)]`; answers the tag, and a notice if it was there or its columns were
+/// inferred.
 ///
 /// # Errors
 /// What the declaration says, and storage.
 pub(crate) async fn create(catalog: &Catalog, create: &CreateRelation) -> Result<(String, Option<Error>)> {
     let tag = format!("CREATE {}", create.kind.word().to_uppercase());
-    let _alone = catalog.defining.lock().await;
-    if is_taken(catalog, &create.name, create.if_not_exists)? {
+    // Reading a sample keeps nobody from defining.
+    if create.columns.is_none() && !create.replaces && is_taken(catalog, &create.name, create.if_not_exists)? {
         return Ok((tag, Some(skipped(&create.name.value))));
     }
-    let properties = Properties::read(&create.with)?;
+    let (inferred, notice) = match &create.columns {
+        Some(_) => (None, None),
+        None => {
+            let (declared, notice) = infer(catalog, create).await?;
+            (Some(declared), Some(notice))
+        }
+    };
+    let create = inferred.as_ref().unwrap_or(create);
+    let _alone = catalog.defining.lock().await;
+    let replaced = catalog.relations().by_name.get(&create.name.value).filter(|_| create.replaces).map(Arc::clone);
+    if replaced.is_none() && is_taken(catalog, &create.name, create.if_not_exists)? {
+        return Ok((tag, Some(skipped(&create.name.value))));
+    }
+    let mut properties = Properties::read(&create.with)?;
     if properties.emit.is_some() {
         return Err(Error::unsupported("emit on a declared relation").with_hint("it belongs to CREATE … AS SELECT"));
     }
     let format = format_of(create, &properties)?;
+    format.check().map_err(|error| {
+        Error::new(SqlState::InvalidColumnDefinition, error.to_string()).with_position(create.name.position)
+    })?;
     let timestamp_column = timestamp_of(&format, &properties)?;
+    if let Some(replaced) = &replaced {
+        let topic = catalog.storage().topic_by_id(replaced.topic).map(|topic| topic.name.clone());
+        properties.kafka_topic = properties.kafka_topic.or(topic);
+    }
     let storage = catalog.storage();
     let partitions = storage.settings().topic_partitions;
     let topic = topic_of(catalog, &create.name, &properties, properties.topic_config(format.tombstones), partitions)?;
-    let (oid, counter) = catalog.next_oid();
-    let relation = Relation {
+    let mut relation = Relation {
         name: create.name.value.clone(),
         kind: create.kind,
         format,
@@ -135,21 +157,49 @@ pub(crate) async fn create(catalog: &Catalog, create: &CreateRelation) -> Result
         window: None,
         query: None,
         statement: create.text.clone(),
-        oid,
+        oid: 0,
         created_at_us: storage.clock().now_us(),
     };
-    let commit = Commit {
-        topics: topic.create.into_iter().collect(),
-        definitions: vec![relation_change(&relation)?, counter],
-        ..Commit::default()
+    let definitions = match &replaced {
+        Some(replaced) => {
+            relation.oid = replaced.oid;
+            check_replaceable(catalog, replaced, &relation, &create.name)?;
+            redefinition(catalog, replaced, &relation)?
+        }
+        None => {
+            let (oid, counter) = catalog.next_oid();
+            relation.oid = oid;
+            vec![relation_change(&relation)?, counter]
+        }
     };
-    catalog.commit(commit).await?;
-    Ok((tag, None))
+    catalog.commit(Commit { topics: topic.create.into_iter().collect(), definitions, ..Commit::default() }).await?;
+    Ok((tag, notice))
+}
+
+/// What CREATE OR REPLACE may put in another's place.
+fn check_replaceable(catalog: &Catalog, replaced: &Relation, by: &Relation, name: &Name) -> Result<()> {
+    if replaced.kind != by.kind {
+        let (is, said) = (replaced.kind.word(), by.kind.word());
+        return Err(Error::new(SqlState::WrongObjectType, format!("\"{}\" is a {is}, not a {said}", name.value))
+            .with_position(name.position)
+            .with_hint(format!("DROP {} {} first", is.to_uppercase(), name.value)));
+    }
+    if let Some(query) = &replaced.query {
+        return Err(in_use(replaced, query).with_position(name.position));
+    }
+    match readers(catalog, replaced)?.first() {
+        // They would go on over the old topic, and nobody would see why.
+        Some((query, _)) if replaced.topic != by.topic => {
+            Err(in_use(replaced, &query.name).with_position(name.position))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn format_of(create: &CreateRelation, properties: &Properties) -> Result<RecordFormat> {
-    let mut columns = Vec::with_capacity(create.columns.len());
-    for column in &create.columns {
+    let declared = create.columns.as_deref().unwrap_or_default();
+    let mut columns = Vec::with_capacity(declared.len());
+    for column in declared {
         let role = match column.mark {
             Some(ColumnMark::Key | ColumnMark::PrimaryKey) => ColumnRole::Key,
             Some(ColumnMark::Headers) if is_headers(&column.kind) => ColumnRole::Headers,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
-use aquifer_storage::record::format::{ColumnRole, Encoder, partition_of_key};
+use aquifer_storage::record::format::{ColumnRole, Encoder, TOO_LONG, partition_of_key};
 use aquifer_storage::{Append, Commit, LargeCommit, Storage, Topic, TopicId};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{CastOptions, cast, cast_with_options};
@@ -17,8 +17,10 @@ use futures::TryStreamExt;
 
 use crate::catalog::Relation;
 use crate::error::{Error, Result, SqlState};
+use crate::oid;
+use crate::run::nested::nested;
 use crate::statement::{Insert, Name};
-use crate::types::field_of;
+use crate::types::{field_of, oid_of_column};
 
 /// Bytes after which a batch is closed and the next begun, so that consumers' usual limits take it.
 const BATCH_BYTES_MAX: usize = 512 << 10;
@@ -233,11 +235,23 @@ fn target(relation: &Relation, name: &Name) -> Result<Target> {
     Ok(Target::Declared(index))
 }
 
-/// The type a target takes.
+/// The type a target takes. What has parts is taken as text: JSON, or an array as Postgres writes it.
 pub(crate) fn target_type(relation: &Relation, target: Target) -> DataType {
     match target {
-        Target::Declared(index) => relation.format.columns[index].kind.arrow(),
+        Target::Declared(index) => match relation.format.columns[index].kind.arrow() {
+            DataType::Struct(_) | DataType::Map(..) => DataType::Utf8,
+            DataType::List(item) if item.data_type().is_nested() => DataType::Utf8,
+            other => other,
+        },
         Target::RowTime => DataType::Int64,
+    }
+}
+
+/// The OID of a parameter that goes to a target.
+pub(crate) fn target_oid(relation: &Relation, target: Target) -> u32 {
+    match target {
+        Target::Declared(index) => oid_of_column(&relation.format.columns[index].kind),
+        Target::RowTime => oid::INT8,
     }
 }
 
@@ -333,7 +347,10 @@ impl Writer {
         for (field, index) in self.schema.fields().iter().zip(&self.declared) {
             columns.push(match column_of(Target::Declared(*index)) {
                 None => new_null_array(field.data_type(), rows),
-                Some(place) => self.convert(batch.column(place), field)?,
+                Some(place) => match nested(batch.column(place), &self.relation.format.columns[*index].kind)? {
+                    Some(column) => column,
+                    None => self.convert(batch.column(place), field)?,
+                },
             });
         }
         let times = match column_of(Target::RowTime) {
@@ -410,8 +427,12 @@ impl Writer {
     }
 }
 
-/// The encoder's refusal of a NULL under its own code.
+/// The encoder's refusal of a NULL, or of a text that is too long, under its own code.
 fn not_null(error: aquifer_storage::Error) -> Error {
+    if error.to_string().contains(TOO_LONG) {
+        let state = SqlState::StringTooLong;
+        return Error { state, ..Error::from(error) }.with_hint("ALTER … ALTER COLUMN … TYPE makes it longer");
+    }
     let null = error.to_string().to_lowercase().contains("null");
     let mapped = Error::from(error);
     if null { Error { state: SqlState::NotNullViolation, ..mapped } } else { mapped }
@@ -419,7 +440,7 @@ fn not_null(error: aquifer_storage::Error) -> Error {
 
 /// Numbers on their way to an integer, without their fraction: rounded as Postgres assigns them, floats to even, decimals
 /// away from zero. A cast alone would cut it off.
-fn whole(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+pub(super) fn whole(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
     match column.data_type() {
         DataType::Float32 => {
             Ok(Arc::new(column.as_primitive::<Float32Type>().unary::<_, Float32Type>(f32::round_ties_even)))

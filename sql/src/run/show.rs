@@ -100,7 +100,12 @@ pub(crate) fn list_query(list: ShowList) -> Option<&'static str> {
 fn format_word(format: Format) -> String {
     match format {
         Format::Json => "json",
+        Format::JsonUnwrapped => "json (wrap_single_value = false)",
         Format::Kafka => "kafka",
+        Format::Delimited(',') => "delimited",
+        Format::Delimited(' ') => "delimited (delimiter SPACE)",
+        Format::Delimited('\t') => "delimited (delimiter TAB)",
+        Format::Delimited(delimiter) => return format!("delimited (delimiter {delimiter})"),
         Format::None => "none",
     }
     .to_owned()
@@ -132,7 +137,9 @@ pub(crate) fn describe(relation: &Relation) -> TextTable {
             (ColumnRole::Headers, _) => Some("HEADERS"),
             (ColumnRole::Value, _) => None,
         };
-        table.push(vec![Some(column.name.clone()), Some(type_name(&column.kind)), key.map(str::to_owned)]);
+        // Whose fields are of interest is shown as declared, not as the jsonb it travels as.
+        let kind = if column.kind.is_scalar() { type_name(&column.kind) } else { column.kind.to_string() };
+        table.push(vec![Some(column.name.clone()), Some(kind), key.map(str::to_owned)]);
     }
     table
 }

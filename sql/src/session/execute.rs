@@ -11,12 +11,12 @@ use super::prepare::relation_list;
 use super::{Block, Outcome, Prepared, Rows, Session};
 use crate::error::{Error, Result, SqlState};
 use crate::plan::bind::Bound;
-use crate::run::define;
 use crate::run::insert::{Pending, Writer, Writing, pending_bytes_max, targets};
 use crate::run::query::{self, deadline, with_parameters};
 use crate::run::show::{self, TextTable};
 use crate::run::transaction;
 use crate::run::vacuum;
+use crate::run::{alter, define};
 use crate::statement::cursor::Places;
 use crate::statement::{Delete, Emit, Explain, Insert, Name, Sentence, SetSetting, WindowedQuery};
 use crate::stream;
@@ -44,6 +44,10 @@ impl Session {
                 self.defined(&tag);
                 Ok(Outcome::Done(tag))
             }
+            Sentence::Alter(alter) => {
+                let (tag, notices) = alter::alter(&self.engine.catalog, alter).await?;
+                Ok(self.defined_with(tag, notices))
+            }
             Sentence::CreateAsSelect(create) => {
                 let (tag, notice) = self.engine.supervisor.create(&self.engine.state, create).await?;
                 notice.into_iter().for_each(|notice| self.notice(notice));
@@ -52,9 +56,7 @@ impl Session {
             }
             Sentence::Drop(drop) => {
                 let (tag, notices) = define::drop(&self.engine.catalog, &self.engine.supervisor, drop).await?;
-                notices.into_iter().for_each(|notice| self.notice(notice));
-                self.defined(&tag);
-                Ok(Outcome::Done(tag))
+                Ok(self.defined_with(tag, notices))
             }
             Sentence::Terminate(name) => self.terminate(name.as_ref()).await,
             Sentence::Checkpoint => {
@@ -304,6 +306,13 @@ impl Session {
             Some(block) => self.settings.restore(&block.settings),
         }
         Outcome::Done("ROLLBACK".to_owned())
+    }
+
+    /// A definition's answer.
+    fn defined_with(&mut self, tag: String, notices: Vec<Error>) -> Outcome {
+        notices.into_iter().for_each(|notice| self.notice(notice));
+        self.defined(&tag);
+        Outcome::Done(tag)
     }
 
     /// Tells that a definition does not wait for the block's end.

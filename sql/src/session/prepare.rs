@@ -13,7 +13,7 @@ use crate::catalog::{DATABASE, Relation};
 use crate::error::{Error, Result, SqlState};
 use crate::plan::bind::{Bound, Ground, bind};
 use crate::plan::parameters::parameter_types;
-use crate::run::insert::{Target, target_type, targets};
+use crate::run::insert::{Target, target_oid, target_type, targets};
 use crate::run::query::columns_of;
 use crate::run::show::{self, TextTable};
 use crate::statement::{Insert, Parsed, Sentence, ShowList, WindowedQuery, parse};
@@ -40,6 +40,7 @@ impl Session {
             catalog: &self.engine.catalog,
             view: Some(owner.view),
             system: Some(&owner.system),
+            kept: None,
         };
         Ok(Arc::new(bind(&ground, query).await?))
     }
@@ -71,12 +72,15 @@ impl Session {
             Sentence::ShowSetting(Some(name)) => (None, Some(self.setting_column(name)?)),
             _ => (None, None),
         };
+        let types = known.iter().map(|(number, (kind, _))| (*number, kind.clone())).collect();
         let parameters = match &bound {
-            Some(bound) => parameter_types(&bound.plan, &known, said)?,
+            Some(bound) => parameter_types(&bound.plan, &types, said)?,
             None if matches!(parsed.sentence, Sentence::AbortTransaction(None)) => vec![DataType::Utf8],
             None => Vec::new(),
         };
-        Ok(Prepared { parameters, columns, parsed: Arc::clone(parsed), bound })
+        let oid = |number: usize| known.get(&number).map(|(_, oid)| *oid);
+        let parameter_oids = (1..=parameters.len()).map(oid).collect();
+        Ok(Prepared { parameters, parameter_oids, columns, parsed: Arc::clone(parsed), bound })
     }
 
     /// Binds one of our own queries.
@@ -91,7 +95,7 @@ impl Session {
     pub(super) async fn bind_insert(
         &self,
         insert: &Insert,
-        known: &mut BTreeMap<usize, DataType>,
+        known: &mut BTreeMap<usize, (DataType, u32)>,
     ) -> Result<Arc<Bound>> {
         let relation = self.engine.catalog.relation(&insert.name)?;
         let targets = targets(&relation, insert)?;
@@ -247,14 +251,14 @@ fn type_parameters(
     query: &mut ast::Query,
     relation: &Relation,
     targets: &[Target],
-    known: &mut BTreeMap<usize, DataType>,
+    known: &mut BTreeMap<usize, (DataType, u32)>,
 ) {
     let mut type_one = |expr: &mut Expr, target: Target| {
         let Expr::Value(value) = &*expr else { return };
         let Value::Placeholder(name) = &value.value else { return };
         let Ok(number) = crate::plan::parameters::number(name) else { return };
         let kind = target_type(relation, target);
-        known.entry(number).or_insert_with(|| kind.clone());
+        known.entry(number).or_insert_with(|| (kind.clone(), target_oid(relation, target)));
         *expr = Expr::Cast {
             kind: CastKind::DoubleColon,
             expr: Box::new(expr.clone()),

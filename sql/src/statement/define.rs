@@ -14,15 +14,13 @@ use crate::error::{Error, Result, SqlState};
 
 /// Deepest nesting of a column's type.
 const TYPE_DEPTH_MAX: usize = 16;
+/// Longest length of a VARCHAR, as in Postgres.
+const VARCHAR_LENGTH_MAX: u32 = 10_485_760;
 
 /// `CREATE …`, the first word taken.
 pub(crate) fn create(cursor: &mut Cursor<'_>, places: &Arc<Places>, text: &str) -> Result<Sentence> {
     let position = cursor.position();
-    if cursor.at(&["or", "replace"]) {
-        return Err(Error::unsupported("CREATE OR REPLACE")
-            .with_position(position)
-            .with_hint("DROP the relation, then CREATE it; its topic stays unless DELETE TOPIC is said"));
-    }
+    let replaces = cursor.eat(&["or", "replace"]);
     for word in ["source", "temp", "temporary", "unlogged", "external", "global", "local"] {
         if cursor.at(&[word]) {
             return Err(Error::unsupported(format!("CREATE {}", word.to_uppercase()))
@@ -34,6 +32,7 @@ pub(crate) fn create(cursor: &mut Cursor<'_>, places: &Arc<Places>, text: &str) 
         () if cursor.eat(&["stream"]) => RelationKind::Stream,
         () if cursor.eat(&["table"]) => RelationKind::Table,
         () if cursor.eat(&["materialized", "view"]) => {
+            refuse_replacing_query(replaces, position)?;
             let (name, if_not_exists) = create_name(cursor)?;
             let with = with_clause(cursor)?;
             return create_as(cursor, places, text, (RelationKind::Table, name, if_not_exists, with));
@@ -46,8 +45,13 @@ pub(crate) fn create(cursor: &mut Cursor<'_>, places: &Arc<Places>, text: &str) 
         }
     };
     let (name, if_not_exists) = create_name(cursor)?;
+    if replaces && if_not_exists {
+        return Err(Error::new(SqlState::SyntaxError, "OR REPLACE and IF NOT EXISTS exclude each other")
+            .with_position(position)
+            .with_hint("say one of them"));
+    }
     if cursor.peek() == Some(&Token::LParen) {
-        let columns = columns(cursor, kind)?;
+        let columns = Some(columns(cursor, kind)?);
         let with = with_clause(cursor)?;
         if cursor.at(&["as"]) {
             return Err(Error::unsupported("a column list before AS SELECT")
@@ -56,13 +60,29 @@ pub(crate) fn create(cursor: &mut Cursor<'_>, places: &Arc<Places>, text: &str) 
         }
         cursor.end()?;
         let text = text.to_owned();
-        return Ok(Sentence::CreateRelation(CreateRelation { kind, name, if_not_exists, columns, with, text }));
+        let create = CreateRelation { kind, name, if_not_exists, replaces, columns, with, text };
+        return Ok(Sentence::CreateRelation(create));
     }
     let with = with_clause(cursor)?;
+    if cursor.at_end() && !with.is_empty() {
+        let (columns, text) = (None, text.to_owned());
+        let create = CreateRelation { kind, name, if_not_exists, replaces, columns, with, text };
+        return Ok(Sentence::CreateRelation(create));
+    }
     if cursor.at(&["as"]) {
+        refuse_replacing_query(replaces, position)?;
         return create_as(cursor, places, text, (kind, name, if_not_exists, with));
     }
-    Err(cursor.expected("a column list or AS SELECT"))
+    Err(cursor.expected("a column list, WITH (…) or AS SELECT"))
+}
+
+fn refuse_replacing_query(replaces: bool, position: usize) -> Result<()> {
+    if !replaces {
+        return Ok(());
+    }
+    Err(Error::unsupported("CREATE OR REPLACE … AS SELECT")
+        .with_position(position)
+        .with_hint("DROP the result, then CREATE it again: it is computed anew from the first record"))
 }
 
 type Head = (RelationKind, Name, bool, Vec<Property>);
@@ -120,7 +140,7 @@ fn key_list(cursor: &mut Cursor<'_>) -> Result<Vec<Name>> {
     Ok(names)
 }
 
-fn refuse_constraint(cursor: &Cursor<'_>) -> Result<()> {
+pub(super) fn refuse_constraint(cursor: &Cursor<'_>) -> Result<()> {
     let constraint = match () {
         () if cursor.at(&["unique"]) => "UNIQUE",
         () if cursor.at(&["check"]) => "CHECK",
@@ -137,7 +157,8 @@ fn refuse_constraint(cursor: &Cursor<'_>) -> Result<()> {
         .with_hint("a column takes KEY, PRIMARY KEY, HEADERS and NOT NULL"))
 }
 
-fn column(cursor: &mut Cursor<'_>) -> Result<ColumnDefinition> {
+/// `name type`, and what marks it.
+pub(super) fn column(cursor: &mut Cursor<'_>) -> Result<ColumnDefinition> {
     let (field, name) = cursor.identifier("a column name")?;
     let kind = column_type(cursor, 0)?;
     let mut column = ColumnDefinition { name, field, kind, mark: None, not_null: false };
@@ -167,18 +188,31 @@ fn column(cursor: &mut Cursor<'_>) -> Result<ColumnDefinition> {
     Ok(column)
 }
 
+/// Names that belong to the record itself are not a column's.
+///
+/// # Errors
+/// 42602.
+pub(crate) fn check_column_name(name: &Name) -> Result<()> {
+    let (value, position) = (&name.value, name.position);
+    if value.starts_with('_') {
+        let message = format!("column name \"{value}\" begins with an underscore");
+        return Err(Error::new(SqlState::InvalidName, message)
+            .with_position(position)
+            .with_hint("such names belong to the record itself: _offset, _timestamp, _key"));
+    }
+    if ["rowtime", "rowpartition", "rowoffset"].contains(&value.as_str()) {
+        return Err(Error::new(SqlState::InvalidName, format!("column name \"{value}\" is taken"))
+            .with_position(position)
+            .with_hint("every relation has rowtime, rowpartition and rowoffset by itself"));
+    }
+    Ok(())
+}
+
 fn check_columns(columns: &[ColumnDefinition], kind: RelationKind) -> Result<()> {
     for (index, column) in columns.iter().enumerate() {
         let at = |error: Error| Err(error.with_position(column.name.position));
         let name = &column.name.value;
-        if name.starts_with('_') {
-            return at(Error::new(SqlState::InvalidName, format!("column name \"{name}\" begins with an underscore"))
-                .with_hint("such names belong to the record itself: _offset, _timestamp, _key"));
-        }
-        if ["rowtime", "rowpartition", "rowoffset"].contains(&name.as_str()) {
-            return at(Error::new(SqlState::InvalidName, format!("column name \"{name}\" is taken"))
-                .with_hint("every relation has rowtime, rowpartition and rowoffset by itself"));
-        }
+        check_column_name(&column.name)?;
         if columns[..index].iter().any(|other| other.name.value == *name) {
             let message = format!("column \"{name}\" specified more than once");
             return at(Error::new(SqlState::InvalidColumnDefinition, message));
@@ -233,11 +267,9 @@ fn scalar_or_nested(cursor: &mut Cursor<'_>, depth: usize) -> Result<ColumnType>
         "float8" | "float" => ColumnType::Double,
         "decimal" | "numeric" | "dec" => decimal(cursor)?,
         "string" | "text" => ColumnType::Text,
-        "varchar" | "char" | "character" | "bpchar" => {
-            cursor.eat(&["varying"]);
-            length(cursor, &name)?;
-            ColumnType::Text
-        }
+        "varchar" => length(cursor)?,
+        "character" | "char" if cursor.eat(&["varying"]) => length(cursor)?,
+        "char" | "character" | "bpchar" => padded(cursor, &name)?,
         "bytes" | "bytea" => ColumnType::Bytes,
         "timestamptz" => ColumnType::TimestampTz,
         "timestamp" | "time" => zoned(cursor, &name)?,
@@ -270,14 +302,30 @@ fn zoned(cursor: &mut Cursor<'_>, name: &Name) -> Result<ColumnType> {
     }
 }
 
-/// `(n)` behind VARCHAR: a limit nobody would check, so it is refused.
-fn length(cursor: &Cursor<'_>, name: &Name) -> Result<()> {
-    if cursor.peek() != Some(&Token::LParen) {
-        return Ok(());
+/// `(n)` behind VARCHAR: the most characters that SQL writes; what clients write to the topic is not cut.
+fn length(cursor: &mut Cursor<'_>) -> Result<ColumnType> {
+    let position = cursor.position();
+    if !cursor.eat_token(&Token::LParen) {
+        return Ok(ColumnType::Text);
     }
-    Err(Error::unsupported(format!("a length of {}", name.value.to_uppercase()))
+    let length = cursor.number("a length")?;
+    cursor.expect_token(&Token::RParen)?;
+    match u32::try_from(length) {
+        Ok(length @ 1..=VARCHAR_LENGTH_MAX) => Ok(ColumnType::Varchar(length)),
+        _ => Err(Error::new(SqlState::InvalidParameterValue, format!("VARCHAR({length}) is out of range"))
+            .with_position(position)
+            .with_hint(format!("the length is 1 to {VARCHAR_LENGTH_MAX}; text has none"))),
+    }
+}
+
+/// CHAR: text as it is; with a length, blanks would have to be added, which nobody wants in a record.
+fn padded(cursor: &Cursor<'_>, name: &Name) -> Result<ColumnType> {
+    if cursor.peek() != Some(&Token::LParen) {
+        return Ok(ColumnType::Text);
+    }
+    Err(Error::unsupported(format!("{} with a length, padded with blanks", name.value.to_uppercase()))
         .with_position(cursor.position())
-        .with_hint("use text; what clients write to the topic is not cut"))
+        .with_hint("use VARCHAR with that length, or text"))
 }
 
 fn decimal(cursor: &mut Cursor<'_>) -> Result<ColumnType> {

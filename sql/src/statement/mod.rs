@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use aquifer_storage::record::format::ColumnType;
 
+pub(crate) mod alter;
+pub(crate) mod constructor;
 pub(crate) mod cursor;
 pub(crate) mod define;
 pub(crate) mod parse;
@@ -33,8 +35,10 @@ pub(crate) enum Sentence {
     Empty,
     /// SELECT, VALUES, TABLE, WITH.
     Query(WindowedQuery),
-    /// `CREATE STREAM | TABLE name (columns) [WITH (…)]`.
+    /// `CREATE [OR REPLACE] STREAM | TABLE name [(columns)] [WITH (…)]`.
     CreateRelation(CreateRelation),
+    /// `ALTER STREAM | TABLE name …`.
+    Alter(Alter),
     /// `CREATE STREAM | TABLE | MATERIALIZED VIEW name [WITH (…)] AS SELECT …`.
     CreateAsSelect(CreateAsSelect),
     /// `INSERT INTO name [(columns)] VALUES … | SELECT …`.
@@ -227,7 +231,7 @@ pub(crate) enum ColumnMark {
     Headers,
 }
 
-/// `CREATE STREAM | TABLE name (columns) [WITH (…)]`.
+/// `CREATE [OR REPLACE] STREAM | TABLE name [(columns)] [WITH (…)]`.
 #[derive(Clone, Debug)]
 pub(crate) struct CreateRelation {
     /// Stream or table.
@@ -236,12 +240,62 @@ pub(crate) struct CreateRelation {
     pub(crate) name: Name,
     /// IF NOT EXISTS.
     pub(crate) if_not_exists: bool,
-    /// Its columns.
-    pub(crate) columns: Vec<ColumnDefinition>,
+    /// OR REPLACE.
+    pub(crate) replaces: bool,
+    /// Its columns; `None`: those that its topic's records show.
+    pub(crate) columns: Option<Vec<ColumnDefinition>>,
     /// Its properties.
     pub(crate) with: Vec<Property>,
     /// As written.
     pub(crate) text: String,
+}
+
+/// `ALTER STREAM | TABLE [IF EXISTS] name change, …`.
+#[derive(Clone, Debug)]
+pub(crate) struct Alter {
+    /// The kind said.
+    pub(crate) kind: RelationKind,
+    /// Whose declaration changes.
+    pub(crate) name: Name,
+    /// IF EXISTS.
+    pub(crate) if_exists: bool,
+    /// What changes, in this order.
+    pub(crate) changes: Vec<AlterChange>,
+}
+
+/// One change of ALTER.
+#[derive(Clone, Debug)]
+pub(crate) enum AlterChange {
+    /// `ADD [COLUMN] [IF NOT EXISTS] name type`.
+    AddColumn {
+        /// The column.
+        column: ColumnDefinition,
+        /// IF NOT EXISTS.
+        if_not_exists: bool,
+    },
+    /// `DROP [COLUMN] [IF EXISTS] name`.
+    DropColumn {
+        /// The column.
+        name: Name,
+        /// IF EXISTS.
+        if_exists: bool,
+    },
+    /// `ALTER [COLUMN] name [SET DATA] TYPE type`.
+    ChangeType {
+        /// The column.
+        name: Name,
+        /// Its new type.
+        kind: ColumnType,
+    },
+    /// `RENAME [COLUMN] from TO to`.
+    RenameColumn {
+        /// What it is called.
+        from: Name,
+        /// What it is to be called.
+        to: Name,
+    },
+    /// `RENAME TO name`.
+    RenameTo(Name),
 }
 
 /// `CREATE STREAM | TABLE name [WITH (…)] AS SELECT …`.

@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
 use super::cursor::{Cursor, Places, lower_first, tokenize};
 use super::window::{attach, cut, folded};
-use super::{Delete, Insert, Name, Parsed, Sentence, WindowedQuery, define, settings, show};
+use super::{Delete, Insert, Name, Parsed, Sentence, WindowedQuery, alter, define, settings, show};
 use crate::error::{Error, Result, SqlState};
 
 /// Statements of one text, at the most.
@@ -44,6 +44,7 @@ fn sentence(tokens: &[TokenWithSpan], places: &Arc<Places>, text: &str) -> Resul
     match () {
         () if cursor.eat(&["create"]) => define::create(&mut cursor, places, text),
         () if cursor.eat(&["drop"]) => define::drop(&mut cursor),
+        () if cursor.eat(&["alter"]) => alter::alter(&mut cursor),
         () if cursor.eat(&["show"]) || cursor.eat(&["list"]) => show::show(&mut cursor),
         () if cursor.eat(&["describe"]) || cursor.eat(&["desc"]) => show::describe(&mut cursor),
         () if cursor.eat(&["explain"]) => show::explain(&mut cursor, places),
@@ -77,7 +78,6 @@ fn refused(cursor: &Cursor<'_>) -> Error {
         ("update", "INSERT into a table with a primary key replaces the row of that key"),
         ("merge", "INSERT into a table with a primary key replaces the row of that key"),
         ("truncate", "DROP … DELETE TOPIC, then CREATE again"),
-        ("alter", "DROP the relation and CREATE it again over the same topic"),
         ("pause", "TERMINATE ends a query for good"),
         ("resume", "TERMINATE ends a query for good"),
         ("print", "SELECT * FROM topics.\"name\""),
@@ -383,11 +383,12 @@ mod tests {
             (create.kind, create.name.value.as_str(), create.if_not_exists),
             (RelationKind::Stream, "events", true)
         );
-        assert_eq!((create.columns[0].name.value.as_str(), create.columns[0].field.as_str()), ("userid", "userId"));
-        assert_eq!(create.columns[1].name.value, "Total");
-        assert_eq!(create.columns[1].kind, ColumnType::Decimal { precision: 10, scale: 2 });
-        assert_eq!(create.columns[3].kind, ColumnType::TimestampTz);
-        assert_eq!(create.columns[4].kind, ColumnType::Array(Box::new(ColumnType::Int)));
+        let columns = create.columns.unwrap();
+        assert_eq!((columns[0].name.value.as_str(), columns[0].field.as_str()), ("userid", "userId"));
+        assert_eq!(columns[1].name.value, "Total");
+        assert_eq!(columns[1].kind, ColumnType::Decimal { precision: 10, scale: 2 });
+        assert_eq!(columns[3].kind, ColumnType::TimestampTz);
+        assert_eq!(columns[4].kind, ColumnType::Array(Box::new(ColumnType::Int)));
         assert_eq!(create.with[1].value, "4");
     }
 

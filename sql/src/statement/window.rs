@@ -13,6 +13,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
 
+use super::constructor;
 use super::cursor::{Cursor, Places};
 use super::{Emit, Name, WindowSpec, WindowedQuery, WindowedSource};
 use crate::error::{Error, Result, SqlState};
@@ -33,6 +34,7 @@ pub(crate) struct Cut {
 
 /// Cuts; see [`Cut`].
 pub(crate) fn cut(tokens: &[TokenWithSpan], places: &Places) -> Result<Cut> {
+    let tokens = &constructor::spelled_out(tokens);
     let mut cursor = Cursor::new(tokens, places);
     let mut cut = Cut { tokens: Vec::with_capacity(tokens.len()), windows: Vec::new(), emit: None };
     let mut depth = 0_usize;

@@ -34,6 +34,9 @@ pub(crate) struct QueryDefinition {
     pub(crate) statement: String,
     /// When it was made.
     pub(crate) created_at_us: i64,
+    /// The relation it reads as it was bound to it; `None` as long as that has not changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) source_as: Option<Relation>,
 }
 
 impl QueryDefinition {
@@ -72,10 +75,6 @@ pub(crate) fn result_format(
     declared: impl Fn(usize) -> Option<usize>,
 ) -> Result<RecordFormat> {
     check_kind(kind, name, plan.group_keys.is_some())?;
-    if properties.value_format.is_some_and(|format| format != Format::Json) {
-        return Err(Error::unsupported("another value_format than 'json' of a result")
-            .with_hint("leave value_format out: a result's values are JSON objects"));
-    }
     check_names(names)?;
     let mut columns = Vec::with_capacity(plan.output.len());
     let mut keys: Vec<Lineage> = Vec::new();
@@ -106,7 +105,30 @@ pub(crate) fn result_format(
         Some(count) => table_key_format(&columns, (count, keys.len()), plan, properties)?,
         None => stream_key_format(keys.is_empty(), source, properties.key_format)?,
     };
-    Ok(RecordFormat { columns, key_format: format, value_format: Format::Json, tombstones: plan.group_keys.is_some() })
+    let value_format = result_value_format(&columns, plan, properties)?;
+    Ok(RecordFormat { columns, key_format: format, value_format, tombstones: plan.group_keys.is_some() })
+}
+
+/// The value's format of a result. A row with a NULL must be one, and Kafka's primitives have no bytes for it: a null
+/// value is no record of a stream, and deletes from a table.
+fn result_value_format(columns: &[DeclaredColumn], plan: &ContinuousPlan, properties: &Properties) -> Result<Format> {
+    let is_value = |column: &DeclaredColumn| column.role == ColumnRole::Value;
+    let values: Vec<&ColumnType> =
+        columns.iter().filter(|column| is_value(column)).map(|column| &column.kind).collect();
+    let format = properties.value_format_of(&values)?;
+    let nullable =
+        columns.iter().zip(&plan.output).find(|(column, output)| is_value(column) && output.field.is_nullable());
+    match (format, nullable) {
+        (Format::Kafka, Some((column, _))) => {
+            let message =
+                format!("column \"{}\" may be NULL, which value_format = 'kafka' has no bytes for", column.name);
+            Err(Error::new(SqlState::InvalidColumnDefinition, message)
+                .with_hint("use value_format = 'delimited', or coalesce(x, 0) for a value that stands for NULL"))
+        }
+        (Format::None, _) => Err(Error::new(SqlState::InvalidColumnDefinition, "a result's records have a value")
+            .with_hint("leave value_format out")),
+        (format, _) => Ok(format),
+    }
 }
 
 fn check_kind(kind: RelationKind, name: &Name, grouped: bool) -> Result<()> {
@@ -143,7 +165,8 @@ fn check_names(names: &[String]) -> Result<()> {
 
 fn column_type(output: &OutputColumn, name: &str, from: Option<&DeclaredColumn>) -> Result<ColumnType> {
     if let Some(from) = from {
-        return Ok(from.kind.clone());
+        // What a client has written may be longer than SQL would write it.
+        return Ok(from.kind.without_lengths());
     }
     column_type_of(&output.field).ok_or_else(|| {
         Error::unsupported(format!("column \"{name}\" of type {} in a result", output.field.data_type()))

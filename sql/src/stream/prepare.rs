@@ -8,7 +8,7 @@ use datafusion::datasource::source_as_provider;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::TableScan;
 
-use crate::catalog::Catalog;
+use crate::catalog::{Catalog, Relation};
 use crate::error::{Error, Result};
 use crate::operator::window::Window;
 use crate::plan::bind::{Ground, bind};
@@ -50,7 +50,7 @@ impl PreparedQuery {
     }
 }
 
-/// Binds and compiles.
+/// Binds and compiles. `kept` is the source as a stored query was bound to it, if it has changed since.
 ///
 /// # Errors
 /// What binding says; 0A000 for what continuous queries do not do.
@@ -59,13 +59,14 @@ pub(crate) async fn prepare(
     catalog: &Arc<Catalog>,
     query: &WindowedQuery,
     purpose: Purpose,
+    kept: Option<Arc<Relation>>,
 ) -> Result<PreparedQuery> {
     if query.emit == Some(Emit::Final) {
         return Err(Error::unsupported("EMIT FINAL").with_hint(
             "EMIT CHANGES shows a window's row from its first record on; select the closed windows from it",
         ));
     }
-    let bound = bind(&Ground { session, catalog, view: None, system: None }, query).await?;
+    let bound = bind(&Ground { session, catalog, view: None, system: None, kept }, query).await?;
     let windowed = |scan: &TableScan| with_table(scan, |table| table.window.is_some()).unwrap_or(false);
     let mut plan = compile(&bound.state, bound.plan, purpose, windowed)?;
     let (source, scanned, window) =
@@ -84,7 +85,7 @@ pub(crate) async fn prepare(
     Ok(PreparedQuery { plan, source, columns, scanned, window, names })
 }
 
-fn is_table(relation: &crate::catalog::Relation) -> bool {
+fn is_table(relation: &Relation) -> bool {
     relation.kind == crate::statement::RelationKind::Table
 }
 

@@ -52,7 +52,7 @@ pub(crate) async fn push(
     query: &WindowedQuery,
     from_start: bool,
 ) -> Result<Rows> {
-    let prepared = prepare(session, catalog, query, Purpose::Push).await?;
+    let prepared = prepare(session, catalog, query, Purpose::Push, None).await?;
     let shown = shown_schema(&prepared);
     let columns = shown.fields().iter().map(|field| result_column(field.name().clone(), field)).collect();
     let fields = shown.fields().iter().map(|field| {

@@ -97,7 +97,7 @@ impl Supervisor {
             return Ok((tag, Some(skipped(&create.name.value))));
         }
         let properties = Properties::read(&create.with)?;
-        let prepared = prepare(session, &self.catalog, &create.query, purpose(create.kind)).await?;
+        let prepared = prepare(session, &self.catalog, &create.query, purpose(create.kind), None).await?;
         let source = source_relation(&prepared)?;
         let (commit, definition) = self.creation(create, &properties, &prepared, &source)?;
         self.catalog.commit(commit).await?;
@@ -219,6 +219,7 @@ impl Supervisor {
             sink_partitions: written,
             statement: create.text.clone(),
             created_at_us: now_us,
+            source_as: None,
         };
         let (oid, oid_change) = self.catalog.next_oid();
         let relation = Relation {
@@ -385,7 +386,8 @@ async fn planned(
     let Some(Sentence::CreateAsSelect(create)) = sentence else {
         return Err(Error::new(SqlState::DataCorrupted, "the stored statement is not CREATE … AS SELECT"));
     };
-    let prepared = prepare(session, catalog, &create.query, purpose(create.kind)).await?;
+    let kept = definition.source_as.clone().map(Arc::new);
+    let prepared = prepare(session, catalog, &create.query, purpose(create.kind), kept).await?;
     let source = source_relation(&prepared)?;
     Ok((prepared, source))
 }

@@ -8,6 +8,7 @@
 )]
 
 mod continuous;
+mod declared;
 mod edges;
 mod housekeeping;
 mod node;

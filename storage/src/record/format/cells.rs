@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::column::BASE64;
 use super::json::check_depth;
 use super::number::quoted;
-use super::{ColumnType, time};
+use super::{ColumnType, TOO_LONG, time};
 
 /// One column's array, its type found out once.
 pub(super) struct Cells<'a> {
@@ -33,6 +33,8 @@ enum CellValues<'a> {
     Timestamp(&'a TimestampMicrosecondArray),
     Time(&'a Time64MicrosecondArray),
     Text(&'a StringArray),
+    /// Of at most so many characters.
+    Varchar(&'a StringArray, u32),
     Uuid(&'a StringArray),
     Json(&'a StringArray),
     Bytes(&'a BinaryArray),
@@ -60,6 +62,7 @@ impl<'a> Cells<'a> {
             ColumnType::Timestamp | ColumnType::TimestampTz => CellValues::Timestamp(any.downcast_ref()?),
             ColumnType::Time => CellValues::Time(any.downcast_ref()?),
             ColumnType::Text => CellValues::Text(any.downcast_ref()?),
+            ColumnType::Varchar(length) => CellValues::Varchar(any.downcast_ref()?, *length),
             ColumnType::Uuid => CellValues::Uuid(any.downcast_ref()?),
             ColumnType::Json => CellValues::Json(any.downcast_ref()?),
             ColumnType::Bytes => CellValues::Bytes(any.downcast_ref()?),
@@ -99,16 +102,19 @@ impl<'a> Cells<'a> {
             CellValues::Int(array) => drop(write!(json, "{}", array.value(row))),
             CellValues::Date(array) => drop(write!(json, "{}", array.value(row))),
             CellValues::BigInt(array) => drop(write!(json, "{}", array.value(row))),
-            CellValues::Real(array) => {
-                let number = array.value(row);
-                finite(f64::from(number))?;
-                drop(serde_json::to_writer(json, &number));
-            }
-            CellValues::Double(array) => drop(serde_json::to_writer(json, &finite(array.value(row))?)),
+            CellValues::Real(array) => match no_number(f64::from(array.value(row))) {
+                Some(word) => drop(write!(json, "\"{word}\"")),
+                None => drop(serde_json::to_writer(json, &array.value(row))),
+            },
+            CellValues::Double(array) => match no_number(array.value(row)) {
+                Some(word) => drop(write!(json, "\"{word}\"")),
+                None => drop(serde_json::to_writer(json, &array.value(row))),
+            },
             CellValues::Decimal(array, scale) => write_decimal(array.value(row), *scale, json),
             CellValues::Timestamp(array) => time::write_timestamp(array.value(row), json),
             CellValues::Time(array) => time::write_time(array.value(row), json),
             CellValues::Text(array) => write_text(array.value(row), json),
+            CellValues::Varchar(array, length) => write_text(within(array.value(row), *length)?, json),
             CellValues::Uuid(array) => drop(write!(json, "\"{}\"", uuid(array.value(row))?.hyphenated())),
             CellValues::Json(array) => json.extend(checked_json(array.value(row))?.as_bytes()),
             CellValues::Bytes(array) => drop(write!(json, "\"{}\"", Base64Display::new(array.value(row), &BASE64))),
@@ -158,9 +164,33 @@ impl<'a> Cells<'a> {
             CellValues::BigInt(array) => bytes.extend(array.value(row).to_be_bytes()),
             CellValues::Double(array) => bytes.extend(array.value(row).to_be_bytes()),
             CellValues::Text(array) => bytes.extend(array.value(row).as_bytes()),
+            CellValues::Varchar(array, length) => bytes.extend(within(array.value(row), *length)?.as_bytes()),
             CellValues::Uuid(array) => drop(write!(bytes, "{}", uuid(array.value(row))?.hyphenated())),
             CellValues::Bytes(array) => bytes.extend(array.value(row)),
             _ => return Err("the type has no form in format kafka, use json".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// The cell as the text of a field of [`super::Format::Delimited`]: what it is as JSON, without a string's quotes.
+    /// Not to be called for a null.
+    pub(super) fn write_field(&self, row: usize, text: &mut Vec<u8>) -> Result<(), String> {
+        match &self.values {
+            CellValues::Text(array) => text.extend(array.value(row).as_bytes()),
+            CellValues::Varchar(array, length) => text.extend(within(array.value(row), *length)?.as_bytes()),
+            CellValues::Json(array) => text.extend(checked_json(array.value(row))?.as_bytes()),
+            CellValues::List(..) | CellValues::Struct(..) | CellValues::Map(..) => {
+                return Err("the type has no form in format delimited, use json".to_owned());
+            }
+            // Numbers, booleans, times, uuids and base64: none of them has anything to escape.
+            _ => {
+                let start = text.len();
+                self.write_json(row, text)?;
+                if text.get(start) == Some(&b'"') {
+                    text.remove(start);
+                    text.pop();
+                }
+            }
         }
         Ok(())
     }
@@ -205,8 +235,24 @@ fn write_decimal(number: i128, scale: usize, json: &mut Vec<u8>) {
     drop(write!(json, "{sign}{whole}{point}{fraction}"));
 }
 
-fn finite(number: f64) -> Result<f64, String> {
-    if number.is_finite() { Ok(number) } else { Err(format!("JSON has no number {number}")) }
+/// What stands, as a string, for what JSON has no number for: the words of Postgres's `to_json` and of ksqlDB.
+fn no_number(number: f64) -> Option<&'static str> {
+    match number {
+        f64::INFINITY => Some("Infinity"),
+        f64::NEG_INFINITY => Some("-Infinity"),
+        number if number.is_nan() => Some("NaN"),
+        _ => None,
+    }
+}
+
+/// A text that its declaration lets SQL write.
+fn within(text: &str, length: u32) -> Result<&str, String> {
+    // Characters are never more than bytes.
+    let fits = |max: usize| text.len() <= max || text.chars().count() <= max;
+    if usize::try_from(length).is_ok_and(fits) {
+        return Ok(text);
+    }
+    Err(format!("{TOO_LONG} character varying({length})"))
 }
 
 fn uuid(text: &str) -> Result<uuid::Uuid, String> {

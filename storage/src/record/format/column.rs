@@ -102,7 +102,9 @@ impl Column {
             ColumnType::Decimal { .. } => Values::Decimal(Vec::new()),
             ColumnType::Date => Values::Date(Vec::new()),
             ColumnType::Timestamp | ColumnType::TimestampTz | ColumnType::Time => Values::Micros(Vec::new()),
-            ColumnType::Text | ColumnType::Bytes | ColumnType::Uuid | ColumnType::Json => Values::Bytes(Slices::new()),
+            ColumnType::Text | ColumnType::Varchar(_) | ColumnType::Bytes | ColumnType::Uuid | ColumnType::Json => {
+                Values::Bytes(Slices::new())
+            }
             ColumnType::Array(item) => Values::List(Lengths::new(), Box::new(Self::new(item))),
             ColumnType::Struct(fields) => Values::Struct(
                 FieldTable::new(fields.iter().map(|(name, _)| name.as_str())),
@@ -192,18 +194,46 @@ impl Column {
         };
         let is_string = written.starts_with('"');
         match kind {
-            ColumnType::Text => self.push_bytes(text.as_bytes()),
             ColumnType::Boolean => Err(unexpected(written, kind)),
             ColumnType::Bytes | ColumnType::Uuid if !is_string => Err(unexpected(written, kind)),
-            ColumnType::Uuid => self.push_uuid(&text),
+            ColumnType::Text | ColumnType::Varchar(_) | ColumnType::Bytes | ColumnType::Uuid => self.push_text(&text),
+            _ if matches!(written, "true" | "false") => Err(unexpected(written, kind)),
+            _ => self.push_text(&text),
+        }
+    }
+
+    /// Pushes what a text becomes, of any type but BOOLEAN, JSON and those with parts.
+    fn push_text(&mut self, text: &str) -> Result<(), String> {
+        match self.kind {
+            ColumnType::Text | ColumnType::Varchar(_) => self.push_bytes(text.as_bytes()),
+            ColumnType::Uuid => self.push_uuid(text),
             ColumnType::Bytes => {
                 let bytes =
-                    BASE64.decode(text.as_bytes()).map_err(|e| format!("{} is not base64: {e}", quoted(&text)))?;
+                    BASE64.decode(text.as_bytes()).map_err(|e| format!("{} is not base64: {e}", quoted(text)))?;
                 self.push_bytes(&bytes)
             }
-            _ if matches!(written, "true" | "false") => Err(unexpected(written, kind)),
-            _ => self.push_number(&text).map_err(|error| error.about(&text, &self.kind)),
+            _ => self.push_number(text).map_err(|error| error.about(text, &self.kind)),
         }
+    }
+
+    /// Appends a field of [`super::Format::Delimited`].
+    pub(super) fn append_field(&mut self, text: &str) -> Result<(), String> {
+        match (&self.kind, &mut self.values) {
+            (ColumnType::Boolean, Values::Boolean(values)) => match text {
+                _ if text.eq_ignore_ascii_case("true") => values.push(true),
+                _ if text.eq_ignore_ascii_case("false") => values.push(false),
+                _ => return Err(format!("{} where {} was expected", quoted(text), self.kind)),
+            },
+            (ColumnType::Json, _) => {
+                let json: &RawValue =
+                    serde_json::from_str(text).map_err(|e| format!("{} is not JSON: {e}", quoted(text)))?;
+                check_depth(json.get())?;
+                self.push_bytes(json.get().as_bytes())?;
+            }
+            _ => self.push_text(text)?,
+        }
+        self.nulls.append_non_null();
+        Ok(())
     }
 
     /// Pushes what numbers and strings that parse become.

@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 use crate::record::columns::RecordColumn;
 
 use super::column::{Budget, Column};
-use super::json::{FieldTable, Slot};
-use super::{ColumnRole, DecodeError, Decoded, Format, NULL_KEY, RecordFormat};
+use super::json::{FieldTable, Slot, whole};
+use super::{ColumnRole, ColumnType, DecodeError, Decoded, Format, NULL_KEY, RecordFormat, delimited};
 
 /// Name of the column that tells deletions from rows.
 pub const TOMBSTONE_COLUMN: &str = "_tombstone";
@@ -65,8 +65,14 @@ enum Part {
     Untouched,
     /// The fields of an object and the column of each.
     Json(FieldTable, Vec<usize>),
+    /// The same of a key of one column, which may also stand there without an object around it, as ksqlDB writes it.
+    JsonKey(FieldTable, usize),
+    /// The one JSON value and its column.
+    JsonUnwrapped(usize),
     /// One primitive and its column.
     Kafka(usize),
+    /// What stands between the fields, and their columns.
+    Delimited(char, Vec<usize>),
 }
 
 /// The raw columns of one batch.
@@ -265,11 +271,19 @@ impl Part {
             (Format::None, _) => Self::Untouched,
             // A key nobody declared may be anything; a value is an object even if no field of it is declared.
             (_, []) if role == ColumnRole::Key => Self::Untouched,
+            (Format::JsonUnwrapped, [first, ..]) => Self::JsonUnwrapped(*first),
             (Format::Kafka, [first, ..]) => Self::Kafka(*first),
-            (Format::Kafka, []) => Self::Untouched,
+            (Format::Delimited(delimiter), [_, ..]) => Self::Delimited(delimiter, columns),
+            (Format::JsonUnwrapped | Format::Kafka | Format::Delimited(_), []) => Self::Untouched,
             (Format::Json, _) => {
                 let names = columns.iter().map(|&index| format.columns[index].field.as_str());
-                Self::Json(FieldTable::new(names), columns)
+                let table = FieldTable::new(names);
+                match columns[..] {
+                    [one] if role == ColumnRole::Key && is_never_object(&format.columns[one].kind) => {
+                        Self::JsonKey(table, one)
+                    }
+                    _ => Self::Json(table, columns),
+                }
             }
         }
     }
@@ -284,24 +298,63 @@ impl Part {
         match self {
             Self::Untouched => Ok(()),
             Self::Kafka(index) => targets[*index].column.append_primitive(bytes).map_err(|error| (Some(*index), error)),
-            Self::Json(table, columns) => {
-                table.read(bytes, slots).map_err(|error| (None, format!("{what} does not parse: {error}")))?;
-                let mut budget = Budget::of_record();
-                for (&index, slot) in columns.iter().zip(slots.iter()) {
-                    targets[index].column.append_json(slot.value, &mut budget).map_err(|error| (Some(index), error))?;
+            Self::JsonKey(table, index) if bytes.trim_ascii_start().first() == Some(&b'{') => {
+                append_fields(table, &[*index], (bytes, what), targets, slots)
+            }
+            Self::JsonUnwrapped(index) | Self::JsonKey(_, index) => {
+                let value = whole(bytes).map_err(|error| (None, format!("{what} does not parse: {error}")))?;
+                let appended = targets[*index].column.append_json(Some(value), &mut Budget::of_record());
+                appended.map_err(|error| (Some(*index), error))
+            }
+            Self::Delimited(delimiter, columns) => {
+                let fields = delimited::split(bytes, *delimiter, columns.len());
+                let mut fields = fields.map_err(|error| (None, format!("{what} does not parse: {error}")))?;
+                fields.resize(columns.len(), None);
+                for (&index, field) in columns.iter().zip(&fields) {
+                    let column = &mut targets[index].column;
+                    match field {
+                        Some(field) => column.append_field(field).map_err(|error| (Some(index), error))?,
+                        None => column.append_null(),
+                    }
                 }
                 Ok(())
             }
+            Self::Json(table, columns) => append_fields(table, columns, (bytes, what), targets, slots),
         }
     }
 
     fn append_null(&self, targets: &mut [Target]) {
         match self {
             Self::Untouched => {}
-            Self::Kafka(index) => targets[*index].column.append_null(),
-            Self::Json(_, columns) => columns.iter().for_each(|&index| targets[index].column.append_null()),
+            Self::Kafka(index) | Self::JsonUnwrapped(index) | Self::JsonKey(_, index) => {
+                targets[*index].column.append_null()
+            }
+            Self::Json(_, columns) | Self::Delimited(_, columns) => {
+                columns.iter().for_each(|&index| targets[index].column.append_null())
+            }
         }
     }
+}
+
+/// Appends the fields of a JSON object to their columns.
+fn append_fields<'a>(
+    table: &FieldTable,
+    columns: &[usize],
+    (bytes, what): (&'a [u8], &str),
+    targets: &mut [Target],
+    slots: &mut Vec<Slot<'a>>,
+) -> std::result::Result<(), Skip> {
+    table.read(bytes, slots).map_err(|error| (None, format!("{what} does not parse: {error}")))?;
+    let mut budget = Budget::of_record();
+    for (&index, slot) in columns.iter().zip(slots.iter()) {
+        targets[index].column.append_json(slot.value, &mut budget).map_err(|error| (Some(index), error))?;
+    }
+    Ok(())
+}
+
+/// Whether no JSON object is a value of this type, so that one is always the object around it.
+fn is_never_object(kind: &ColumnType) -> bool {
+    !matches!(kind, ColumnType::Struct(_) | ColumnType::Map(_) | ColumnType::Json)
 }
 
 impl<'a> Raw<'a> {

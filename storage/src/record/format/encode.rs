@@ -10,7 +10,7 @@ use bytes::Bytes;
 use crate::error::{Error, Result};
 
 use super::cells::{Cells, field_prefix, write_object};
-use super::{ColumnRole, ColumnType, EncodedRecord, Format, NULL_KEY, RecordFormat};
+use super::{ColumnRole, ColumnType, EncodedRecord, Format, NULL_KEY, RecordFormat, delimited};
 
 /// Encodes rows of declared columns (all of them, in declared order, headers columns excepted) into keys and values.
 #[derive(Debug)]
@@ -124,21 +124,37 @@ impl Encoder {
         let start = bytes.len();
         match format {
             Format::None => return Ok(None),
-            Format::Kafka => {
-                let Some((column, cells)) = columns().next().filter(|(_, cells)| !cells.is_null(row)) else {
-                    if role != ColumnRole::Key || !self.has_null_key {
-                        return Ok(None);
-                    }
-                    bytes.extend_from_slice(NULL_KEY);
-                    return Ok(Some(start..bytes.len()));
-                };
-                cells.write_primitive(row, bytes).map_err(|error| about(row, column, &error))?;
-            }
+            Format::Kafka => match columns().next() {
+                None => return Ok(None),
+                Some((column, cells)) if !cells.is_null(row) => {
+                    cells.write_primitive(row, bytes).map_err(|error| about(row, column, &error))?;
+                }
+                Some((column, _)) if role != ColumnRole::Key => {
+                    return Err(about(row, column, "format kafka has no bytes for a value that is null"));
+                }
+                Some(_) if self.has_null_key => bytes.extend_from_slice(NULL_KEY),
+                Some(_) => return Ok(None),
+            },
             // A stream's key of nulls alone is a null key; a table's is a key like any other.
-            Format::Json
-                if role == ColumnRole::Key && !self.tombstones && columns().all(|(_, cells)| cells.is_null(row)) =>
-            {
+            _ if role == ColumnRole::Key && !self.tombstones && columns().all(|(_, cells)| cells.is_null(row)) => {
                 return Ok(None);
+            }
+            Format::JsonUnwrapped => {
+                let Some((column, cells)) = columns().next() else { return Ok(None) };
+                cells.write_json(row, bytes).map_err(|error| about(row, column, &error))?;
+            }
+            Format::Delimited(delimiter) => {
+                let mut field = Vec::new();
+                for (index, (column, cells)) in columns().enumerate() {
+                    if index > 0 {
+                        delimited::write_delimiter(delimiter, bytes);
+                    }
+                    if !cells.is_null(row) {
+                        field.clear();
+                        cells.write_field(row, &mut field).map_err(|error| about(row, column, &error))?;
+                        delimited::write(&field, delimiter, bytes);
+                    }
+                }
             }
             Format::Json => {
                 let fields = columns().map(|(column, cells)| (&column.prefix[..], cells));

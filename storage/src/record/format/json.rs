@@ -162,6 +162,11 @@ pub(super) fn entries(json: &RawValue) -> Result<Vec<(Cow<'_, str>, &RawValue)>,
     source.deserialize_map(EntriesVisitor).map_err(|e| e.to_string())
 }
 
+/// The one JSON value that bytes are.
+pub(super) fn whole(json: &[u8]) -> Result<&RawValue, String> {
+    serde_json::from_slice(json).map_err(|e| e.to_string())
+}
+
 /// The elements of an array.
 pub(super) fn elements(json: &RawValue) -> Result<Vec<&RawValue>, String> {
     serde_json::from_str(json.get()).map_err(|e| e.to_string())

@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DECIMAL128_MAX_PRECISION, DataType, Field, Fields, TimeUnit};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -17,6 +17,7 @@ use crate::error::{Error, Result};
 mod cells;
 mod column;
 mod decode;
+mod delimited;
 mod encode;
 mod json;
 mod number;
@@ -55,6 +56,8 @@ pub enum ColumnType {
     },
     /// STRING, VARCHAR, text; Arrow Utf8.
     Text,
+    /// varchar(n); Arrow Utf8. What SQL writes has at most so many characters; what clients write is read as it is.
+    Varchar(u32),
     /// BYTES, bytea; Arrow Binary.
     Bytes,
     /// TIMESTAMP (without time zone, as Postgres has it; read as UTC); Arrow Timestamp(us).
@@ -89,7 +92,7 @@ impl ColumnType {
             Self::Real => DataType::Float32,
             Self::Double => DataType::Float64,
             Self::Decimal { precision, scale } => DataType::Decimal128(*precision, *scale),
-            Self::Text | Self::Uuid | Self::Json => DataType::Utf8,
+            Self::Text | Self::Varchar(_) | Self::Uuid | Self::Json => DataType::Utf8,
             Self::Bytes => DataType::Binary,
             Self::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, None),
             Self::TimestampTz => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
@@ -112,7 +115,30 @@ impl ColumnType {
     /// Whether it can be a whole key or value in [`Format::Kafka`].
     #[must_use]
     pub fn is_kafka_primitive(&self) -> bool {
-        matches!(self, Self::Text | Self::Uuid | Self::Int | Self::BigInt | Self::Double | Self::Bytes)
+        matches!(
+            self,
+            Self::Text | Self::Varchar(_) | Self::Uuid | Self::Int | Self::BigInt | Self::Double | Self::Bytes
+        )
+    }
+
+    /// Whether it has no parts: what one field of [`Format::Delimited`] can hold.
+    #[must_use]
+    pub fn is_scalar(&self) -> bool {
+        !matches!(self, Self::Array(_) | Self::Struct(_) | Self::Map(_))
+    }
+
+    /// The same type without the lengths that only a declaration enforces: what a column computed from it has.
+    #[must_use]
+    pub fn without_lengths(&self) -> Self {
+        match self {
+            Self::Varchar(_) => Self::Text,
+            Self::Array(item) => Self::Array(Box::new(item.without_lengths())),
+            Self::Map(value) => Self::Map(Box::new(value.without_lengths())),
+            Self::Struct(fields) => {
+                Self::Struct(fields.iter().map(|(name, kind)| (name.clone(), kind.without_lengths())).collect())
+            }
+            other => other.clone(),
+        }
     }
 
     fn check(&self, depth: usize) -> Result<(), String> {
@@ -128,6 +154,7 @@ impl ColumnType {
                     Err(format!("{self}: precision is 1 to {DECIMAL128_MAX_PRECISION}, scale 0 to the precision"))
                 }
             }
+            Self::Varchar(0) => Err(format!("{self}: the length is at least 1")),
             Self::Array(inner) | Self::Map(inner) => inner.check(depth + 1),
             Self::Struct(fields) => {
                 let mut names = HashSet::new();
@@ -172,6 +199,7 @@ impl fmt::Display for ColumnType {
             Self::Uuid => "UUID",
             Self::Json => "JSONB",
             Self::Decimal { precision, scale } => return write!(f, "DECIMAL({precision}, {scale})"),
+            Self::Varchar(length) => return write!(f, "VARCHAR({length})"),
             Self::Array(item) => return write!(f, "ARRAY<{item}>"),
             Self::Map(value) => return write!(f, "MAP<STRING, {value}>"),
             Self::Struct(fields) => {
@@ -219,8 +247,12 @@ pub struct DeclaredColumn {
 pub enum Format {
     /// A JSON object of the columns by field name.
     Json,
+    /// The JSON value of the only column, without an object around it (ksqlDB's `wrap_single_value = false`).
+    JsonUnwrapped,
     /// One primitive: text as UTF-8, int, bigint, double big-endian, bytes as they are (ksqlDB's KAFKA).
     Kafka,
+    /// One line of the columns' texts in declared order, this character between them (ksqlDB's DELIMITED).
+    Delimited(char),
     /// There is none: a key that is always null, a value nobody reads.
     None,
 }
@@ -241,6 +273,9 @@ pub struct RecordFormat {
 /// NULL as a table's only key in Kafka's format: one byte, which no text (it is not UTF-8) and no number is. A null key
 /// would be no row of a table at all; without this the group NULL of `GROUP BY k` would have none.
 const NULL_KEY: &[u8] = &[0xff];
+
+/// What an error says, before the type, of a text that is longer than its declaration lets SQL write.
+pub const TOO_LONG: &str = "value too long for type";
 
 impl RecordFormat {
     /// Whether the key may be [`NULL_KEY`]. Any bytes are a BYTES key, so that one cannot.
@@ -285,6 +320,9 @@ impl RecordFormat {
         if self.tombstones && (self.key_format == Format::None || keyless) {
             return Some("a table needs a key column and a key_format".to_owned());
         }
+        if self.tombstones && self.value_format == Format::None {
+            return Some("a table needs a value_format: a row whose value is null is deleted".to_owned());
+        }
         self.part_inconsistency(ColumnRole::Key, self.key_format, "key")
             .or_else(|| self.part_inconsistency(ColumnRole::Value, self.value_format, "value"))
     }
@@ -292,10 +330,20 @@ impl RecordFormat {
     fn part_inconsistency(&self, role: ColumnRole, format: Format, what: &str) -> Option<String> {
         let columns: Vec<&DeclaredColumn> = self.of_role(role).map(|index| &self.columns[index]).collect();
         match (format, &columns[..]) {
-            (Format::Json, _) | (_, []) => None,
+            (Format::Json, _) | (_, []) | (Format::JsonUnwrapped, [_]) => None,
             (Format::None, [column, ..]) => {
                 Some(format!("{what}_format is none but column {} is part of the {what}", column.name))
             }
+            (Format::JsonUnwrapped, [first, second, ..]) => Some(format!(
+                "a {what} without an object around it holds one column, not {} and {}; use wrap_single_value = true",
+                first.name, second.name
+            )),
+            (Format::Delimited(delimiter), _) if !delimited::is_delimiter(delimiter) => {
+                Some(format!("{delimiter:?} cannot stand between the fields of a delimited {what}"))
+            }
+            (Format::Delimited(_), columns) => columns.iter().find(|column| !column.kind.is_scalar()).map(|column| {
+                format!("column {}: {what}_format delimited holds no {}; use json", column.name, column.kind)
+            }),
             (Format::Kafka, [column]) if column.kind.is_kafka_primitive() => None,
             (Format::Kafka, [column]) => Some(format!(
                 "column {}: {what}_format kafka holds STRING, UUID, INT, BIGINT, DOUBLE or BYTES, not {}; use json",
@@ -330,6 +378,26 @@ pub struct Decoded {
     pub rows: RecordBatch,
     /// One per skipped record.
     pub errors: Vec<DecodeError>,
+}
+
+/// Texts of JSON as a column of `kind`, by the rules that values of records are read by; null where a text is null.
+///
+/// # Errors
+/// [`Error::InvalidBatch`] naming the row whose text is no JSON or does not convert.
+pub fn column_of_json(kind: &ColumnType, texts: &StringArray) -> Result<ArrayRef> {
+    let mut column = column::Column::new(kind);
+    for (row, text) in texts.iter().enumerate() {
+        let appended = match text {
+            None => {
+                column.append_null();
+                Ok(())
+            }
+            Some(text) => json::whole(text.as_bytes())
+                .and_then(|json| column.append_json(Some(json), &mut column::Budget::of_record())),
+        };
+        appended.map_err(|error| Error::InvalidBatch { reason: format!("row {row}: {error}") })?;
+    }
+    column.finish().map_err(Error::format("put values together"))
 }
 
 /// One record to write.

@@ -48,9 +48,13 @@ pub(super) fn integer<T: TryFrom<i128> + FromStr>(text: &str) -> Result<T, Numbe
     }
 }
 
-/// A finite floating-point number, rounded to the nearest as IEEE 754 has it.
+/// A floating-point number, rounded to the nearest as IEEE 754 has it, or one of the words that Postgres and Java write
+/// for what is no number: `NaN`, `Infinity`, `-Infinity`.
 pub(super) fn float<T: FromStr + Into<f64> + Copy>(text: &str) -> Result<T, NumberError> {
-    // Rust also reads words ("inf", "nan"); JSON and our columns have no such numbers.
+    if matches!(text, "NaN" | "Infinity" | "-Infinity") {
+        return text.parse().map_err(|_| NumberError::Syntax);
+    }
+    // Rust also reads other words ("inf", "nan").
     if text.bytes().any(|byte| byte.is_ascii_alphabetic() && !matches!(byte, b'e' | b'E')) {
         return Err(NumberError::Syntax);
     }
@@ -142,12 +146,15 @@ mod tests {
     }
 
     #[test]
-    fn floats_are_finite_numbers() {
+    fn floats_are_numbers_and_the_words_of_postgres() {
         assert_eq!(float("0.1"), Ok(0.1f64));
+        assert!(float::<f64>("NaN").is_ok_and(f64::is_nan));
+        assert_eq!(float("-Infinity"), Ok(f64::NEG_INFINITY));
+        assert_eq!(float("Infinity"), Ok(f32::INFINITY));
         assert_eq!(float("16777217"), Ok(16_777_216f32));
         assert_eq!(float::<f64>("1e400"), Err(NumberError::Range));
         assert_eq!(float::<f32>("1e39"), Err(NumberError::Range));
-        for text in ["NaN", "inf", "Infinity", "", "1f", " 1"] {
+        for text in ["nan", "inf", "infinity", "+Infinity", "", "1f", " 1"] {
             assert_eq!(float::<f64>(text), Err(NumberError::Syntax), "{text}");
         }
     }

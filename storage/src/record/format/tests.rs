@@ -1,7 +1,7 @@
 //! The rules of reading and writing, one by one, and that one undoes the other. Here: batches and formats to try them on.
 
 use arrow::array::{
-    Array, ArrayRef, BinaryArray, Int8Array, Int32Array, Int64Array, ListArray, StructArray, TimestampMicrosecondArray,
+    Array, BinaryArray, Int8Array, Int32Array, Int64Array, ListArray, StructArray, TimestampMicrosecondArray,
     TimestampMillisecondArray,
 };
 use arrow::buffer::OffsetBuffer;

@@ -1,6 +1,6 @@
 //! What becomes of a key, a value and headers on their way into columns.
 
-use arrow::array::{BooleanArray, StringArray};
+use arrow::array::BooleanArray;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 
 use super::*;
@@ -57,10 +57,26 @@ fn a_string_into_a_number_must_parse_whole() {
     reads(&ColumnType::Int, r#""42""#, "42");
     reads(&ColumnType::Double, r#""-2.5e3""#, "-2500.0");
     reads(&ColumnType::Decimal { precision: 4, scale: 2 }, r#""12.34""#, "12.34");
-    for text in [r#""42 ""#, r#"" 42""#, r#""42x""#, r#""""#, r#""NaN""#, "true", "{}", "[]"] {
+    for text in [r#""42 ""#, r#"" 42""#, r#""42x""#, r#""""#, r#""nan""#, "true", "{}", "[]"] {
         refuses(&ColumnType::Int, text, "x: ");
         refuses(&ColumnType::Double, text, "x: ");
     }
+}
+
+#[test]
+fn what_is_no_number_is_read_from_its_word_into_floats_alone() {
+    reads(&ColumnType::Double, r#""NaN""#, "NaN");
+    reads(&ColumnType::Double, r#""-Infinity""#, "-inf");
+    reads(&ColumnType::Real, r#""Infinity""#, "inf");
+    refuses(&ColumnType::Int, r#""NaN""#, "INT was expected");
+    refuses(&ColumnType::Decimal { precision: 4, scale: 2 }, r#""NaN""#, "was expected");
+    refuses(&ColumnType::Double, "NaN", "does not parse");
+}
+
+#[test]
+fn a_length_is_no_matter_of_reading() {
+    reads(&ColumnType::Varchar(2), r#""abc""#, "abc");
+    reads(&ColumnType::Varchar(2), "1234", "1234");
 }
 
 #[test]

@@ -133,6 +133,35 @@ proptest! {
     }
 
     #[test]
+    fn delimited_keys_and_values_survive(
+        rows in vec((any::<Option<String>>(), any::<Option<i64>>(), any::<Option<f64>>(), any::<Option<bool>>()), 1..6),
+        delimiter in proptest::sample::select(vec![',', ' ', '\t', '|', ';', 'x', '\u{1f600}']),
+    ) {
+        let columns = vec![
+            column("a", ColumnType::Text, ColumnRole::Value),
+            column("k", ColumnType::Text, ColumnRole::Key),
+            column("b", ColumnType::BigInt, ColumnRole::Value),
+            column("l", ColumnType::BigInt, ColumnRole::Key),
+            column("c", ColumnType::Double, ColumnRole::Value),
+            column("d", ColumnType::Boolean, ColumnRole::Value),
+        ];
+        let delimited = Format::Delimited(delimiter);
+        let format = RecordFormat { key_format: delimited, value_format: delimited, ..stream(columns) };
+        let texts = || Arc::new(rows.iter().map(|row| row.0.as_deref()).collect::<arrow::array::StringArray>()) as ArrayRef;
+        let numbers = || Arc::new(rows.iter().map(|row| row.1).collect::<Int64Array>()) as ArrayRef;
+        let floats = Arc::new(rows.iter().map(|row| row.2).collect::<arrow::array::Float64Array>()) as ArrayRef;
+        let booleans = Arc::new(rows.iter().map(|row| row.3).collect::<arrow::array::BooleanArray>()) as ArrayRef;
+        let columns = [("a", texts()), ("k", texts()), ("b", numbers()), ("l", numbers()), ("c", floats), ("d", booleans)];
+        let columns = columns.into_iter().map(|(name, array)| (name, array, true));
+        let written_rows = RecordBatch::try_from_iter_with_nullable(columns).unwrap();
+        let written = Encoder::new(&format).unwrap().encode(&written_rows, None).unwrap();
+        let records: Vec<Row<'_>> = written.iter().map(|record| (record.key.as_deref(), record.value.as_deref())).collect();
+        let read = decode(&format, &raw(&records));
+        prop_assert_eq!(&read.errors, &[]);
+        prop_assert_eq!(read.rows.columns(), written_rows.columns());
+    }
+
+    #[test]
     fn primitive_keys_survive(number in any::<i32>(), big in any::<i64>(), text in any::<String>(), float in any::<u64>()) {
         for (kind, key) in [
             (ColumnType::Int, number.to_be_bytes().to_vec()),

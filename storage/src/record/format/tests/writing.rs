@@ -1,6 +1,6 @@
 //! What SQL writes, to the letter, and what it refuses to write.
 
-use arrow::array::{Float64Array, StringArray};
+use arrow::array::{Float32Array, Float64Array};
 use arrow::datatypes::Schema;
 
 use super::*;
@@ -71,14 +71,88 @@ fn json_keys_are_objects_of_the_key_columns_and_a_key_of_nulls_is_null_in_a_stre
 }
 
 #[test]
+fn what_is_no_number_is_written_as_its_word_and_read_back() {
+    let format = stream(vec![
+        column("d", ColumnType::Double, ColumnRole::Value),
+        column("r", ColumnType::Real, ColumnRole::Value),
+    ]);
+    let rows = RecordBatch::try_from_iter([
+        ("d", Arc::new(Float64Array::from(vec![f64::NAN, f64::NEG_INFINITY])) as ArrayRef),
+        ("r", Arc::new(Float32Array::from(vec![f32::INFINITY, 1.5])) as ArrayRef),
+    ])
+    .unwrap();
+    let written = Encoder::new(&format).unwrap().encode(&rows, None).unwrap();
+    assert_eq!(written[0].value.as_deref(), Some(&br#"{"d":"NaN","r":"Infinity"}"#[..]));
+    let records: Vec<Row<'_>> = written.iter().map(|record| (None, record.value.as_deref())).collect();
+    let again = decode(&format, &raw(&records));
+    assert_eq!(again.rows.columns(), rows.columns());
+}
+
+#[test]
+fn delimited_lines_and_bare_json_hold_what_their_columns_do() {
+    let value = |name: &str, kind| column(name, kind, ColumnRole::Value);
+    let columns = || {
+        vec![
+            value("t", ColumnType::Text),
+            column("k", ColumnType::Text, ColumnRole::Key),
+            value("b", ColumnType::Boolean),
+            value("n", ColumnType::Decimal { precision: 6, scale: 2 }),
+            value("at", ColumnType::Timestamp),
+            value("d", ColumnType::Date),
+            value("bin", ColumnType::Bytes),
+            value("doc", ColumnType::Json),
+        ]
+    };
+    let commas = RecordFormat { value_format: Format::Delimited(','), ..stream(columns()) };
+    let line = br#" x,TRUE,5,"2024-02-29T00:00:00Z",2024-02-29,AQL/,"{""a"": [1, ""x""]}""#;
+    let (key, written) = rewritten(&commas, &[(Some(b"K"), Some(line))]).remove(0);
+    assert_eq!(key.as_deref(), Some("K"));
+    let expected = r#"" x",true,5.00,1709164800000,19782,AQL/,"{""a"": [1, ""x""]}""#;
+    assert_eq!(written.as_deref(), Some(expected));
+    // What is missing at the end is NULL; what is not there in between, too.
+    let (_, written) = rewritten(&commas, &[(None, Some(b",false"))]).remove(0);
+    assert_eq!(written.as_deref(), Some(",false,,,,,"));
+    let refused = decode(&commas, &raw(&[(None, Some(b"x,maybe")), (None, Some(b"1,2,3,4,5,6,7,8"))]));
+    let reasons: Vec<_> = refused.errors.iter().map(|error| (error.column.as_deref(), error.error.as_str())).collect();
+    assert_eq!(reasons[0], (Some("b"), "'maybe' where BOOLEAN was expected"));
+    assert!(reasons[1].1.contains("more than 7 fields"), "{reasons:?}");
+    let nested = stream(vec![value("a", ColumnType::Array(Box::new(ColumnType::Int)))]);
+    let nested = RecordFormat { value_format: Format::Delimited(','), ..nested };
+    assert!(nested.check().unwrap_err().to_string().contains("use json"));
+
+    let bare = |kind| RecordFormat { value_format: Format::JsonUnwrapped, ..stream(vec![value("x", kind)]) };
+    let rows: [Row<'_>; 2] = [(None, Some(b"[1, 2]")), (None, Some(b"null"))];
+    let written = rewritten(&bare(ColumnType::Array(Box::new(ColumnType::Int))), &rows);
+    assert_eq!(written, [(None, Some("[1,2]".to_owned())), (None, Some("null".to_owned()))]);
+    let refused = decode(&bare(ColumnType::Int), &raw(&[(None, Some(br#"{"x": 1}"#)), (None, Some(b"{"))]));
+    assert_eq!(refused.errors[0].column.as_deref(), Some("x"));
+    assert_eq!(refused.errors[1].column, None);
+}
+
+#[test]
+fn a_json_key_of_one_column_is_read_with_and_without_an_object_around_it() {
+    let format = stream(vec![column("Id", ColumnType::BigInt, ColumnRole::Key)]);
+    let format = RecordFormat { key_format: Format::Json, ..format };
+    let rows: [Row<'_>; 3] =
+        [(Some(br#"{"Id":5}"#), Some(b"{}")), (Some(b" 5"), Some(b"{}")), (Some(b"null"), Some(b"{}"))];
+    let keys: Vec<_> = rewritten(&format, &rows).into_iter().map(|(key, _)| key).collect();
+    let object = Some(r#"{"Id":5}"#.to_owned());
+    assert_eq!(keys, [object.clone(), object, None]);
+}
+
+#[test]
 fn what_cannot_be_written_is_refused_with_row_and_column() {
     let refusal = |format: &RecordFormat, array: ArrayRef| {
         let rows = RecordBatch::try_from_iter_with_nullable([("x", array, true)]).unwrap();
         Encoder::new(format).unwrap().encode(&rows, None).unwrap_err().to_string()
     };
     let one = |kind| stream(vec![column("x", kind, ColumnRole::Value)]);
-    let number = Arc::new(Float64Array::from(vec![1.0, f64::NAN]));
-    assert!(refusal(&one(ColumnType::Double), number).contains("row 1: column x: JSON has no number NaN"));
+    let long = Arc::new(StringArray::from(vec!["üü", "abc"]));
+    let too_long = format!("row 1: column x: {TOO_LONG} character varying(2)");
+    assert!(refusal(&one(ColumnType::Varchar(2)), long).contains(&too_long));
+    let nothing = Arc::new(Int32Array::from(vec![Some(1), None]));
+    let primitive = RecordFormat { value_format: Format::Kafka, ..one(ColumnType::Int) };
+    assert!(refusal(&primitive, nothing).contains("row 1: column x: format kafka has no bytes"));
     let text = || Arc::new(StringArray::from(vec![Some("{}"), Some("{")]));
     assert!(refusal(&one(ColumnType::Json), text()).contains("row 1: column x: '{' is not JSON"));
     assert!(refusal(&one(ColumnType::Uuid), text()).contains("row 0: column x: '{}' is not a uuid"));
