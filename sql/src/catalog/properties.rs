@@ -21,12 +21,14 @@ pub(crate) struct Properties {
     pub(crate) timestamp: Option<(String, usize)>,
     /// What the topic is told: Kafka's names with `_` for `.`.
     pub(crate) topic: TopicConfig,
+    /// `replay_from`, and where it stands.
+    pub(crate) replay_from: Option<(String, usize)>,
     /// `emit`: `tick` or `record`.
     pub(crate) emit: Option<String>,
 }
 
-const NAMES: &str = "kafka_topic, value_format, key_format, format, partitions, replicas, timestamp and Kafka's topic \
-                     configs, as retention_ms or cleanup_policy";
+const NAMES: &str = "kafka_topic, value_format, key_format, format, partitions, replicas, timestamp, replay_from and Kafka's \
+                     topic configs, as retention_ms or cleanup_policy";
 
 /// How long a table made by SQL keeps superseded values, so that time travel sees them.
 const TABLE_HISTORY_MS: i64 = 7 * 24 * 60 * 60 * 1000;
@@ -60,6 +62,7 @@ impl Properties {
                         .with_hint("the object store keeps the copies; leave replicas out or say 1"));
                 }
                 "timestamp" => properties.timestamp = Some((value.to_owned(), at)),
+                "replay_from" => properties.replay_from = Some((value.to_owned(), at)),
                 "emit" => match value.to_lowercase().as_str() {
                     "tick" => properties.emit = Some("tick".to_owned()),
                     _ => return Err(invalid(property, "tick")),

@@ -119,6 +119,11 @@ pub(crate) async fn create(catalog: &Catalog, create: &CreateRelation) -> Result
     if properties.emit.is_some() {
         return Err(Error::unsupported("emit on a declared relation").with_hint("it belongs to CREATE … AS SELECT"));
     }
+    if let Some((_, position)) = properties.replay_from {
+        return Err(Error::unsupported("replay_from on a declared relation")
+            .with_position(position)
+            .with_hint("it belongs to CREATE … AS SELECT; a SELECT reads the past with FOR SYSTEM_TIME AS OF"));
+    }
     let format = format_of(create, &properties)?;
     let timestamp_column = timestamp_of(&format, &properties)?;
     let storage = catalog.storage();

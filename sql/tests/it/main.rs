@@ -13,5 +13,7 @@ mod housekeeping;
 mod node;
 mod oracle;
 mod queries;
+mod replay;
 mod statements;
 mod support;
+mod travel;
