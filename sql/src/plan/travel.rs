@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
+use arrow::datatypes::{DataType, Field};
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::execution::session_state::SessionState;
@@ -149,7 +151,8 @@ async fn moment(state: &SessionState, at: &ast::Expr, position: usize, query: &W
     }
     let untyped = matches!(&expr, Expr::Placeholder(placeholder) if placeholder.field.is_none());
     let kind = if untyped { moment_type() } else { expr.get_type(&DFSchema::empty())? };
-    let is_time = kind.is_null() || kind.is_string() || kind.is_temporal();
+    let is_date = matches!(kind, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64);
+    let is_time = is_date || kind.is_null() || kind.is_string();
     if !is_time {
         let message = format!("a time is a timestamptz, not {}", kind.to_string().to_lowercase());
         return Err(Error::new(SqlState::DatatypeMismatch, message)
@@ -179,8 +182,7 @@ fn is_constant(expr: &Expr) -> Result<bool> {
 fn typed(expr: Expr) -> Result<Expr> {
     let typed = expr.transform(|expr| match expr {
         Expr::Placeholder(mut placeholder) if placeholder.field.is_none() => {
-            let field = arrow::datatypes::Field::new("", moment_type(), true);
-            placeholder.field = Some(std::sync::Arc::new(field));
+            placeholder.field = Some(Arc::new(Field::new("", moment_type(), true)));
             Ok(Transformed::yes(Expr::Placeholder(placeholder)))
         }
         expr => Ok(Transformed::no(expr)),

@@ -6,7 +6,9 @@
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::sqlparser::ast::{self, Ident, ObjectName, ObjectNamePart, TableAlias, TableFactor, VisitMut, VisitorMut};
+use datafusion::sql::sqlparser::ast::{
+    self, Ident, ObjectName, ObjectNamePart, TableAlias, TableFactor, VisitMut, VisitorMut,
+};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -34,9 +36,9 @@ pub(crate) fn cut(tokens: &[TokenWithSpan], places: &Places) -> Result<(Vec<Toke
             continue;
         }
         if !cursor.eat(&["as", "of"]) {
-            return Err(Error::unsupported("FOR SYSTEM_TIME but AS OF")
-                .with_position(position)
-                .with_hint("FOR SYSTEM_TIME AS OF reads one moment; _committed_at of topics.\"name\" tells versions apart"));
+            return Err(Error::unsupported("FOR SYSTEM_TIME but AS OF").with_position(position).with_hint(
+                "FOR SYSTEM_TIME AS OF reads one moment; _committed_at of topics.\"name\" tells versions apart",
+            ));
         }
         if travels.len() == TRAVELS_MAX {
             let message = format!("statement reads relations as of more than {TRAVELS_MAX} times");
@@ -80,7 +82,8 @@ fn name_at(tokens: &[TokenWithSpan]) -> Option<usize> {
         _ => false,
     };
     let begins = |back: usize| {
-        is(back, &["from", "join", "only", "table", "using"]) || matches!(token(back), Some(Token::Comma | Token::LParen))
+        is(back, &["from", "join", "only", "table", "using"])
+            || matches!(token(back), Some(Token::Comma | Token::LParen))
     };
     let is_name = |back: usize| matches!(token(back), Some(Token::Word(_))) && !begins(back);
     if !is_name(1) {
@@ -112,7 +115,8 @@ impl VisitorMut for Attach<'_> {
 
     fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<()> {
         if let TableFactor::Table { name, alias: alias @ None, .. } = table
-            && let Some(travel) = last_of(name).and_then(|last| self.travels.iter().find(|travel| travel.marker == last))
+            && let Some(travel) =
+                last_of(name).and_then(|last| self.travels.iter().find(|travel| travel.marker == last))
         {
             let name = Ident::with_quote('"', travel.source.value.clone());
             *alias = Some(TableAlias { explicit: true, name, columns: Vec::new(), at: None });
@@ -155,10 +159,7 @@ mod tests {
             "SELECT a.x FROM \"marker0\" AS a JOIN topics.\"marker1\" AS \"B\" ON a.x = b.x, public.\"marker2\" AS d \
              WHERE a.x > 1"
         );
-        assert_eq!(
-            found,
-            [pair("orders", "now() - INTERVAL '1 hour'"), pair("B", "$1"), pair("c", "'2026-01-01'")]
-        );
+        assert_eq!(found, [pair("orders", "now() - INTERVAL '1 hour'"), pair("B", "$1"), pair("c", "'2026-01-01'")]);
     }
 
     #[test]
@@ -168,7 +169,10 @@ mod tests {
             ("SELECT * FROM (SELECT * FROM u FOR SYSTEM_TIME AS OF '2026-01-01' LIMIT 1) AS x", "u"),
             ("SELECT * FROM v w FOR SYSTEM_TIME AS OF '2026-01-01' ORDER BY 1", "v"),
             ("SELECT * FROM s FOR SYSTEM_TIME AS OF '2026-01-01' UNION ALL SELECT 1", "s"),
-            ("SELECT k, count(*) FROM s FOR SYSTEM_TIME AS OF '2026-01-01' WINDOW TUMBLING (SIZE 1 MINUTE) GROUP BY k", "s"),
+            (
+                "SELECT k, count(*) FROM s FOR SYSTEM_TIME AS OF '2026-01-01' WINDOW TUMBLING (SIZE 1 MINUTE) GROUP BY k",
+                "s",
+            ),
         ] {
             let (_, found) = travels(sql);
             assert_eq!(found.len(), 1, "{sql}");

@@ -68,7 +68,9 @@ pub(crate) async fn prepare(
     if let Some(travel) = query.travels.first() {
         return Err(Error::unsupported("FOR SYSTEM_TIME AS OF in a query that goes on")
             .with_position(travel.position)
-            .with_hint("leave EMIT CHANGES out to read the past; replay_from says from when on a query that goes on reads"));
+            .with_hint(
+                "leave EMIT CHANGES out to read the past; replay_from says from when on a query that goes on reads",
+            ));
     }
     let bound = bind(&Ground { session, catalog, view: None, system: None }, query).await?;
     let windowed = |scan: &TableScan| with_table(scan, |table| table.window.is_some()).unwrap_or(false);

@@ -19,7 +19,8 @@ use crate::error::{Error, Result, SqlState};
 use crate::table::past::{check, moment_type};
 
 /// What may be said.
-const FORMS: &str = "say 'earliest', 'latest', a time as '2026-01-31 12:00:00+00', or offsets as '{\"0\": 12, \"1\": 40}'";
+const FORMS: &str =
+    "say 'earliest', 'latest', a time as '2026-01-31 12:00:00+00', or offsets as '{\"0\": 12, \"1\": 40}'";
 
 /// See the head of this file.
 #[derive(Clone, Debug, PartialEq, Eq)]

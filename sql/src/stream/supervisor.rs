@@ -205,8 +205,7 @@ impl Supervisor {
         let declared = |index| prepared.declared(index);
         let format = result_format(target, &prepared.plan, &prepared.names, source, properties, declared)?;
         let timestamp_column = timestamp_of(&format, properties)?;
-        let keyed = create.kind == RelationKind::Table;
-        let partitions = prepared.source.topic.partitions;
+        let (keyed, partitions) = (create.kind == RelationKind::Table, prepared.source.topic.partitions);
         let written = properties.partitions.map_or(partitions, |(partitions, _)| partitions);
         let config = properties.topic_config(keyed);
         if keyed && config.resolve(storage.settings()).removes_records() {
@@ -248,11 +247,8 @@ impl Supervisor {
         };
         let mut query_change = change(QUERY_KIND, name, Some(definition.to_bytes()?), Expect::Absent);
         query_change.holds = vec![definition.source_topic, definition.sink_topic];
-        let position = PositionChange {
-            query: definition.id.clone(),
-            value: Some(start.to_bytes()?),
-            expect: Expect::Absent,
-        };
+        let position =
+            PositionChange { query: definition.id.clone(), value: Some(start.to_bytes()?), expect: Expect::Absent };
         let commit = Commit {
             appends: first_rows(prepared, &relation, written, now_us)?,
             topics: vec![create_topic],

@@ -99,9 +99,7 @@ pub(crate) fn moment(filters: &[Expr], state: &dyn Session) -> Result<Option<i64
             Err(Error::new(SqlState::NullValueNotAllowed, "the time of FOR SYSTEM_TIME AS OF is NULL")
                 .with_hint("say when: FOR SYSTEM_TIME AS OF now() - interval '1 hour'"))
         }
-        value => {
-            Err(Error::new(SqlState::InternalError, format!("a time came out as {}", value.data_type())))
-        }
+        value => Err(Error::new(SqlState::InternalError, format!("a time came out as {}", value.data_type()))),
     }
 }
 

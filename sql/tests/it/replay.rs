@@ -100,12 +100,17 @@ async fn a_point_whose_records_are_gone_or_yet_to_come_is_refused_with_what_ther
     let topic = node.storage.topic("events").unwrap().id;
     let trim = Trim { partition: TopicPartition { topic, partition: 0 }, log_start_offset: 5 };
     node.storage.trim(vec![trim]).await.unwrap();
-    let create = |from: &str| format!("CREATE STREAM s WITH (replay_from = '{from}') AS SELECT * FROM events WHERE x > 0");
+    let create =
+        |from: &str| format!("CREATE STREAM s WITH (replay_from = '{from}') AS SELECT * FROM events WHERE x > 0");
     for (from, state, says) in [
         ("{\"0\": 4}", SqlState::SnapshotTooOld, "partition 0 of topic events begins at offset 5"),
         ("{\"1\": 4000}", SqlState::InvalidParameterValue, "partition 1 of topic events ends at offset"),
         ("{\"2\": 0}", SqlState::InvalidParameterValue, "topic events has no partition 2"),
-        ("2023-11-14 22:13:20.5+00", SqlState::SnapshotTooOld, "the history of topic events begins at 2023-11-14T22:13:2"),
+        (
+            "2023-11-14 22:13:20.5+00",
+            SqlState::SnapshotTooOld,
+            "the history of topic events begins at 2023-11-14T22:13:2",
+        ),
         ("2031-01-01", SqlState::InvalidParameterValue, "2031-01-01T00:00:00Z is in the future"),
         ("noon", SqlState::InvalidParameterValue, "invalid value for replay_from: \"noon\""),
     ] {

@@ -76,7 +76,8 @@ fn as_of(second: i64) -> String {
     format!("FOR SYSTEM_TIME AS OF {}", at(second))
 }
 
-const USERS: &str = "CREATE TABLE users (id STRING PRIMARY KEY, name STRING) WITH (partitions = 2, kafka_topic = 'people')";
+const USERS: &str =
+    "CREATE TABLE users (id STRING PRIMARY KEY, name STRING) WITH (partitions = 2, kafka_topic = 'people')";
 
 /// Ann, then Bob, then Ann renamed and Bob gone.
 const CHANGES: [&str; 4] = [
@@ -195,7 +196,8 @@ async fn a_moment_may_be_a_parameter_or_computed() {
     let utc = DataType::Timestamp(TimeUnit::Microsecond, Some("+00:00".into()));
     assert_eq!(prepared.parameters, [utc, DataType::Utf8]);
     for (second, name) in [(1, Some("Ann")), (3, Some("Anna")), (0, None)] {
-        let time = ScalarValue::TimestampMicrosecond(Some(BEGIN_US + second * 1_000_000 + 500_000), Some("+00:00".into()));
+        let time =
+            ScalarValue::TimestampMicrosecond(Some(BEGIN_US + second * 1_000_000 + 500_000), Some("+00:00".into()));
         let outcome = session.execute(&prepared, vec![time, ScalarValue::Utf8(Some("a".to_owned()))]).await.unwrap();
         assert_eq!(support::lines_of(outcome).await.unwrap(), name.into_iter().collect::<Vec<_>>(), "{second}");
     }
@@ -206,7 +208,11 @@ async fn a_moment_may_be_a_parameter_or_computed() {
         "to_timestamp(1700000001)",
         "$$2023-11-14 22:13:21.5+00$$::timestamptz",
     ] {
-        assert_eq!(bench.shows(&format!("SELECT name FROM users FOR SYSTEM_TIME AS OF {time}")).await, ["Ann"], "{time}");
+        assert_eq!(
+            bench.shows(&format!("SELECT name FROM users FOR SYSTEM_TIME AS OF {time}")).await,
+            ["Ann"],
+            "{time}"
+        );
     }
     bench.close().await;
     // The machine's clock, of which now() is.
@@ -300,7 +306,10 @@ async fn the_position_of_a_moment_is_the_first_offset_of_what_came_later() {
         let first = format!("SELECT sum(p.\"offset\") FROM aquifer.position('S', {}) AS p", at(0));
         assert_eq!(bench.shows(&first).await, ["0"], "of a topic by its name");
     }
-    let sql = format!("SELECT count(*) FROM s JOIN aquifer.position('s', {}) p ON p.partition = _partition WHERE _offset >= p.\"offset\"", at(1));
+    let sql = format!(
+        "SELECT count(*) FROM s JOIN aquifer.position('s', {}) p ON p.partition = _partition WHERE _offset >= p.\"offset\"",
+        at(1)
+    );
     assert_eq!(bench.shows(&sql).await, ["1"], "what came later");
     let error = bench.node.refused("SELECT * FROM aquifer.position('nothing', now())").await;
     assert_eq!((error.state, error.position), (SqlState::UndefinedTable, Some(15)));

@@ -266,8 +266,7 @@ impl Judge<'_> {
         self.undo.push(Undo::Producer(replaced));
         let (producer_id, last_offset) = (producer.id, marker_offset);
         if committed {
-            let range =
-                CommittedRange { producer_id, first_offset, last_offset, committed_at_us: self.terms.now_us };
+            let range = CommittedRange { producer_id, first_offset, last_offset, committed_at_us: self.terms.now_us };
             self.ledger.committed.entry(partition).or_default().push(range);
             self.undo.push(Undo::Committed(partition));
         } else {

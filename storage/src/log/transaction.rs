@@ -372,8 +372,7 @@ impl Committed {
 
     /// Whether something between two offsets, both inclusive, may have been committed at or after a time, us.
     pub(crate) fn reaches(&self, first_offset: i64, last_offset: i64, from_us: i64) -> bool {
-        let touches =
-            |range: &CommittedRange| range.first_offset <= last_offset && range.last_offset >= first_offset;
+        let touches = |range: &CommittedRange| range.first_offset <= last_offset && range.last_offset >= first_offset;
         self.ranges.iter().any(|range| range.committed_at_us >= from_us && touches(range))
     }
 }

@@ -95,7 +95,8 @@ impl Runner {
             let Ok(ends) = node.watermarks(at) else { continue };
             let to = ends.log_start_offset;
             if to > manifest.start(partition) {
-                let Some(hot) = node.pin_hot(&[(at, manifest.tiered_end(partition))]).ok().and_then(|mut all| all.pop())
+                let Some(hot) =
+                    node.pin_hot(&[(at, manifest.tiered_end(partition))]).ok().and_then(|mut all| all.pop())
                 else {
                     continue;
                 };

@@ -29,9 +29,9 @@ impl Tier {
         })
     }
 
-    /// Before this commit time a topic cannot be shown as it was, us; `None` if there is no such topic.
+    /// Before this commit time a topic cannot be shown as it was, us; `None` if it is not there or one of our own.
     pub(crate) fn history_start_us(&self, topic: TopicId) -> Option<i64> {
-        let created_at_us = self.node.topic_by_id(topic)?.created_at_us;
+        let created_at_us = self.node.topic_by_id(topic).filter(|topic| !topic.internal)?.created_at_us;
         Some(noted_us(&self.cold.manifests.get(topic)).max(created_at_us))
     }
 
