@@ -77,7 +77,7 @@ pub(crate) async fn bind(ground: &Ground<'_>, query: &WindowedQuery) -> Result<B
     let state = context.state();
     let plan = state.statement_to_plan(statement).await;
     let plan = plan.map_err(|error| located(error, &query.places))?;
-    let plan = travel::attach(plan, &travel::moments(&state, query, &calls).await?)?;
+    let plan = travel::attach(plan, &Box::pin(travel::moments(&state, query, &calls)).await?)?;
     let topics: BTreeSet<TopicId> = sources.iter().filter_map(|source| source.topic).collect();
     Ok(Bound { plan, state, topics: topics.into_iter().collect(), catalog_version })
 }

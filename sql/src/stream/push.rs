@@ -60,7 +60,7 @@ pub(crate) async fn push(
         field.as_ref().clone().with_data_type(kind)
     });
     let schema = SchemaRef::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()));
-    let position = from.position(catalog.storage(), &prepared.source.topic).await?;
+    let position = Box::pin(from.position(catalog.storage(), &prepared.source.topic)).await?;
     let push = start(catalog, prepared, SchemaRef::clone(&schema), position)?;
     let rows = stream::try_unfold(push, |mut push| async move {
         let batch = push.next().await.map_err(DataFusionError::from)?;

@@ -3,7 +3,7 @@
 use std::sync::{Arc, LazyLock};
 
 use aquifer_storage::{Storage, Topic, TopicPartition};
-use arrow::array::{Int32Array, Int64Array, RecordBatch};
+use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -44,7 +44,7 @@ impl PositionTable {
             offsets.push(snapshot.position(place, at_us).await?);
         }
         let partitions = Int32Array::from_iter_values(0..self.topic.partitions);
-        let columns = vec![Arc::new(partitions) as _, Arc::new(Int64Array::from(offsets)) as _];
+        let columns: Vec<ArrayRef> = vec![Arc::new(partitions), Arc::new(Int64Array::from(offsets))];
         let rows = RecordBatch::try_new(SchemaRef::clone(&SCHEMA), columns);
         Ok(rows.map_err(DataFusionError::from)?)
     }

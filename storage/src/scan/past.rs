@@ -64,8 +64,7 @@ fn odd() -> Error {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::{Int64Array, TimestampMicrosecondArray};
-    use arrow::record_batch::RecordBatch;
+    use arrow::array::{ArrayRef, Int64Array, TimestampMicrosecondArray};
     use futures::stream;
 
     use super::*;
@@ -73,12 +72,15 @@ mod tests {
 
     fn rows(columns: &[RecordColumn], times: &[i64]) -> RowStream {
         let schema = record_schema().project(&columns.iter().map(|column| *column as usize).collect::<Vec<_>>());
-        let arrays = columns.iter().map(|column| match column {
-            RecordColumn::CommittedAt => {
-                Arc::new(TimestampMicrosecondArray::from(times.to_vec()).with_timezone("UTC")) as _
+        let array = |column: &RecordColumn| -> ArrayRef {
+            match column {
+                RecordColumn::CommittedAt => {
+                    Arc::new(TimestampMicrosecondArray::from(times.to_vec()).with_timezone("UTC"))
+                }
+                _ => Arc::new(Int64Array::from_iter_values(0..times.len() as i64)),
             }
-            _ => Arc::new(Int64Array::from_iter_values(0..times.len() as i64)) as _,
-        });
+        };
+        let arrays = columns.iter().map(array);
         let batch = RecordBatch::try_new(Arc::new(schema.unwrap()), arrays.collect()).unwrap();
         stream::iter([Ok(batch)]).boxed()
     }

@@ -187,13 +187,12 @@ async fn what_is_begun_from_the_bucket_alone_keeps_the_times_of_transactions() {
     let (dir, clock) = (tempfile::tempdir().unwrap(), clock());
     let bucket = dir.path().join("bucket");
     std::fs::create_dir(&bucket).unwrap();
-    let with_bucket = |home: &str, takes_over| {
+    let over_bucket = |home: &str| {
         let mut options = options(&dir.path().join(home), &clock);
         options.object_store_url = Some(format!("file://{}", bucket.display()));
-        (options, takes_over)
+        options
     };
-    let (first, _) = with_bucket("first", false);
-    let storage = Storage::open(first).await.unwrap();
+    let storage = Storage::open(over_bucket("first")).await.unwrap();
     let topic = forgetful_topic(&storage, "events", 1).await;
     let partition = at(&topic, 0);
     // An open transaction keeps what follows out of the objects, and in the checkpoint's tail.
@@ -207,8 +206,7 @@ async fn what_is_begun_from_the_bucket_alone_keeps_the_times_of_transactions() {
     let committed = end(&storage, "kept", kept, true).await;
     storage.checkpoint().await.unwrap();
     close(storage).await;
-    let (second, _) = with_bucket("second", true);
-    let storage = Storage::take_over(second).await.unwrap();
+    let storage = Storage::take_over(over_bucket("second")).await.unwrap();
     // Nobody ends the open one but its timeout.
     clock.advance_us(120 * SECOND_US);
     eventually("the open one is aborted", async || rows(&storage, partition, None).await == [(1, committed)]).await;
