@@ -35,7 +35,7 @@ log: # a word behind `bench`
 sim: ## simulated histories of the storage: SEED=7 repeats one, SEEDS=2000 runs that many, BASE_SEED=1 says from where
 	AQUIFER_SEED=$(SEED) AQUIFER_SEEDS=$(SEEDS) AQUIFER_BASE_SEED=$(BASE_SEED) cargo test -p aquifer-storage --test simulation -- --nocapture many_histories
 
-fixtures: ## write tests/fixtures/v3 anew, for a format that nobody has in use yet
+fixtures: ## write tests/fixtures/v4 anew, for a format that nobody has in use yet
 	cargo test -p aquifer-storage --test it -- --ignored kept::writes_the_fixture
 
 soak: clients ## every test that has a long form, at its full length (hours); tests/README.md lists them with what they saw

@@ -53,6 +53,13 @@ const ON: Kind = OneOf(&["on", "true", "yes", "1"]);
 const OFF: Kind = OneOf(&["off", "false", "no", "0"]);
 
 const KNOWN: &[Known] = &[
+    known(
+        "aquifer.replay_from",
+        "",
+        Text,
+        "text",
+        "where SELECT … EMIT CHANGES begins, if auto_offset_reset is not to say",
+    ),
     reported(known("application_name", "", Text, "text", "who the client says it is")),
     known("auto_offset_reset", "latest", OneOf(&["latest", "earliest"]), "word", "where SELECT … EMIT CHANGES begins"),
     known("bytea_output", "hex", OneOf(&["hex"]), "word", "how bytes are shown as text"),

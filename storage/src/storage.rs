@@ -496,6 +496,13 @@ impl Storage {
 
     // --- reading rows ---
 
+    /// Returns when all that was committed before this call is durable and shown: a snapshot that is pinned then holds
+    /// every commit of an earlier time, so that it looks the same whenever it is asked for. A log that takes no more
+    /// writes has nothing to wait for.
+    pub async fn catch_up(&self) {
+        self.node.catch_up().await;
+    }
+
     /// Pins all partitions of these topics in one act. `from` says, per partition, what is not needed below an offset,
     /// so that a reader at the tail pins only the tail.
     ///
@@ -567,5 +574,24 @@ impl Snapshot {
     /// [`Error::UnknownPartition`] if it is not pinned; the stream gives [`Error::Corrupt`] and [`Error::ObjectStore`].
     pub fn scan(&self, partition: TopicPartition, request: ScanRequest) -> Result<RowStream> {
         self.inner.scan(partition, request)
+    }
+
+    /// The first offset of a partition that was committed after a time, us; the end of the pinned range if there is none:
+    /// who reads from there on reads all that came later.
+    ///
+    /// # Errors
+    /// As [`Snapshot::scan`], and what its stream gives.
+    pub async fn position(&self, partition: TopicPartition, at_us: i64) -> Result<i64> {
+        self.inner.position(partition, at_us).await
+    }
+
+    /// The commit time, us, from which on a topic can be shown as it was: when it was made, or the newest at which
+    /// something still counted that compaction or a moved log start has removed since. A snapshot that was pinned from
+    /// the beginning knows it exactly.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`] if it is not pinned, [`Error::Corrupt`], [`Error::ObjectStore`].
+    pub async fn history_start_us(&self, topic: TopicId) -> Result<i64> {
+        self.inner.history_start_us(topic).await
     }
 }

@@ -209,6 +209,8 @@ pub struct ScanRequest {
     pub timestamp_min_ms: Option<i64>,
     /// Latest timestamp of interest, ms, inclusive.
     pub timestamp_max_ms: Option<i64>,
+    /// Rows committed after this time, us, do not come. Exact, unlike the timestamps: the past as it was.
+    pub committed_max_us: Option<i64>,
     /// Rows per batch, at the most.
     pub batch_rows: usize,
 }
@@ -223,6 +225,7 @@ impl ScanRequest {
             offset_end: i64::MAX,
             timestamp_min_ms: None,
             timestamp_max_ms: None,
+            committed_max_us: None,
             batch_rows: 8192,
         }
     }

@@ -153,7 +153,7 @@ async fn scanned(world: &World, storage: &Storage, at: TopicPartition, file: &st
     while let Some(batch) = rows.next().await {
         match batch {
             Ok(batch) => {
-                let shown = reader::rows_of(world, &batch, at).and_then(|rows| {
+                let shown = reader::rows_of(world, &batch, at, false).and_then(|rows| {
                     let mut model = world.model.borrow_mut();
                     rows.iter().try_for_each(|(offset, record)| model.shown(at, *offset, record).map(drop))?;
                     Ok(rows.iter().map(|(offset, _)| *offset).collect::<Vec<_>>())

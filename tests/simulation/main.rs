@@ -2,12 +2,13 @@
 //! everything fails that may, and a model says what must be there.
 //!
 //! `make sim SEED=7` repeats a history; `make sim SEEDS=2000` runs many. The invariants, by their numbers:
-//! 1 what was acknowledged is there, at its offset; 2 one offset has one value for ever; 3 reading goes on without gaps;
-//! 4 an idempotent batch is there once; 5 what was refused is never read; 6 a commit is there whole or not at all; 8 ends
-//! never go back and show nothing that a power cut takes; 9 who was replaced is refused, and ids are given once; 10 offsets,
-//! positions and definitions never go back; 11 compaction keeps the latest record of each key, and an older one never comes
-//! back behind it; 13 bytes come back as they were sent, hot and cold. Group membership (12) is
-//! no business of storage; cycles between transactions (7) need isolation that Kafka does not promise.
+//! 1 what was acknowledged is there, at its offset; 2 one offset has one value for ever, and one commit time, that of its
+//! transaction's end; 3 reading goes on without gaps; 4 an idempotent batch is there once; 5 what was refused is never read;
+//! 6 a commit is there whole or not at all; 8 ends never go back and show nothing that a power cut takes; 9 who was replaced
+//! is refused, and ids are given once; 10 offsets, positions and definitions never go back; 11 compaction keeps the latest
+//! record of each key, and an older one never comes back behind it; 13 bytes come back as they were sent, hot and cold.
+//! Group membership (12) is no business of storage; cycles between transactions (7) need isolation that Kafka does not
+//! promise.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests fail by panicking")]
 #![allow(clippy::print_stdout, reason = "a history that failed is told line by line")]

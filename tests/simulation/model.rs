@@ -172,6 +172,8 @@ pub(crate) struct Model {
     pub(crate) registers: BTreeMap<Register, Vec<u64>>,
     pub(crate) producer_ids: BTreeSet<i64>,
     pub(crate) transactions: BTreeMap<u64, Outcome>,
+    /// When transactions, and attempts that are part of none, were committed: as rows have said once.
+    pub(crate) commit_times: BTreeMap<u64, i64>,
     pub(crate) holds: BTreeMap<TopicId, Hold>,
     /// Where the wall clock has been; the world keeps it.
     pub(crate) wall: Rc<Cell<WallSpan>>,
@@ -377,6 +379,34 @@ impl Model {
             None => self.durable(id.attempt),
         }
         Ok(id)
+    }
+
+    /// A row says when it was committed: all rows of one commit say the same whenever and wherever they are read, and what
+    /// was answered. A transaction's rows say when it ended.
+    pub(crate) fn committed(
+        &mut self,
+        (at, offset): (TopicPartition, i64),
+        attempt: u64,
+        committed_us: i64,
+        whole: bool,
+    ) -> Checked {
+        let Some(known) = self.attempts.get(&attempt) else { return Ok(()) };
+        if !whole && (known.large || known.transaction.is_some()) {
+            return Ok(());
+        }
+        // Of a transaction's batch the answer says when it was written.
+        let answered = known.commit_time_us.filter(|_| known.transaction.is_none());
+        let act = known.transaction.unwrap_or(attempt);
+        let written = known.commit_time_us.filter(|_| known.transaction.is_some());
+        let expected = answered.or(self.commit_times.get(&act).copied());
+        if expected.is_some_and(|expected| expected != committed_us)
+            || written.is_some_and(|written| committed_us <= written)
+        {
+            let words = format!("{at:?} offset {offset}: committed at {committed_us}, expected {expected:?}");
+            return broken(2, format!("{words}, written at {written:?}"));
+        }
+        self.commit_times.insert(act, committed_us);
+        Ok(())
     }
 
     /// The partition as known now.

@@ -316,7 +316,7 @@ async fn scan(world: &World, held: &Held, at: TopicPartition) -> Option<Vec<(i64
     let mut rows = Vec::new();
     while let Some(batch) = stream.next().await {
         match batch {
-            Ok(batch) => rows.extend(world.check(rows_of(world, &batch, at))?),
+            Ok(batch) => rows.extend(world.check(rows_of(world, &batch, at, true))?),
             Err(error) => {
                 let of_store = matches!(error, Error::Format { .. }) && world.weather.get().store;
                 if !of_store {
@@ -330,8 +330,14 @@ async fn scan(world: &World, held: &Held, at: TopicPartition) -> Option<Vec<(i64
     Some(rows)
 }
 
-/// Arrow rows as records; checks the columns that say where and when a record was committed.
-pub(crate) fn rows_of(world: &World, batch: &RecordBatch, at: TopicPartition) -> Checked<Vec<(i64, Record)>> {
+/// Arrow rows as records; checks the columns that say where and when a record was committed. Unless the log is whole, the
+/// ends of transactions may be lost with their times.
+pub(crate) fn rows_of(
+    world: &World,
+    batch: &RecordBatch,
+    at: TopicPartition,
+    whole: bool,
+) -> Checked<Vec<(i64, Record)>> {
     let partitions = batch.column(0).as_primitive::<Int32Type>();
     let offsets = batch.column(1).as_primitive::<Int64Type>();
     let timestamps = batch.column(2).as_primitive::<TimestampMillisecondType>();
@@ -358,13 +364,8 @@ pub(crate) fn rows_of(world: &World, batch: &RecordBatch, at: TopicPartition) ->
             timestamp_ms: timestamps.value(row),
             timestamp_type: types.value(row),
         };
-        let attempt = RecordId::of(&record).map(|id| id.attempt);
-        // The records of a transaction bear the times at which they were written, not that of its end.
-        let of_frame = |id| world.model.borrow().attempts.get(&id).filter(|a| !a.large).and_then(|a| a.commit_time_us);
-        let known = attempt.and_then(of_frame);
-        if known.is_some_and(|known| known != committed.value(row)) {
-            let (found, offset) = (committed.value(row), offsets.value(row));
-            return broken(2, format!("{at:?} offset {offset}: committed at {found}, answered with {known:?}"));
+        if let Some(id) = RecordId::of(&record) {
+            world.model.borrow_mut().committed((at, offsets.value(row)), id.attempt, committed.value(row), whole)?;
         }
         rows.push((offsets.value(row), record));
     }

@@ -28,6 +28,7 @@ mod relations;
 mod seeing;
 mod takeover;
 mod tidy;
+mod time_travel;
 mod transaction_kills;
 mod transactions;
 mod verify;

@@ -23,12 +23,14 @@ pub(crate) struct Properties {
     pub(crate) timestamp: Option<(String, usize)>,
     /// What the topic is told: Kafka's names with `_` for `.`.
     pub(crate) topic: TopicConfig,
+    /// `replay_from`, and where it stands.
+    pub(crate) replay_from: Option<(String, usize)>,
     /// `emit`: `tick` or `record`.
     pub(crate) emit: Option<String>,
 }
 
 const NAMES: &str = "kafka_topic, value_format, key_format, format, value_delimiter, key_delimiter, wrap_single_value, \
-                     partitions, replicas, timestamp and Kafka's topic configs, as retention_ms or cleanup_policy";
+                     partitions, replicas, timestamp, replay_from and Kafka's topic configs, as retention_ms or cleanup_policy";
 
 /// What stands between the fields of `delimited` unless told otherwise.
 const DELIMITER: char = ',';
@@ -73,6 +75,7 @@ impl Properties {
                         .with_hint("the object store keeps the copies; leave replicas out or say 1"));
                 }
                 "timestamp" => properties.timestamp = Some((value.to_owned(), at)),
+                "replay_from" => properties.replay_from = Some((value.to_owned(), at)),
                 "emit" => match value.to_lowercase().as_str() {
                     "tick" => properties.emit = Some("tick".to_owned()),
                     _ => return Err(invalid(property, "tick")),

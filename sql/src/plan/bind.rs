@@ -22,10 +22,12 @@ use datafusion::sql::sqlparser::ast::{self, ObjectName, Visit, Visitor};
 use super::hidden::{expand_wildcards, folded_name, named_hidden, quote_fields};
 use super::naming::name_columns;
 use super::spelling;
+use super::travel::{self, PositionCall, position_calls};
 use crate::catalog::{Catalog, DATABASE, Relation, SCHEMA, postgres, system};
 use crate::error::{Error, Result, SqlState};
 use crate::statement::cursor::Places;
 use crate::statement::{Name, WindowedQuery};
+use crate::table::position::PositionTable;
 use crate::table::{Source, SourceColumn, SourceTable};
 
 /// A query bound to the relations it names.
@@ -67,7 +69,8 @@ pub(crate) async fn bind(ground: &Ground<'_>, query: &WindowedQuery) -> Result<B
     let ast::Statement::Query(mut tree) = statement else {
         return Err(Error::new(SqlState::InternalError, "rewriting changed the statement"));
     };
-    let sources = sources(ground, query, &mut tree)?;
+    let calls = position_calls(&mut tree, &query.places)?;
+    let sources = sources(ground, query, &calls, &mut tree)?;
     name_columns(&mut tree);
     spelling::rewrite(&mut tree)?;
     let context = SessionContext::new_with_state(ground.session.clone());
@@ -76,6 +79,7 @@ pub(crate) async fn bind(ground: &Ground<'_>, query: &WindowedQuery) -> Result<B
     let state = context.state();
     let plan = state.statement_to_plan(statement).await;
     let plan = plan.map_err(|error| located(error, &query.places))?;
+    let plan = travel::attach(plan, &Box::pin(travel::moments(&state, query, &calls)).await?)?;
     let topics: BTreeSet<TopicId> = sources.iter().filter_map(|source| source.topic).collect();
     Ok(Bound { plan, state, topics: topics.into_iter().collect(), catalog_version })
 }
@@ -104,7 +108,12 @@ struct Named {
 }
 
 /// Resolves what the query names; on the way, puts the tree in order for hidden columns and fields.
-fn sources(ground: &Ground<'_>, query: &WindowedQuery, tree: &mut Box<ast::Query>) -> Result<Vec<Named>> {
+fn sources(
+    ground: &Ground<'_>,
+    query: &WindowedQuery,
+    calls: &[PositionCall],
+    tree: &mut Box<ast::Query>,
+) -> Result<Vec<Named>> {
     let statement = DataFusionStatement::Statement(Box::new(ast::Statement::Query(tree.clone())));
     let (references, _) = resolve_table_references(&statement, true)?;
     let hidden = named_hidden(tree);
@@ -113,7 +122,11 @@ fn sources(ground: &Ground<'_>, query: &WindowedQuery, tree: &mut Box<ast::Query
     let mut columns: HashSet<String> = HashSet::new();
     for reference in &references {
         let position = position_of(tree, reference, &query.places);
-        let Some(found) = resolve(ground, query, reference, &hidden, position)? else { continue };
+        let found = match calls.iter().find(|call| call.marker == reference.table()) {
+            Some(call) => Some(position_table(ground, call)?),
+            None => resolve(ground, query, reference, &hidden, position)?,
+        };
+        let Some(found) = found else { continue };
         columns.extend(found.table.schema().fields().iter().map(|field| field.name().clone()));
         if let Some(table) = (found.table.as_ref() as &dyn std::any::Any).downcast_ref::<SourceTable>() {
             let mut visible = table.source.shown();
@@ -143,12 +156,15 @@ fn resolve(
     let catalog = ground.catalog;
     let (schema, name) = (reference.schema().unwrap_or(SCHEMA), reference.table());
     let window = query.windows.iter().find(|window| window.marker == name);
+    let written = window.map_or(name, |window| window.source.value.as_str());
+    let travel = query.travels.iter().find(|travel| travel.marker == written);
     let source = match schema {
         SCHEMA if reference.schema().is_none() && ground.session.table_functions().contains_key(name) => {
             return Ok(None);
         }
         SCHEMA => {
-            let name = window.map_or_else(|| Name { value: name.to_owned(), position }, |window| window.source.clone());
+            let meant = travel.map(|travel| &travel.source).or(window.map(|window| &window.source));
+            let name = meant.cloned().unwrap_or_else(|| Name { value: name.to_owned(), position });
             let relation = match &ground.kept {
                 Some(kept) if kept.name == name.value => Arc::clone(kept),
                 _ => catalog.relation(&name)?,
@@ -156,12 +172,19 @@ fn resolve(
             Source { topic: catalog.topic_of(&relation)?, relation: Some(relation) }
         }
         "topics" => {
+            let name = travel.map_or(name, |travel| travel.source.value.as_str());
             let topic = catalog.storage().topic(name).ok_or_else(|| {
                 Error::new(SqlState::UndefinedTable, format!("topic \"{name}\" does not exist"))
                     .with_position(position)
                     .with_hint("SHOW TOPICS lists what there is; names are folded to lower case unless quoted")
             })?;
             Source { topic, relation: None }
+        }
+        schema if travel.is_some() => {
+            let name = travel.map_or(name, |travel| travel.source.value.as_str());
+            return Err(Error::unsupported(format!("FOR SYSTEM_TIME AS OF over {schema}.{name}"))
+                .with_position(position)
+                .with_hint("streams, tables and topics.\"name\" have a past"));
         }
         system::SCHEMA => {
             let Some(table) = ground.system.and_then(|system| system.table(catalog, name)) else {
@@ -179,6 +202,22 @@ fn resolve(
     let topic = Some(source.topic.id);
     let table = SourceTable::new(catalog, source, hidden, window.map(|window| window.spec.clone()));
     Ok(Some(Named { schema: schema.to_owned(), name: name.to_owned(), table: Arc::new(table), topic }))
+}
+
+/// The table behind a call of `aquifer.position`: of a relation or, if there is none of that name, of a topic.
+fn position_table(ground: &Ground<'_>, call: &PositionCall) -> Result<Named> {
+    let (catalog, name) = (ground.catalog, &call.of);
+    let topic = match catalog.relations().by_name.get(&name.value) {
+        Some(relation) => catalog.topic_of(relation)?,
+        None => catalog.storage().topic(&name.value).ok_or_else(|| {
+            Error::new(SqlState::UndefinedTable, format!("relation \"{}\" does not exist", name.value))
+                .with_position(name.position)
+                .with_hint("aquifer.position takes the name of a stream, table or topic")
+        })?,
+    };
+    let id = topic.id;
+    let table = Arc::new(PositionTable { storage: catalog.storage().clone(), topic });
+    Ok(Named { schema: system::SCHEMA.to_owned(), name: call.marker.clone(), table, topic: Some(id) })
 }
 
 fn register(ground: &Ground<'_>, context: &SessionContext, sources: &[Named]) -> Result<()> {

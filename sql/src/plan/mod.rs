@@ -6,3 +6,4 @@ pub(crate) mod hidden;
 pub(crate) mod naming;
 pub(crate) mod parameters;
 pub(crate) mod spelling;
+pub(crate) mod travel;

@@ -100,7 +100,7 @@ fn ignored_of_table(table: &TableFactor) -> Option<(&'static str, &'static str)>
             Some(("WITH ORDINALITY", "row_number() OVER () numbers rows"))
         }
         TableFactor::Table { version: Some(_), .. } => {
-            Some(("reading a relation as of a time", "filter on _timestamp or _offset"))
+            Some(("this way to read a relation as of a time", "FROM orders FOR SYSTEM_TIME AS OF '2026-01-01'"))
         }
         _ => None,
     }

@@ -135,6 +135,11 @@ pub(crate) async fn create(catalog: &Catalog, create: &CreateRelation) -> Result
     if properties.emit.is_some() {
         return Err(Error::unsupported("emit on a declared relation").with_hint("it belongs to CREATE … AS SELECT"));
     }
+    if let Some((_, position)) = properties.replay_from {
+        return Err(Error::unsupported("replay_from on a declared relation")
+            .with_position(position)
+            .with_hint("it belongs to CREATE … AS SELECT; a SELECT reads the past with FOR SYSTEM_TIME AS OF"));
+    }
     let format = format_of(create, &properties)?;
     format.check().map_err(|error| {
         Error::new(SqlState::InvalidColumnDefinition, error.to_string()).with_position(create.name.position)

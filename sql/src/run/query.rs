@@ -23,7 +23,7 @@ use crate::plan::bind::{Bound, located};
 use crate::plan::naming::shown_name;
 use crate::session::{Column, Rows};
 use crate::statement::cursor::Places;
-use crate::table::Scope;
+use crate::table::{Scope, past};
 use crate::types::{result_column, wire_type};
 
 /// A plan with its state, ready to run.
@@ -51,6 +51,10 @@ pub(crate) fn with_parameters(plan: &LogicalPlan, parameters: &[ScalarValue]) ->
 /// # Errors
 /// What planning says, with the position.
 pub(crate) async fn prepare(catalog: &Catalog, bound: &Bound, plan: LogicalPlan, places: &Places) -> Result<Ready> {
+    if past::travels(&plan)? {
+        // A commit of the past that is still on its way would not be there now, and be there the next time.
+        catalog.storage().catch_up().await;
+    }
     let snapshot = catalog.storage().snapshot(&bound.topics, &HashMap::new())?;
     let mut state = bound.state.clone();
     state.config_mut().set_extension(Arc::new(Scope { snapshot }));

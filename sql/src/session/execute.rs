@@ -19,7 +19,7 @@ use crate::run::vacuum;
 use crate::run::{alter, define};
 use crate::statement::cursor::Places;
 use crate::statement::{Delete, Emit, Explain, Insert, Name, Sentence, SetSetting, WindowedQuery};
-use crate::stream;
+use crate::stream::{self, ReplayFrom};
 
 impl Session {
     pub(super) async fn execute_parsed(&mut self, prepared: &Prepared, parameters: &[ScalarValue]) -> Result<Outcome> {
@@ -155,8 +155,8 @@ impl Session {
                 Err(Error::unsupported("parameters in EMIT CHANGES").with_hint("write the values into the statement"))
             }
             Some(Emit::Changes) => {
-                let from_start = self.settings.get("auto_offset_reset") == Some("earliest");
-                let rows = stream::push(&self.engine.state, &self.engine.catalog, query, from_start);
+                let from = self.replay_from()?;
+                let rows = stream::push(&self.engine.state, &self.engine.catalog, query, &from);
                 let rows = query::before(deadline, rows).await?;
                 Ok(Rows { stream: query::until(rows.stream, deadline), ..rows })
             }
@@ -164,6 +164,12 @@ impl Session {
                 Err(Error::unsupported("EMIT FINAL").with_hint("use EMIT CHANGES: every change of a window's row"))
             }
         }
+    }
+
+    /// Where push queries begin: `aquifer.replay_from`, or else ksqlDB's `auto.offset.reset`.
+    fn replay_from(&self) -> Result<ReplayFrom> {
+        let said = self.settings.get("aquifer.replay_from").filter(|said| !said.is_empty());
+        ReplayFrom::read(said.or(self.settings.get("auto_offset_reset")).unwrap_or("latest"))
     }
 
     async fn explain(&self, explain: &Explain, deadline: Option<Instant>) -> Result<Outcome> {
@@ -359,6 +365,11 @@ impl Session {
                 info.name.replace('.', "_").to_uppercase()
             );
             return Err(Error::new(SqlState::CannotChangeParameter, message).with_hint(hint));
+        }
+        if set.name == "aquifer.replay_from"
+            && let Some(said) = set.value.as_deref().filter(|said| !said.is_empty())
+        {
+            ReplayFrom::read(said)?;
         }
         if set.local && self.block.is_none() {
             self.notice(Error::new(SqlState::NoActiveTransaction, "SET LOCAL can only be used in transaction blocks"));

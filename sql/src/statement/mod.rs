@@ -17,6 +17,7 @@ pub(crate) mod define;
 pub(crate) mod parse;
 pub(crate) mod settings;
 pub(crate) mod show;
+pub(crate) mod travel;
 pub(crate) mod window;
 
 /// One statement of a query text.
@@ -158,6 +159,19 @@ pub(crate) struct WindowedSource {
     pub(crate) spec: WindowSpec,
 }
 
+/// A relation as of a time. In the query's syntax tree it bears the name `marker`, as a [`WindowedSource`] does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Travel {
+    /// What stands in the tree.
+    pub(crate) marker: String,
+    /// The relation meant, without its schema.
+    pub(crate) source: Name,
+    /// The time, as written.
+    pub(crate) at: Box<ast::Expr>,
+    /// Where FOR stands: character of the statement, from 1.
+    pub(crate) position: usize,
+}
+
 /// A query with what sqlparser does not know cut out.
 #[derive(Clone, Debug)]
 pub(crate) struct WindowedQuery {
@@ -166,6 +180,8 @@ pub(crate) struct WindowedQuery {
     pub(crate) query: Box<ast::Query>,
     /// The windows, in the order they were written.
     pub(crate) windows: Vec<WindowedSource>,
+    /// The relations read as of a time, in the order they were written.
+    pub(crate) travels: Vec<Travel>,
     /// EMIT behind the outermost SELECT.
     pub(crate) emit: Option<Emit>,
     /// As written.

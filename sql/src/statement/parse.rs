@@ -111,7 +111,7 @@ pub(crate) fn query_of(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result
     let mut parser = Parser::new(&PostgreSqlDialect {}).with_tokens_with_locations(cut.tokens);
     let query = parser.parse_query().map_err(|error| syntax_error(error, tokens, places))?;
     expect_end(&parser, tokens, places)?;
-    attach(query, cut.windows, cut.emit, places, text)
+    attach(query, cut.marked, cut.emit, places, text)
 }
 
 fn text_of(tokens: &[TokenWithSpan], places: &Places) -> String {
@@ -193,7 +193,7 @@ fn insert(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result<Sentence> {
         return Err(Error::unsupported("INSERT … DEFAULT VALUES").with_hint("name the values: VALUES (…)"));
     };
     let columns = insert.columns.iter().map(|column| object_name(column, places)).collect::<Result<Vec<_>>>()?;
-    let source = attach(source, cut.windows, None, places, text)?;
+    let source = attach(source, cut.marked, None, places, text)?;
     Ok(Sentence::Insert(Insert { name, columns, source }))
 }
 

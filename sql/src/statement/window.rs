@@ -15,36 +15,47 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
 
 use super::constructor;
 use super::cursor::{Cursor, Places};
-use super::{Emit, Name, WindowSpec, WindowedQuery, WindowedSource};
+use super::{Emit, Name, Travel, WindowSpec, WindowedQuery, WindowedSource, travel};
 use crate::error::{Error, Result, SqlState};
 
 /// What no written identifier begins with.
 const MARKER: &str = "\u{1}window ";
 
-/// Tokens without EMIT and WINDOW, and what was cut.
+/// What was cut, and has left markers in the tokens.
+#[derive(Debug, Default)]
+pub(crate) struct Marked {
+    /// Windows in the order they were written, with their places.
+    windows: Vec<(WindowSpec, usize)>,
+    /// Relations as of a time.
+    travels: Vec<Travel>,
+}
+
+/// Tokens without EMIT, WINDOW and FOR SYSTEM_TIME, and what was cut.
 #[derive(Debug)]
 pub(crate) struct Cut {
     /// What sqlparser is to see.
     pub(crate) tokens: Vec<TokenWithSpan>,
-    /// Windows in the order they were written, with their places.
-    pub(crate) windows: Vec<(WindowSpec, usize)>,
+    /// What stands behind the markers.
+    pub(crate) marked: Marked,
     /// EMIT at the end.
     pub(crate) emit: Option<Emit>,
 }
 
 /// Cuts; see [`Cut`].
 pub(crate) fn cut(tokens: &[TokenWithSpan], places: &Places) -> Result<Cut> {
-    let tokens = &constructor::spelled_out(tokens);
-    let mut cursor = Cursor::new(tokens, places);
-    let mut cut = Cut { tokens: Vec::with_capacity(tokens.len()), windows: Vec::new(), emit: None };
+    let spelled = constructor::spelled_out(tokens);
+    let (tokens, travels) = travel::cut(&spelled, places)?;
+    let mut cursor = Cursor::new(&tokens, places);
+    let marked = Marked { windows: Vec::new(), travels };
+    let mut cut = Cut { tokens: Vec::with_capacity(tokens.len()), marked, emit: None };
     let mut depth = 0_usize;
     while let Some(token) = cursor.rest().first() {
         if at_window(&cursor) && !follows_dot_or_as(&cut.tokens) {
             let position = cursor.position();
             cursor.expect(&["window"])?;
             let source_end = end_of_source(&cut.tokens);
-            cut.tokens.splice(source_end..source_end, marker_tokens(cut.windows.len()));
-            cut.windows.push((window_spec(&mut cursor)?, position));
+            cut.tokens.splice(source_end..source_end, marker_tokens(cut.marked.windows.len()));
+            cut.marked.windows.push((window_spec(&mut cursor)?, position));
             continue;
         }
         if let Some(emit) = emit_at(&cursor, depth) {
@@ -204,14 +215,16 @@ fn duration_ms(cursor: &mut Cursor<'_>) -> Result<i64> {
     })
 }
 
-/// Puts the windows back into the parsed query; see the head of this file.
+/// Puts what was cut back into the parsed query; see the head of this file.
 pub(crate) fn attach(
     mut query: Box<ast::Query>,
-    windows: Vec<(WindowSpec, usize)>,
+    marked: Marked,
     emit: Option<Emit>,
     places: &Arc<Places>,
     text: String,
 ) -> Result<WindowedQuery> {
+    let Marked { windows, travels } = marked;
+    travel::attach(&mut query, &travels);
     let mut attach = Attach { windows, sources: Vec::new(), places };
     if let ControlFlow::Break(error) = query.visit(&mut attach) {
         return Err(error);
@@ -221,6 +234,7 @@ pub(crate) fn attach(
     Ok(WindowedQuery {
         query,
         windows: windows.into_iter().map(|(_, source)| source).collect(),
+        travels,
         emit,
         text,
         places: Arc::clone(places),

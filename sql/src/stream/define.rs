@@ -30,6 +30,9 @@ pub(crate) struct QueryDefinition {
     /// Partitions of that topic when it was made: a key stays where it is, whatever is added. 0: all there are.
     #[serde(default)]
     pub(crate) sink_partitions: i32,
+    /// First offset it reads, by source partition: where `replay_from` was when it was made. 0 where none is named.
+    #[serde(default)]
+    pub(crate) start: Vec<i64>,
     /// The statement, as written.
     pub(crate) statement: String,
     /// When it was made.

@@ -1,7 +1,7 @@
 //! What continuous queries still need of their sources: storage asks before it removes anything.
 //!
-//! A query without state needs what lies behind its committed position. One with state needs all its input, for its state
-//! is made of it anew at every start; so does one that cannot start, of which nobody knows.
+//! A query without state needs what lies behind its committed position. One with state needs all its input, from where it
+//! began, for its state is made of it anew at every start; so does one that cannot start, of which nobody knows.
 
 use aquifer_storage::{Definition, HoldsBack, TopicId, TopicPartition};
 
@@ -37,7 +37,7 @@ impl Supervisor {
     /// The first offset that a query needs, by source partition; what is not named is needed from the start.
     pub(super) fn needed_offsets(&self, query: &QueryDefinition) -> Vec<i64> {
         if !self.is_stateless(&query.name) {
-            return Vec::new();
+            return query.start.clone();
         }
         let stored = self.storage().position(&query.id);
         // What was stored is durable; what a running query shows may be ahead of it.

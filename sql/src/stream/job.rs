@@ -63,6 +63,8 @@ pub(crate) struct Job {
     pub(crate) chain: Chain,
     /// Where the result goes.
     pub(crate) sink: Sink,
+    /// First offset it ever reads, by source partition; 0 where none is named.
+    pub(crate) start: Vec<i64>,
     /// Timestamp of a result row that comes from no record, ms.
     pub(crate) start_ms: i64,
     /// Shown in `aquifer.queries`.
@@ -177,7 +179,8 @@ impl Job {
             let (_, delta) = self.chain.step(&state, Vec::new(), self.start_ms).map_err(Error::from)?;
             state.apply(&self.chain, delta);
         }
-        let mut source = self.source(Position::start(self.reader.partitions())).until(position.clone());
+        let start = Position { ticks: 0, offsets: self.start.clone() };
+        let mut source = self.source(start).until(position.clone());
         let mut pause = RETRY_PAUSE_MIN;
         while !stop.is_cancelled() {
             let tick = match source.next().await {

@@ -7,6 +7,7 @@ mod position;
 mod prepare;
 mod push;
 mod reader;
+mod replay;
 mod sink;
 mod source;
 mod supervisor;
@@ -14,6 +15,7 @@ mod tick;
 
 pub(crate) use define::QueryDefinition;
 pub(crate) use push::push;
+pub(crate) use replay::ReplayFrom;
 pub(crate) use supervisor::Supervisor;
 
 /// A row of `aquifer.queries`.

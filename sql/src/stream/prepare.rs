@@ -66,6 +66,13 @@ pub(crate) async fn prepare(
             "EMIT CHANGES shows a window's row from its first record on; select the closed windows from it",
         ));
     }
+    if let Some(travel) = query.travels.first() {
+        return Err(Error::unsupported("FOR SYSTEM_TIME AS OF in a query that goes on")
+            .with_position(travel.position)
+            .with_hint(
+                "leave EMIT CHANGES out to read the past; replay_from says from when on a query that goes on reads",
+            ));
+    }
     let bound = bind(&Ground { session, catalog, view: None, system: None, kept }, query).await?;
     let windowed = |scan: &TableScan| with_table(scan, |table| table.window.is_some()).unwrap_or(false);
     let mut plan = compile(&bound.state, bound.plan, purpose, windowed)?;

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aquifer_storage::{Storage, TopicPartition};
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::SchemaRef;
 use datafusion::error::DataFusionError;
@@ -15,6 +14,7 @@ use futures::stream;
 
 use super::position::Position;
 use super::prepare::{PreparedQuery, prepare, shown_schema};
+use super::replay::ReplayFrom;
 use super::source::Source;
 use super::tick::Tick;
 use crate::catalog::Catalog;
@@ -42,7 +42,7 @@ struct Push {
     left: Option<usize>,
 }
 
-/// Starts `SELECT … EMIT CHANGES`; `from_start` reads history first (`auto_offset_reset = 'earliest'`).
+/// Starts `SELECT … EMIT CHANGES`, which reads history first if it is to be replayed.
 ///
 /// # Errors
 /// What planning says.
@@ -50,7 +50,7 @@ pub(crate) async fn push(
     session: &SessionState,
     catalog: &Arc<Catalog>,
     query: &WindowedQuery,
-    from_start: bool,
+    from: &ReplayFrom,
 ) -> Result<Rows> {
     let prepared = prepare(session, catalog, query, Purpose::Push, None).await?;
     let shown = shown_schema(&prepared);
@@ -60,7 +60,8 @@ pub(crate) async fn push(
         field.as_ref().clone().with_data_type(kind)
     });
     let schema = SchemaRef::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()));
-    let push = start(catalog, prepared, SchemaRef::clone(&schema), from_start)?;
+    let position = Box::pin(from.position(catalog.storage(), &prepared.source.topic)).await?;
+    let push = start(catalog, prepared, SchemaRef::clone(&schema), position)?;
     let rows = stream::try_unfold(push, |mut push| async move {
         let batch = push.next().await.map_err(DataFusionError::from)?;
         Ok(batch.map(|batch| (batch, push)))
@@ -68,26 +69,13 @@ pub(crate) async fn push(
     Ok(Rows { columns, stream: Box::pin(RecordBatchStreamAdapter::new(schema, rows)), live: true, tag: "SELECT" })
 }
 
-fn start(catalog: &Arc<Catalog>, prepared: PreparedQuery, schema: SchemaRef, from_start: bool) -> Result<Push> {
-    let storage = catalog.storage();
+fn start(catalog: &Arc<Catalog>, prepared: PreparedQuery, schema: SchemaRef, position: Position) -> Result<Push> {
     let reader = ScanReader::new(catalog, &prepared.source, &prepared.columns).map_err(Error::from)?;
-    let position =
-        if from_start { Position::start(prepared.source.topic.partitions) } else { now(storage, &prepared)? };
     let topic = (prepared.source.topic.id, prepared.source.topic.partitions);
-    let source = Source::new(storage.clone(), topic, reader.raw_columns().to_vec(), position);
+    let source = Source::new(catalog.storage().clone(), topic, reader.raw_columns().to_vec(), position);
     let plan = prepared.plan;
     let state = plan.chain.start();
     Ok(Push { source, reader, chain: plan.chain, state, schema, ready: VecDeque::new(), left: plan.limit })
-}
-
-/// The end of what every reader may see now.
-fn now(storage: &Storage, prepared: &PreparedQuery) -> Result<Position> {
-    let topic = &prepared.source.topic;
-    let ends = (0..topic.partitions).map(|partition| {
-        let ends = storage.watermarks(TopicPartition { topic: topic.id, partition })?;
-        Ok(ends.last_stable_offset)
-    });
-    Ok(Position { ticks: 0, offsets: ends.collect::<Result<Vec<_>>>()? })
 }
 
 impl Push {

@@ -23,6 +23,7 @@ use super::job::{Job, Progress};
 use super::position::Position;
 use super::prepare::{PreparedQuery, prepare};
 use super::reader::Reader;
+use super::replay::ReplayFrom;
 use super::sink::Sink;
 use super::source::partitions_of;
 use crate::catalog::properties::Properties;
@@ -99,7 +100,8 @@ impl Supervisor {
         let properties = Properties::read(&create.with)?;
         let prepared = prepare(session, &self.catalog, &create.query, purpose(create.kind), None).await?;
         let source = source_relation(&prepared)?;
-        let (commit, definition) = self.creation(create, &properties, &prepared, &source)?;
+        let start = self.start_of(&properties, &prepared).await?;
+        let (commit, definition) = self.creation(create, &properties, &prepared, &source, start)?;
         self.catalog.commit(commit).await?;
         self.start_prepared(definition, prepared, &source);
         drop(defining);
@@ -180,6 +182,14 @@ impl Supervisor {
         self.catalog.storage()
     }
 
+    /// Where a new query begins: as `replay_from` says, else at the first record.
+    async fn start_of(&self, properties: &Properties, prepared: &PreparedQuery) -> Result<Position> {
+        let topic = &prepared.source.topic;
+        let Some((from, at)) = &properties.replay_from else { return Ok(Position::start(topic.partitions)) };
+        let position = async { ReplayFrom::read(from)?.position(self.storage(), topic).await };
+        position.await.map_err(|error| error.with_position(*at))
+    }
+
     /// The one commit that makes a query.
     fn creation(
         &self,
@@ -187,6 +197,7 @@ impl Supervisor {
         properties: &Properties,
         prepared: &PreparedQuery,
         source: &Relation,
+        start: Position,
     ) -> Result<(Commit, QueryDefinition)> {
         let storage = self.storage();
         let (name, now_us) = (&create.name.value, storage.clock().now_us());
@@ -194,8 +205,7 @@ impl Supervisor {
         let declared = |index| prepared.declared(index);
         let format = result_format(target, &prepared.plan, &prepared.names, source, properties, declared)?;
         let timestamp_column = timestamp_of(&format, properties)?;
-        let keyed = create.kind == RelationKind::Table;
-        let partitions = prepared.source.topic.partitions;
+        let (keyed, partitions) = (create.kind == RelationKind::Table, prepared.source.topic.partitions);
         let written = properties.partitions.map_or(partitions, |(partitions, _)| partitions);
         let config = properties.topic_config(keyed);
         if keyed && config.resolve(storage.settings()).removes_records() {
@@ -217,6 +227,7 @@ impl Supervisor {
             source_topic: source.topic,
             sink_topic: topic.id,
             sink_partitions: written,
+            start: start.offsets.clone(),
             statement: create.text.clone(),
             created_at_us: now_us,
             source_as: None,
@@ -237,11 +248,8 @@ impl Supervisor {
         };
         let mut query_change = change(QUERY_KIND, name, Some(definition.to_bytes()?), Expect::Absent);
         query_change.holds = vec![definition.source_topic, definition.sink_topic];
-        let position = PositionChange {
-            query: definition.id.clone(),
-            value: Some(Position::start(partitions).to_bytes()?),
-            expect: Expect::Absent,
-        };
+        let position =
+            PositionChange { query: definition.id.clone(), value: Some(start.to_bytes()?), expect: Expect::Absent };
         let commit = Commit {
             appends: first_rows(prepared, &relation, written, now_us)?,
             topics: vec![create_topic],
@@ -305,6 +313,7 @@ impl Supervisor {
             reader: Reader::new(source, partitions, prepared.input_schema(), keeps_origin, errors)?,
             chain: prepared.plan.chain,
             sink: Sink::new(sink_topic.id, sink_partitions, relation.format.clone())?,
+            start: definition.start.clone(),
             start_ms: definition.created_at_us.div_euclid(1000),
             progress,
         })

@@ -18,6 +18,7 @@ use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Par
 use futures::{StreamExt, TryStreamExt};
 
 use super::latest::latest;
+use super::past;
 use super::reader::ScanReader;
 use super::source::{Source, SourceColumn};
 use super::window::in_time;
@@ -95,6 +96,9 @@ impl DisplayAs for ScanExec {
         }
         if let Some(Tumbling { size_ms, grace_ms }) = self.window {
             write!(f, ", tumbling size_ms={size_ms}, grace_ms={grace_ms}")?;
+        }
+        if let Some(at_us) = self.partitions.first().and_then(|partition| partition.request.committed_max_us) {
+            write!(f, ", as of {}", past::shown(at_us))?;
         }
         self.limit.map_or(Ok(()), |limit| write!(f, ", limit={limit}"))
     }

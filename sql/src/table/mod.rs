@@ -2,6 +2,8 @@
 
 pub(crate) mod exec;
 pub(crate) mod latest;
+pub(crate) mod past;
+pub(crate) mod position;
 pub(crate) mod predicate;
 pub(crate) mod provider;
 pub(crate) mod reader;

@@ -13,6 +13,7 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::exec::{Partition, ScanExec};
+use super::past;
 use super::predicate::{Bounds, bounds};
 use super::source::{Source, SourceColumn};
 use super::window::tumbling;
@@ -66,7 +67,7 @@ impl SourceTable {
         self.source.relation.as_ref().is_none_or(|relation| relation.timestamp_column.is_none())
     }
 
-    fn partitions(&self, snapshot: &Snapshot, bounds: &Bounds) -> Vec<Partition> {
+    fn partitions(&self, snapshot: &Snapshot, bounds: &Bounds, committed_max_us: Option<i64>) -> Vec<Partition> {
         let mut partitions = Vec::new();
         for partition in 0..self.source.topic.partitions {
             let place = TopicPartition { topic: self.source.topic.id, partition };
@@ -85,6 +86,7 @@ impl SourceTable {
                     offset_end,
                     timestamp_min_ms: finite(bounds.timestamp_ms.0, i64::MIN),
                     timestamp_max_ms: finite(bounds.timestamp_ms.1, i64::MAX),
+                    committed_max_us,
                     ..ScanRequest::all(Vec::new())
                 },
             });
@@ -123,7 +125,11 @@ impl TableProvider for SourceTable {
         // Lateness and the latest row of a key depend on records a filter would leave out.
         let prunes = self.window.is_none() && !self.source.is_keyed_table();
         let bounds = bounds(if prunes { filters } else { &[] }, self.rowtime_is_timestamp());
-        let partitions = self.partitions(&scope.snapshot, &bounds);
+        let committed_max_us = past::moment(filters, state)?;
+        if let Some(at_us) = committed_max_us {
+            past::check(self.catalog.storage(), &scope.snapshot, &self.source.topic, at_us).await?;
+        }
+        let partitions = self.partitions(&scope.snapshot, &bounds, committed_max_us);
         let limit = limit.filter(|_| self.window.is_none());
         let scan = ScanExec::new(
             Arc::clone(&self.catalog),

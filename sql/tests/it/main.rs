@@ -14,5 +14,7 @@ mod housekeeping;
 mod node;
 mod oracle;
 mod queries;
+mod replay;
 mod statements;
 mod support;
+mod travel;

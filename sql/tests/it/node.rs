@@ -7,7 +7,7 @@ use std::time::Duration;
 use aquifer_sql::engine::{Engine, EngineOptions, SessionOptions};
 use aquifer_sql::error::Error;
 use aquifer_sql::session::{Outcome, Rows, Session};
-use aquifer_storage::clock::{SystemClock, SystemRandom};
+use aquifer_storage::clock::{Clock, SystemClock, SystemRandom};
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
 use aquifer_storage::settings::StorageSettings;
 use aquifer_storage::{Append, Commit, OpenOptions, Storage};
@@ -57,6 +57,13 @@ impl Node {
     /// Opens with other settings.
     pub(crate) async fn open_with(dir: &Path, change: impl FnOnce(&mut StorageSettings)) -> Self {
         let (storage, engine) = open(dir, change).await;
+        let session = engine.session(SessionOptions::default());
+        Self { storage, engine, session }
+    }
+
+    /// Opens with a clock of the test's.
+    pub(crate) async fn open_at(dir: &Path, clock: Arc<dyn Clock>) -> Self {
+        let (storage, engine) = open_with_clock(dir, |_| {}, clock).await;
         let session = engine.session(SessionOptions::default());
         Self { storage, engine, session }
     }
@@ -146,6 +153,14 @@ pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool)
 
 /// Storage and engine over a directory, made if absent.
 pub(crate) async fn open(dir: &Path, change: impl FnOnce(&mut StorageSettings)) -> (Storage, Engine) {
+    open_with_clock(dir, change, Arc::new(SystemClock)).await
+}
+
+async fn open_with_clock(
+    dir: &Path,
+    change: impl FnOnce(&mut StorageSettings),
+    clock: Arc<dyn Clock>,
+) -> (Storage, Engine) {
     let mut settings = StorageSettings { wal_segment_bytes: 4 << 20, wal_reserve_bytes: 1 << 20, ..Default::default() };
     change(&mut settings);
     let options = OpenOptions {
@@ -153,7 +168,7 @@ pub(crate) async fn open(dir: &Path, change: impl FnOnce(&mut StorageSettings)) 
         object_store_url: None,
         object_store: Default::default(),
         settings,
-        clock: Arc::new(SystemClock),
+        clock,
         random: Arc::new(SystemRandom),
     };
     let storage = Storage::open(options).await.unwrap();

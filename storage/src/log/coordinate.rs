@@ -13,7 +13,7 @@ use crate::log::frame::PlacedBatch;
 use crate::log::ledger::{Judge, Ledger, OFFSET_BYTES, RECORD_OVERHEAD_BYTES, Request, Undo, record_bytes};
 use crate::log::own::Change;
 use crate::log::transaction::{
-    AbortedRange, Asking, COORDINATOR_EPOCH, Init, Mark, Transaction, check, init, invalid, is_own,
+    AbortedRange, Asking, COORDINATOR_EPOCH, CommittedRange, Init, Mark, Transaction, check, init, invalid, is_own,
 };
 use crate::record::batch::{BatchHeader, Marker};
 use crate::view::GroupOffset;
@@ -266,8 +266,13 @@ impl Judge<'_> {
         let marker_offset = self.ledger.place(partition, 0, self.undo);
         let (replaced, _) = self.ledger.producers.end(partition, producer, self.terms.now_us);
         self.undo.push(Undo::Producer(replaced));
-        if !committed {
-            let range = AbortedRange { producer_id: producer.id, first_offset, last_offset: marker_offset };
+        let (producer_id, last_offset) = (producer.id, marker_offset);
+        if committed {
+            let range = CommittedRange { producer_id, first_offset, last_offset, committed_at_us: self.terms.now_us };
+            self.ledger.committed.entry(partition).or_default().push(range);
+            self.undo.push(Undo::Committed(partition));
+        } else {
+            let range = AbortedRange { producer_id, first_offset, last_offset };
             self.ledger.aborted.entry(partition).or_default().push(range);
             self.undo.push(Undo::Aborted(partition));
         }

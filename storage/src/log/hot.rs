@@ -15,7 +15,7 @@ use crate::log::footer::FooterRuns;
 use crate::log::frame::{FRAME_HEADER_BYTES, FrameHeader};
 use crate::log::index::{DamagedOffsets, Held, Run, Stretch};
 pub(crate) use crate::log::segment::Segment;
-pub(crate) use crate::log::transaction::{Aborted, AbortedRange};
+pub(crate) use crate::log::transaction::{Aborted, AbortedRange, Committed, CommittedRange};
 use crate::record::batch::{BatchHeader, CheckedBatch};
 use crate::view::Watermarks;
 
@@ -42,12 +42,21 @@ pub(crate) struct HotRange {
     pub(crate) stretches: Vec<HotStretch>,
     /// What of these runs was aborted, in the order of the markers.
     pub(crate) aborted: Vec<AbortedRange>,
+    /// What of them was committed by transactions, in the order of the markers, unless it is in an object.
+    pub(crate) committed: Vec<CommittedRange>,
 }
 
 /// Whether a batch holds rows: no control batch, and not aborted.
 pub(crate) fn has_rows(header: &BatchHeader, aborted: &Aborted) -> bool {
     let undone = header.is_transactional() && aborted.holds(header.producer_id, header.base_offset);
     !header.is_control() && !undone
+}
+
+/// When the records of a batch became visible, us: at the commit of their transaction, or else at their own.
+pub(crate) fn visible_at_us(found: &HotBatch, committed: &Committed) -> i64 {
+    let header = found.batch.header();
+    let ended_us = header.is_transactional().then(|| committed.time_of(header.producer_id, header.base_offset));
+    ended_us.flatten().unwrap_or(found.commit_time_us)
 }
 
 /// A stretch and its file.
@@ -108,6 +117,8 @@ pub(crate) struct Backlog {
     pub(crate) untiered_bytes: u64,
     /// Commit time of the oldest record between the two, us.
     pub(crate) oldest_commit_time_us: Option<i64>,
+    /// How many committed transactions are remembered until their records are tiered.
+    pub(crate) committed_ranges: u64,
 }
 
 impl HotRange {

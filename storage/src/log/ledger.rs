@@ -19,7 +19,7 @@ use crate::log::idle::removal_bytes;
 pub(crate) use crate::log::own::OFFSET_BYTES;
 use crate::log::own::{Change, OwnRecord, OwnState, PARTITIONS_MAX};
 use crate::log::producer::{Producers, Replaced, Verdict};
-use crate::log::transaction::{AbortedRange, Mark};
+use crate::log::transaction::{AbortedRange, CommittedRange, Mark};
 use crate::record::batch::{BatchHeader, TimestampType};
 use crate::settings::OFFSETS_BYTES_MAX;
 use crate::view::{Definition, GroupOffset, IdleOffset, ProducerInfo, Topic};
@@ -42,6 +42,8 @@ pub(crate) struct Ledger {
     pub(crate) producers: Producers,
     /// What of the hot part was aborted, in the order of the markers.
     pub(crate) aborted: HashMap<TopicPartition, Vec<AbortedRange>>,
+    /// What of the part that is in no object was committed by transactions, in the order of the markers.
+    pub(crate) committed: HashMap<TopicPartition, Vec<CommittedRange>>,
     /// Up to when the node that was taken over from is known, us: its producers may have been told more.
     pub(crate) taken_over_us: Option<i64>,
 }
@@ -69,6 +71,8 @@ pub(crate) enum Undo {
     Producer(Replaced),
     /// The last range of the partition.
     Aborted(TopicPartition),
+    /// The last range of the partition.
+    Committed(TopicPartition),
 }
 
 /// What a commit that was let in puts into the log.
@@ -224,6 +228,11 @@ impl Ledger {
                 Undo::Producer(replaced) => self.producers.restore(replaced),
                 Undo::Aborted(partition) => {
                     if let Some(ranges) = self.aborted.get_mut(&partition) {
+                        ranges.pop();
+                    }
+                }
+                Undo::Committed(partition) => {
+                    if let Some(ranges) = self.committed.get_mut(&partition) {
                         ranges.pop();
                     }
                 }

@@ -73,7 +73,7 @@ use crate::log::disk::{Disk, SystemDisk};
 use crate::log::footer::FooterRuns;
 use crate::log::home::Home;
 pub(crate) use crate::log::hot::{
-    Aborted, Backlog, HotBatch, HotRange, HotRun, HotStretch, Piece, has_rows, read_runs,
+    Aborted, Backlog, Committed, HotBatch, HotRange, HotRun, HotStretch, Piece, has_rows, read_runs, visible_at_us,
 };
 pub(crate) use crate::log::index::DamagedOffsets;
 pub use crate::log::large::LargeCommit;
@@ -209,6 +209,7 @@ impl Node {
             appender,
             uncovered: false,
             snapshot_at: None,
+            objects_last: outlives_process(options.object_store_url.as_deref()),
             producers_max: producer::PRODUCERS_MAX / 4 * 5,
         };
         let threads = threads::start(&shared, writer)?;

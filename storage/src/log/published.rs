@@ -16,7 +16,7 @@ use crate::log::index::{DamagedOffsets, Run, Runs, Stretch};
 use crate::log::own::{Change, OwnState, own_partition};
 use crate::log::pipe::Done;
 use crate::log::segment::Segment;
-use crate::log::transaction::{AbortedRange, Mark};
+use crate::log::transaction::{AbortedRange, CommittedRange, Mark};
 use crate::view::Watermarks;
 
 /// A last stable offset held up for less than this is not worth a note, us: local retention is longer by far.
@@ -34,6 +34,9 @@ pub(crate) struct PartitionView {
     pub(crate) open: BTreeMap<i64, i64>,
     /// What of the hot part was aborted, in the order of the markers.
     pub(crate) aborted: Vec<AbortedRange>,
+    /// What of the part that is in no object was committed by transactions, in the order of the markers. Rows of objects
+    /// have their commit times with them.
+    pub(crate) committed: Vec<CommittedRange>,
     /// Where the last stable offset went when it had been held up for long, and when, us: until then nothing below was
     /// readable for everybody, so local retention counts from there.
     pub(crate) late: VecDeque<(i64, i64)>,
@@ -82,9 +85,15 @@ impl PartitionView {
             Mark::Began { producer_id, first_offset, .. } => drop(self.open.insert(producer_id, first_offset)),
             Mark::Ended { producer_id, marker_offset, committed, .. } => {
                 let before = self.last_stable_offset();
-                let first_offset = self.open.remove(&producer_id);
-                if let Some(first_offset) = first_offset.filter(|_| !committed) {
-                    self.aborted.push(AbortedRange { producer_id, first_offset, last_offset: marker_offset });
+                let last_offset = marker_offset;
+                match self.open.remove(&producer_id) {
+                    Some(first_offset) if committed => {
+                        let committed_at_us = commit_time_us;
+                        let range = CommittedRange { producer_id, first_offset, last_offset, committed_at_us };
+                        self.committed.push(range);
+                    }
+                    Some(first_offset) => self.aborted.push(AbortedRange { producer_id, first_offset, last_offset }),
+                    None => {}
                 }
                 let held = self.runs.starting_at(before).next().map(|stretch| stretch.commit_time_us(before));
                 let stable = self.last_stable_offset();
@@ -152,6 +161,13 @@ impl PartitionView {
     pub(crate) fn set_tiered(&mut self, tiered_end: i64, log_start: i64) {
         self.tiered_end = self.tiered_end.max(tiered_end);
         self.log_start = self.log_start.max(log_start);
+        let settled = self.committed_from(self.tiered_end);
+        self.committed.drain(..settled);
+    }
+
+    /// How many committed ranges lie wholly below an offset.
+    fn committed_from(&self, offset: i64) -> usize {
+        self.committed.partition_point(|range| range.last_offset < offset)
     }
 
     /// The damage at an offset, if there is any.
@@ -268,7 +284,8 @@ impl Published {
         let touched = view.runs.starting_at(offset).take_while(|stretch| stretch.base_offset < end);
         let stretches = touched.filter_map(|stretch| self.hot_stretch(partition, stretch, offset, u64::MAX)).collect();
         let aborted = view.aborted.iter().filter(|range| range.last_offset >= offset).copied().collect();
-        Ok(HotRange { partition, watermarks, start: view.hot_start(), end, damaged, stretches, aborted })
+        let committed = view.committed[view.committed_from(offset)..].to_vec();
+        Ok(HotRange { partition, watermarks, start: view.hot_start(), end, damaged, stretches, aborted, committed })
     }
 
     /// Fills in what an answer says of log starts.
@@ -294,6 +311,7 @@ impl Published {
                 last_stable_offset: view.last_stable_offset(),
                 untiered_bytes: view.stable_untiered_bytes(),
                 oldest_commit_time_us: oldest.map(|stretch| stretch.commit_time_us(tiered_end)),
+                committed_ranges: view.committed.len() as u64,
             });
         }
         backlog.sort_by_key(|entry| entry.partition);

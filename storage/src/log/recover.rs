@@ -38,7 +38,7 @@ use crate::log::segment::{
     Extent, Origin, SEGMENT_HEADER_BYTES, Segment, decode_header, position_in_name, segment_path,
 };
 use crate::log::snapshot::{LogSnapshot, StoredPartition, covered};
-use crate::log::transaction::{AbortedRange, Mark};
+use crate::log::transaction::{AbortedRange, CommittedRange, Mark};
 use crate::record::batch::{BatchHeader, BatchLimits, CheckedBatch, Marker};
 
 /// Bytes of a tail that are written again at once.
@@ -200,6 +200,12 @@ impl Recovery {
                 view.damaged = damaged;
                 view.aborted = aborted;
             }
+        }
+        for (partition, ranges) in snapshot.committed {
+            if let Some(view) = published.partitions.get_mut(&partition) {
+                view.committed = ranges.clone();
+            }
+            ledger.committed.insert(partition, ranges);
         }
         Self {
             ledger,
@@ -417,8 +423,12 @@ impl Recovery {
     ) -> Option<Mark> {
         let (_, first_offset) = self.ledger.producers.end(partition, producer, commit_time_us);
         let first_offset = first_offset?;
-        if !committed {
-            let range = AbortedRange { producer_id: producer.id, first_offset, last_offset: marker_offset };
+        let (producer_id, last_offset) = (producer.id, marker_offset);
+        if committed {
+            let range = CommittedRange { producer_id, first_offset, last_offset, committed_at_us: commit_time_us };
+            self.ledger.committed.entry(partition).or_default().push(range);
+        } else {
+            let range = AbortedRange { producer_id, first_offset, last_offset };
             self.ledger.aborted.entry(partition).or_default().push(range);
         }
         Some(Mark::Ended { partition, producer_id: producer.id, marker_offset, committed })

@@ -27,6 +27,12 @@ impl Node {
         Ok(self.submit(Request { producers_of: Some(of), ..Request::default() }).await?.producers)
     }
 
+    /// Asks the writer for nothing; answered when what it saw is durable. A log that takes no more writes has none to wait
+    /// for.
+    pub(crate) async fn catch_up(&self) {
+        let _ = self.submit(Request::default()).await;
+    }
+
     pub(crate) fn transactions(&self) -> Vec<TransactionInfo> {
         let published = self.shared.published.read();
         published.own.transactions.iter().map(|(id, transaction)| transaction.info(id)).collect()

@@ -19,10 +19,10 @@ use crate::log::ledger::stored_topics;
 use crate::log::own::{Change, OwnState, PendingKey, check_stored};
 use crate::log::producer::Sequences;
 use crate::log::segment::position_in_name;
-use crate::log::transaction::{AbortedRange, Transaction};
+use crate::log::transaction::{AbortedRange, CommittedRange, Transaction};
 use crate::view::{Definition, GroupOffset, Topic};
 
-pub(crate) const SNAPSHOT: Kind = Kind { magic: *b"AQSNAPSH", version: 3, name: "log snapshot" };
+pub(crate) const SNAPSHOT: Kind = Kind { magic: *b"AQSNAPSH", version: 4, name: "log snapshot" };
 /// A larger file is no snapshot of ours.
 const SNAPSHOT_BYTES_MAX: u64 = 4 << 30;
 /// A list without entries, as it is stored.
@@ -44,8 +44,11 @@ pub(crate) struct LogSnapshot {
     pub(crate) producers: Vec<(TopicPartition, i64, Sequences)>,
     /// Damaged ranges, in words.
     pub(crate) damaged: Vec<String>,
-    /// Topics that were deleted, and whose objects may still be there. The last field: version 2 ended before it.
+    /// Topics that were deleted, and whose objects may still be there. Version 2 ended before it.
     pub(crate) deleted: Vec<TopicId>,
+    /// What transactions have committed and is in no object. The last field: version 3 ended before it, so the records of
+    /// transactions from before it have the commit times of their own frames.
+    pub(crate) committed: Vec<(TopicPartition, Vec<CommittedRange>)>,
 }
 
 /// The state of our own topics.
@@ -149,10 +152,10 @@ impl LogSnapshot {
     /// [`Error::Corrupt`] if it is damaged, [`Error::Config`] for a newer version.
     pub(crate) fn open(bytes: &[u8], place: &str) -> Result<Self> {
         let (version, payload) = envelope::check(SNAPSHOT, bytes, place)?;
-        let snapshot: Self = if version > 2 {
-            envelope::decode(payload, place)?
-        } else {
-            envelope::decode(&[payload, &EMPTY_LIST].concat(), place)?
+        let snapshot: Self = match version {
+            ..=2 => envelope::decode(&[payload, &EMPTY_LIST, &EMPTY_LIST].concat(), place)?,
+            3 => envelope::decode(&[payload, &EMPTY_LIST].concat(), place)?,
+            _ => envelope::decode(payload, place)?,
         };
         snapshot.own.topics.iter().try_for_each(|topic| check_stored(topic, place))?;
         Ok(snapshot)

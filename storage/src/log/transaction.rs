@@ -53,6 +53,18 @@ pub(crate) struct AbortedRange {
     pub(crate) last_offset: i64,
 }
 
+/// What was committed of one producer in one partition: its transactional records from the first offset up to the marker
+/// became visible at the commit of the marker, however early they were written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CommittedRange {
+    pub(crate) producer_id: i64,
+    pub(crate) first_offset: i64,
+    /// Of the marker.
+    pub(crate) last_offset: i64,
+    /// Commit time of the marker, us.
+    pub(crate) committed_at_us: i64,
+}
+
 /// What a batch of a transaction means for the last stable offset of its partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Mark {
@@ -336,6 +348,35 @@ impl Aborted {
     }
 }
 
+/// Committed ranges, to be asked about one batch after another.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Committed {
+    /// By producer and, of each, by marker.
+    ranges: Vec<CommittedRange>,
+}
+
+impl Committed {
+    /// In whatever order they come.
+    pub(crate) fn new(mut ranges: Vec<CommittedRange>) -> Self {
+        ranges.sort_unstable_by_key(|range| (range.producer_id, range.last_offset));
+        Self { ranges }
+    }
+
+    /// When the transaction was committed that a producer's transactional batch belongs to, us; `None` if that is not
+    /// known. Its cost is logarithmic.
+    pub(crate) fn time_of(&self, producer_id: i64, base_offset: i64) -> Option<i64> {
+        let before = |range: &CommittedRange| (range.producer_id, range.last_offset) <= (producer_id, base_offset);
+        let next = self.ranges.get(self.ranges.partition_point(before))?;
+        (next.producer_id == producer_id && next.first_offset <= base_offset).then_some(next.committed_at_us)
+    }
+
+    /// Whether something between two offsets, both inclusive, may have been committed at or after a time, us.
+    pub(crate) fn reaches(&self, first_offset: i64, last_offset: i64, from_us: i64) -> bool {
+        let touches = |range: &CommittedRange| range.first_offset <= last_offset && range.last_offset >= first_offset;
+        self.ranges.iter().any(|range| range.committed_at_us >= from_us && touches(range))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -447,6 +488,24 @@ mod tests {
         let ranges = Aborted::new(vec![AbortedRange { producer_id: 7, first_offset: 10, last_offset: 20 }]);
         let aborted = |producer_id, offset| ranges.holds(producer_id, offset);
         assert!(aborted(7, 10) && aborted(7, 19) && !aborted(7, 20) && !aborted(7, 9) && !aborted(8, 10));
+    }
+
+    #[test]
+    fn a_batch_was_committed_with_its_producers_next_marker() {
+        let range = |producer_id, first_offset, last_offset, committed_at_us| CommittedRange {
+            producer_id,
+            first_offset,
+            last_offset,
+            committed_at_us,
+        };
+        let ranges = Committed::new(vec![range(7, 10, 20, 100), range(8, 12, 30, 300), range(7, 25, 28, 250)]);
+        assert_eq!(ranges.time_of(7, 10), Some(100));
+        assert_eq!(ranges.time_of(7, 19), Some(100));
+        assert_eq!(ranges.time_of(8, 19), Some(300));
+        assert_eq!(ranges.time_of(7, 25), Some(250));
+        let unknown = [(7, 9), (7, 20), (7, 24), (7, 28), (8, 11), (9, 15)];
+        assert!(unknown.into_iter().all(|(producer_id, offset)| ranges.time_of(producer_id, offset).is_none()));
+        assert!(ranges.reaches(15, 16, 300) && !ranges.reaches(15, 16, 301) && !ranges.reaches(0, 9, 0));
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub(crate) struct Writer {
     pub(crate) uncovered: bool,
     /// As of where the last snapshot was written: a segment that cannot be made is tried again without another one.
     pub(crate) snapshot_at: Option<u64>,
+    /// What is in objects is there at the next start too.
+    pub(crate) objects_last: bool,
     /// More producers than this are trimmed before the next group.
     pub(crate) producers_max: usize,
 }
@@ -398,6 +400,14 @@ impl Writer {
             ranges.retain(|range| range.last_offset >= hot_start);
             !ranges.is_empty() && own.topics.contains_key(&partition.topic)
         });
+        // When it was committed stands in the objects too.
+        let committed = &mut self.ledger.committed;
+        committed.retain(|partition, ranges| {
+            let view = published.partitions.get(partition).filter(|_| self.objects_last);
+            let tiered_end = view.map_or(0, |view| view.tiered_end);
+            ranges.retain(|range| range.last_offset >= tiered_end);
+            !ranges.is_empty() && own.topics.contains_key(&partition.topic)
+        });
         let partitions = ends.iter().map(|(partition, end)| {
             let view = published.partitions.get(partition);
             StoredPartition {
@@ -417,6 +427,7 @@ impl Writer {
             producers,
             damaged: published.damaged.clone(),
             deleted: own.deleted.iter().copied().collect(),
+            committed: committed.iter().map(|(partition, ranges)| (*partition, ranges.clone())).collect(),
         }
     }
 }

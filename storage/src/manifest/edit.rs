@@ -33,6 +33,8 @@ pub(crate) enum Edit {
     Trim {
         /// (partition, first offset there is).
         starts: Vec<(i32, i64)>,
+        /// The newest commit time, us, of what goes.
+        history_start_us: Option<i64>,
     },
 }
 
@@ -150,7 +152,8 @@ pub(crate) fn begin(next: &mut TopicManifest, edit: &Edit) -> Result<()> {
             }
             next.history_start_us = next.history_start_us.max(history_start_us.unwrap_or(i64::MIN));
         }
-        Edit::Trim { starts } => {
+        Edit::Trim { starts, history_start_us } => {
+            next.history_start_us = next.history_start_us.max(history_start_us.unwrap_or(i64::MIN));
             for (partition, start) in starts {
                 let ends = next.partitions.entry(*partition).or_insert(Ends { start: *start, end: *start });
                 ends.start = ends.start.max(*start);

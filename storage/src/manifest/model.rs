@@ -179,12 +179,24 @@ pub(crate) struct Wanted {
     pub(crate) timestamp_min_ms: Option<i64>,
     /// Latest timestamp of interest, ms, inclusive.
     pub(crate) timestamp_max_ms: Option<i64>,
+    /// Earliest commit time of interest, us.
+    pub(crate) committed_min_us: Option<i64>,
+    /// Latest commit time of interest, us, inclusive.
+    pub(crate) committed_max_us: Option<i64>,
 }
 
 impl Wanted {
     /// These offsets, whatever their time.
     pub(crate) fn offsets(start: i64, end: i64) -> Self {
-        Self { start, end, timestamp_min_ms: None, timestamp_max_ms: None }
+        let (timestamp_min_ms, timestamp_max_ms) = (None, None);
+        let (committed_min_us, committed_max_us) = (None, None);
+        Self { start, end, timestamp_min_ms, timestamp_max_ms, committed_min_us, committed_max_us }
+    }
+
+    /// Whether rows committed between these times may be of interest.
+    pub(crate) fn may_hold_commits(&self, min_us: i64, max_us: i64) -> bool {
+        self.committed_min_us.is_none_or(|wanted| max_us >= wanted)
+            && self.committed_max_us.is_none_or(|wanted| min_us <= wanted)
     }
 
     /// Whether rows with timestamps in this range may be of interest.
@@ -399,7 +411,9 @@ impl Summary {
 
     /// Whether a wanted row of a partition may be there.
     pub(crate) fn may_hold(&self, partition: i32, wanted: &Wanted) -> bool {
-        wanted.touches(&self.covers, partition) && wanted.may_hold(self.timestamps_ms.0, self.timestamps_ms.1)
+        wanted.touches(&self.covers, partition)
+            && wanted.may_hold(self.timestamps_ms.0, self.timestamps_ms.1)
+            && wanted.may_hold_commits(self.committed_at_us.0, self.committed_at_us.1)
     }
 }
 

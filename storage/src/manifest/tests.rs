@@ -198,13 +198,13 @@ async fn who_looks_for_a_time_is_told_of_what_is_lost_whatever_its_time_was() {
 #[tokio::test]
 async fn trimming_removes_what_lies_wholly_below_and_never_goes_back() {
     let mut bench = Bench::of(&[("a", &[(0, 0, 10), (1, 0, 10)]), ("b", &[(0, 10, 20)]), ("c", &[(0, 20, 30)])]).await;
-    bench.edit(Edit::Trim { starts: vec![(0, 25)] }).await.unwrap();
+    bench.edit(Edit::Trim { starts: vec![(0, 25)], history_start_us: None }).await.unwrap();
     // `a` is held by the other partition; between it and `c` is nothing any more, and need not be.
     assert_eq!(bench.names().await, ["a", "c"]);
     assert_eq!((bench.current.start(0), bench.current.start(1), bench.current.tiered_end(0)), (25, 0, 30));
-    bench.edit(Edit::Trim { starts: vec![(1, 10), (0, 3)] }).await.unwrap();
+    bench.edit(Edit::Trim { starts: vec![(1, 10), (0, 3)], history_start_us: None }).await.unwrap();
     assert_eq!((bench.names().await, bench.current.start(0)), (vec!["c".to_owned()], 25));
-    bench.edit(Edit::Trim { starts: vec![(0, 40), (7, 5)] }).await.unwrap();
+    bench.edit(Edit::Trim { starts: vec![(0, 40), (7, 5)], history_start_us: None }).await.unwrap();
     assert!(bench.names().await.is_empty());
     assert_eq!((bench.current.start(0), bench.current.tiered_end(0), bench.current.tiered_end(7)), (40, 40, 5));
     let overtaken = bench.add("d", &[(0, 30, 50)]).await;
@@ -333,7 +333,7 @@ async fn run_step(bench: &mut Bench, naive: &mut Naive, starts: &mut [i64; 2], n
             starts[index] = starts[index].max(start);
             let length = naive[index].len().max(usize::try_from(start).unwrap());
             naive[index].resize(length, None);
-            bench.edit(Edit::Trim { starts: vec![(partition, start)] }).await.unwrap();
+            bench.edit(Edit::Trim { starts: vec![(partition, start)], history_start_us: None }).await.unwrap();
         }
         Step::Reload => {
             let (publisher, current) = (&mut bench.publisher, &mut bench.current);

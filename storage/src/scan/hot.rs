@@ -9,7 +9,9 @@ use arrow::record_batch::RecordBatch;
 use futures::{Stream, stream};
 
 use crate::error::Result;
-use crate::log::{Aborted, HotBatch, HotRange, HotRun, HotStretch, Piece, has_rows, read_runs};
+use crate::log::{
+    Aborted, Committed, HotBatch, HotRange, HotRun, HotStretch, Piece, has_rows, read_runs, visible_at_us,
+};
 use crate::manifest::model::Wanted;
 use crate::record::batch::BatchLimits;
 use crate::record::columns::RecordColumn;
@@ -31,6 +33,7 @@ struct HotScan {
     stretches: VecDeque<HotStretch>,
     runs: VecDeque<HotRun>,
     aborted: Aborted,
+    committed: Committed,
     /// Batches read and not yet looked at.
     batches: VecDeque<HotBatch>,
     rows: RowBuilder,
@@ -57,6 +60,7 @@ pub(crate) fn rows(
         stretches: touched.iter().cloned().collect(),
         runs: VecDeque::new(),
         aborted: Aborted::new(range.aborted.clone()),
+        committed: Committed::new(range.committed.clone()),
         batches: VecDeque::new(),
         rows: RowBuilder::new(columns),
         ready: VecDeque::new(),
@@ -100,15 +104,27 @@ impl HotScan {
 
     /// Finds the runs of a stretch that hold rows of interest.
     fn look_into(&mut self, stretch: &HotStretch) -> Result<()> {
-        let wanted = self.wanted;
+        let (wanted, committed) = (self.wanted, &self.committed);
+        // What a transaction wrote became visible later than its frame was written, and never earlier.
+        let since = |first_offset: i64, last_offset: i64, last_commit_us: i64| {
+            wanted.committed_min_us.is_none_or(|from_us| {
+                last_commit_us >= from_us || committed.reaches(first_offset, last_offset, from_us)
+            })
+        };
         let may_hold = |run: &HotRun| {
             run.last_offset >= wanted.start
                 && run.base_offset < wanted.end
                 // Of a run only the largest timestamp is known.
                 && wanted.may_hold(i64::MIN, run.max_timestamp_ms)
+                && since(run.base_offset, run.last_offset, run.last_commit_us)
         };
-        if wanted.may_hold(i64::MIN, stretch.stretch.max_timestamp_ms) {
-            self.runs.extend(stretch.runs()?.into_iter().filter(may_hold));
+        let whole = &stretch.stretch;
+        if wanted.may_hold(i64::MIN, whole.max_timestamp_ms)
+            && wanted.may_hold_commits(whole.first_commit_us, i64::MAX)
+            && since(whole.base_offset, whole.last_offset, whole.last_commit_us)
+        {
+            let runs = stretch.runs()?.into_iter().filter(may_hold);
+            self.runs.extend(runs);
         }
         Ok(())
     }
@@ -135,11 +151,12 @@ impl HotScan {
     }
 
     fn add(&mut self, found: &HotBatch) -> Result<()> {
-        let (batch, committed_at_us) = (&found.batch, found.commit_time_us);
+        let (batch, committed_at_us) = (&found.batch, visible_at_us(found, &self.committed));
         let header = batch.header();
         let outside = header.last_offset() < self.wanted.start
             || header.base_offset >= self.wanted.end
-            || !self.wanted.may_hold(i64::MIN, header.max_timestamp_ms);
+            || !self.wanted.may_hold(i64::MIN, header.max_timestamp_ms)
+            || !self.wanted.may_hold_commits(committed_at_us, committed_at_us);
         if outside || !has_rows(header, &self.aborted) {
             return Ok(());
         }

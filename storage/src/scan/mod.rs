@@ -5,13 +5,14 @@
 //! 3. [`parquet`] reads those, [`hot`] the log's batches; the seam puts one behind the other.
 //! 4. [`cold_fetch`] makes Kafka's bytes of cold rows, for consumers that are behind; [`ahead`] has the rows ready, [`below`]
 //!    goes on in the log.
-//! 5. [`time`] finds an offset by its time on both sides.
+//! 5. [`time`] finds an offset by its time on both sides; [`past`] leaves out what was committed after a time.
 
 pub(crate) mod ahead;
 mod below;
 mod cold_fetch;
 mod hot;
 mod parquet;
+mod past;
 mod plan;
 mod seam;
 #[cfg(test)]

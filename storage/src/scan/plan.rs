@@ -20,7 +20,9 @@ pub(crate) struct ObjectRead {
 pub(crate) fn plan(entry: &Arc<Entry>, partition: i32, wanted: &Wanted) -> Option<ObjectRead> {
     let mut read = ObjectRead { groups: Vec::new(), clipped: false };
     for at in groups_of(entry, partition, wanted.start, wanted.end) {
-        if wanted.may_hold(at.group.min_timestamp_ms, at.group.max_timestamp_ms) {
+        if wanted.may_hold(at.group.min_timestamp_ms, at.group.max_timestamp_ms)
+            && wanted.may_hold_commits(at.group.min_committed_at_us, at.group.max_committed_at_us)
+        {
             read.clipped |= at.group.first_offset < wanted.start || at.group.last_offset >= wanted.end;
             read.groups.push(at);
         }
@@ -66,6 +68,15 @@ mod tests {
         assert_eq!(names(&plans(1, wanted)), [("b", false)]);
         let edge = Wanted { timestamp_min_ms: Some(20), timestamp_max_ms: Some(20), ..Wanted::offsets(0, 40) };
         assert_eq!(names(&plans(1, edge)), [("b", false), ("c", false)]);
+    }
+
+    #[test]
+    fn commit_times_prune_whole_groups() {
+        // As the timestamps.
+        let wanted = Wanted { committed_max_us: Some(9), ..Wanted::offsets(0, 40) };
+        assert_eq!(names(&plans(0, wanted)), [("a", false)]);
+        let wanted = Wanted { committed_min_us: Some(21), ..Wanted::offsets(0, 40) };
+        assert_eq!(names(&plans(0, wanted)), [("c", false)]);
     }
 
     proptest! {

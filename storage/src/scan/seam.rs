@@ -15,11 +15,16 @@ use crate::ids::{TopicId, TopicPartition};
 use crate::log::{DamagedOffsets, HotRange, Node};
 use crate::manifest::model::{TopicManifest, Wanted};
 use crate::record::batch::BatchLimits;
+use crate::record::columns::RecordColumn;
 use crate::scan::plan::plan;
-use crate::scan::{hot, parquet};
+use crate::scan::{hot, parquet, past};
 use crate::tier::Tier;
 use crate::tier::cold::Cold;
+use crate::tier::history::{Moved, noted_us, removed_until_us};
 use crate::view::{PinnedRange, RowStream, ScanRequest, Topic};
+
+/// Rows read in one step where only the first one is looked for.
+const POSITION_ROWS: usize = 1024;
 
 /// What a snapshot holds on to.
 #[derive(Debug)]
@@ -81,29 +86,92 @@ impl Pinned {
 
     /// Rows of one partition in offset order, each offset once.
     pub(crate) fn scan(&self, partition: TopicPartition, request: ScanRequest) -> Result<RowStream> {
-        let pinned = self.partitions.get(&partition).ok_or_else(|| Error::UnknownPartition {
-            topic: partition.topic.to_string(),
-            partition: partition.partition,
-        })?;
+        let pinned = self.of(partition)?;
         let wanted = Wanted {
             start: request.offset_start.max(pinned.range.start),
             end: request.offset_end.min(pinned.range.end),
             timestamp_min_ms: request.timestamp_min_ms,
             timestamp_max_ms: request.timestamp_max_ms,
+            committed_min_us: None,
+            committed_max_us: request.committed_max_us,
         };
+        let Some(max_us) = request.committed_max_us else {
+            return self.read(pinned, partition, wanted, request.columns, request.batch_rows);
+        };
+        let columns = past::with_commit_times(&request.columns);
+        let rows = self.read(pinned, partition, wanted, columns, request.batch_rows)?;
+        Ok(past::until(rows, request.columns, max_us))
+    }
+
+    /// The first offset of a partition that was committed after a time; its end if there is none.
+    ///
+    /// # Errors
+    /// As [`Pinned::scan`].
+    pub(crate) async fn position(&self, partition: TopicPartition, at_us: i64) -> Result<i64> {
+        let pinned = self.of(partition)?;
+        let PinnedRange { start, end } = pinned.range;
+        let wanted = Wanted { committed_min_us: Some(at_us.saturating_add(1)), ..Wanted::offsets(start, end) };
+        let columns = past::COLUMNS.to_vec();
+        let rows = self.read(pinned, partition, wanted, columns, POSITION_ROWS)?;
+        Ok(past::first_after(rows, at_us).await?.unwrap_or(end))
+    }
+
+    /// The commit time, us, from which on a topic can be shown as it was.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`] if it is not pinned, [`Error::Corrupt`] if its manifest cannot be read,
+    /// [`Error::ObjectStore`].
+    pub(crate) async fn history_start_us(&self, id: TopicId) -> Result<i64> {
+        let topic = self.topics.iter().find(|topic| topic.id == id);
+        let topic = topic.ok_or_else(|| Error::UnknownTopic { topic: id.to_string() })?;
+        self.cold.manifests.check_readable(id)?;
+        let mut since_us = topic.created_at_us;
+        let (mut moved, mut known) = (Vec::new(), None);
+        for partition in 0..topic.partitions {
+            let pinned = self.of(TopicPartition { topic: id, partition })?;
+            let to = pinned.hot.watermarks.log_start_offset;
+            if to > pinned.manifest.start(partition) {
+                moved.push(Moved { partition, to, hot: pinned.hot.clone() });
+            }
+            known = Some(&pinned.manifest);
+        }
+        let Some(manifest) = known else { return Ok(since_us) };
+        since_us = since_us.max(noted_us(manifest));
+        if moved.is_empty() {
+            return Ok(since_us);
+        }
+        Ok(since_us.max(removed_until_us(&self.cold, manifest, moved, self.cold.now_us()).await?))
+    }
+
+    fn of(&self, partition: TopicPartition) -> Result<&PinnedPartition> {
+        self.partitions.get(&partition).ok_or_else(|| Error::UnknownPartition {
+            topic: partition.topic.to_string(),
+            partition: partition.partition,
+        })
+    }
+
+    /// Rows of a partition in offset order, each offset once; times of what is wanted only prune.
+    fn read(
+        &self,
+        pinned: &PinnedPartition,
+        partition: TopicPartition,
+        wanted: Wanted,
+        columns: Vec<RecordColumn>,
+        batch_rows: usize,
+    ) -> Result<RowStream> {
         let (below, above) = cut(wanted, pinned.seam);
         if below.start < below.end {
             self.cold.manifests.check_readable(partition.topic)?;
         }
         pinned.check_reach(partition, &below, &above)?;
-        let columns: Arc<[_]> = Arc::from(request.columns);
-        let hot = hot::rows(&pinned.hot, &columns, above, request.batch_rows, self.limits);
+        let columns: Arc<[_]> = Arc::from(columns);
+        let hot = hot::rows(&pinned.hot, &columns, above, batch_rows, self.limits);
         let entries = self.cold.entries_of(&pinned.manifest, partition.partition, below);
         let reads = entries.try_filter_map(move |entry| {
             let lost = entry.lost_within(partition.partition, below.start, below.end);
             future::ready(lost.map_or(Ok(plan(&entry, partition.partition, &below)), |lost| Err(lost.error())))
         });
-        let cold = parquet::rows(Arc::clone(&self.cold), reads, columns, below, request.batch_rows);
+        let cold = parquet::rows(Arc::clone(&self.cold), reads, columns, below, batch_rows);
         // Whoever reads holds the manifest to the end: the last objects are read when all entries have been.
         let held = Arc::clone(&pinned.manifest);
         Ok(cold.chain(hot).inspect(move |_| _ = &held).boxed())

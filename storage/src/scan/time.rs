@@ -123,7 +123,7 @@ pub(crate) async fn find_cold(
         (Sought::From(timestamp_ms), _) => Some(timestamp_ms),
         (Sought::Largest, best) => best.map(|best| best.timestamp_ms),
     };
-    let wanted = Wanted { start: within.start, end: within.end, timestamp_min_ms, timestamp_max_ms: None };
+    let wanted = Wanted { timestamp_min_ms, ..Wanted::offsets(within.start, within.end) };
     let entries = cold.entries_of(manifest, partition, wanted);
     let groups = entries.map_ok(move |entry| {
         let groups: Vec<_> = groups_of(&entry, partition, within.start, within.end).collect();

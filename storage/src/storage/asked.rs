@@ -94,7 +94,9 @@ impl Storage {
         Ok(found)
     }
 
-    /// Before this commit time, us, a topic cannot be shown as it was: compaction has removed what counted then.
+    /// Before this commit time, us, a topic cannot be shown as it was: it was not there, or compaction or a moved log start
+    /// has removed what counted then. `None` if there is no such topic, or it is one of our own.
+    /// [`crate::Snapshot::history_start_us`] is exact.
     #[must_use]
     pub fn history_start_us(&self, topic: TopicId) -> Option<i64> {
         self.tier.history_start_us(topic)

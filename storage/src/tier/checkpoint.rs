@@ -191,6 +191,10 @@ impl Checkpointer {
                 tail.add(node, stored, manifest.tiered_end(stored.partition.partition), log_start).await?;
             }
         }
+        for (at, ranges) in &mut state.committed {
+            let tiered_end = tiered.get(&at.topic).map_or(0, |manifest| manifest.tiered_end(at.partition));
+            ranges.retain(|range| range.last_offset >= tiered_end);
+        }
         if tail.bytes > tail_bytes_max {
             let bytes = tail.bytes;
             tracing::warn!(

@@ -109,6 +109,11 @@ impl Cold {
         self.publisher.random.as_ref()
     }
 
+    /// Time.
+    pub(crate) fn now_us(&self) -> i64 {
+        self.publisher.clock.now_us()
+    }
+
     /// The chunks of manifests.
     pub(crate) fn chunks(&self) -> &Chunks {
         &self.publisher.chunks
@@ -158,7 +163,7 @@ impl Cold {
         }
         let turn = self.manifests.turn(topic).await;
         if !self.manifests.is_settled(topic) {
-            self.publish_in(&turn, topic, Edit::Trim { starts: vec![] }).await?;
+            self.publish_in(&turn, topic, Edit::Trim { starts: vec![], history_start_us: None }).await?;
         }
         Ok(())
     }

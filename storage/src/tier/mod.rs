@@ -21,6 +21,7 @@ mod compact;
 mod declared;
 mod expire;
 mod forgetting;
+pub(crate) mod history;
 mod housekeeping;
 pub(crate) mod kept;
 mod known;

@@ -10,7 +10,9 @@ use parking_lot::RwLock;
 
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition};
-use crate::log::{Aborted, DamagedOffsets, HotRange, HotRun, Node, Piece, has_rows, read_runs};
+use crate::log::{
+    Aborted, Committed, DamagedOffsets, HotRange, HotRun, Node, Piece, has_rows, read_runs, visible_at_us,
+};
 use crate::manifest::edit::Edit;
 use crate::manifest::model::{Cover, Entry, Lost, Object};
 use crate::manifest::uploads::Upload;
@@ -18,6 +20,7 @@ use crate::record::batch::BatchLimits;
 use crate::record::format::RecordFormat;
 use crate::tier::cold::Cold;
 use crate::tier::declared::{Declared, DeclaredColumns};
+use crate::tier::history::{Moved, removed_until_us};
 use crate::tier::seal::Target;
 use crate::tier::write::{Finished, ObjectWriter};
 use crate::view::CheckpointReport;
@@ -46,6 +49,7 @@ struct Part {
     cover: Cover,
     runs: Vec<HotRun>,
     aborted: Aborted,
+    committed: Committed,
     /// What is known to be unreadable.
     damaged: Vec<DamagedOffsets>,
 }
@@ -84,19 +88,28 @@ impl Runner {
         partitions: impl IntoIterator<Item = i32>,
     ) -> Result<()> {
         let manifest = self.cold.manifests.get(topic);
-        let mut starts = Vec::new();
+        let (mut starts, mut moved) = (Vec::new(), Vec::new());
         for partition in partitions {
+            let at = TopicPartition { topic, partition };
             // Deleted since we looked.
-            let Ok(ends) = node.watermarks(TopicPartition { topic, partition }) else { continue };
-            let start = ends.log_start_offset;
-            if start > manifest.start(partition) {
-                starts.push((partition, start));
+            let Ok(ends) = node.watermarks(at) else { continue };
+            let to = ends.log_start_offset;
+            if to > manifest.start(partition) {
+                let Some(hot) =
+                    node.pin_hot(&[(at, manifest.tiered_end(partition))]).ok().and_then(|mut all| all.pop())
+                else {
+                    continue;
+                };
+                starts.push((partition, to));
+                moved.push(Moved { partition, to, hot });
             }
         }
         if starts.is_empty() {
             return Ok(());
         }
-        let published = self.cold.publish(topic, Edit::Trim { starts: starts.clone() }).await?;
+        let removed_until = removed_until_us(&self.cold, &manifest, moved, node.clock().now_us()).await?;
+        let history_start_us = (removed_until > i64::MIN).then_some(removed_until);
+        let published = self.cold.publish(topic, Edit::Trim { starts: starts.clone(), history_start_us }).await?;
         let ends = starts.iter().map(|(partition, _)| {
             let at = TopicPartition { topic, partition: *partition };
             (at, published.tiered_end(*partition), published.start(*partition))
@@ -244,7 +257,8 @@ fn take(ranges: Vec<HotRange>, left: &[(TopicPartition, i64, i64)], bytes_max: u
             runs.push(run);
         }
         if cover.start < cover.end {
-            parts.push(Part { cover, runs, aborted: Aborted::new(range.aborted), damaged: range.damaged });
+            let (aborted, committed) = (Aborted::new(range.aborted), Committed::new(range.committed));
+            parts.push(Part { cover, runs, aborted, committed, damaged: range.damaged });
         }
     }
     parts.sort_by_key(|part| part.cover.partition);
@@ -287,7 +301,7 @@ fn build_with(
 ) -> Result<(Option<Finished>, Vec<Lost>)> {
     let mut writer = ObjectWriter::new(topic.to_string(), limits, declared)?;
     let mut lost = Vec::new();
-    for Part { cover, runs, aborted, damaged } in parts {
+    for Part { cover, runs, aborted, committed, damaged } in parts {
         let mut damaged = damaged.clone();
         for pieces in read_runs(runs) {
             for piece in pieces? {
@@ -299,7 +313,8 @@ fn build_with(
                     }
                 };
                 for found in batches.iter().filter(|found| has_rows(found.batch.header(), aborted)) {
-                    writer.push(cover.partition, found.commit_time_us, &found.batch, cover.start, cover.end)?;
+                    let committed_at_us = visible_at_us(found, committed);
+                    writer.push(cover.partition, committed_at_us, &found.batch, cover.start, cover.end)?;
                 }
             }
         }

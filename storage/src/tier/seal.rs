@@ -13,7 +13,14 @@ pub(crate) struct SealPolicy {
     pub(crate) bytes_min: u64,
     /// `tier.age_max`, us.
     pub(crate) age_max_us: i64,
+    /// Committed transactions remembered by all partitions together, from which on those with most of them are due.
+    pub(crate) committed_ranges_max: u64,
 }
+
+/// The part of `memory.limit` that committed transactions take before tiering makes room: one in so many.
+const COMMITTED_SHARE: u64 = 64;
+/// What one takes, about: it is known to the writer and to readers.
+const COMMITTED_BYTES: u64 = 64;
 
 /// A partition to be tiered and how far.
 pub(crate) type Target = (TopicPartition, i64);
@@ -21,17 +28,34 @@ pub(crate) type Target = (TopicPartition, i64);
 impl SealPolicy {
     /// The policy the settings describe.
     pub(crate) fn of(settings: &StorageSettings) -> Self {
-        Self { bytes_min: settings.tier_bytes_min, age_max_us: settings.tier_age_max_ms.saturating_mul(1000) }
+        Self {
+            bytes_min: settings.tier_bytes_min,
+            age_max_us: settings.tier_age_max_ms.saturating_mul(1000),
+            committed_ranges_max: settings.memory_limit / COMMITTED_SHARE / COMMITTED_BYTES,
+        }
     }
 
     /// Targets of the topics of which a partition is due, by topic. Partitions of such a topic that are at least half
     /// due come along: one object instead of two soon after each other.
     pub(crate) fn due(&self, backlog: &[Backlog], now_us: i64) -> BTreeMap<TopicId, Vec<Target>> {
-        let whole = backlog.iter().filter(|backlog| self.reaches(backlog, now_us, 1));
+        let crowded = self.crowded_from(backlog);
+        let is_crowded = |backlog: &Backlog| waits(backlog) && backlog.committed_ranges >= crowded;
+        let whole = backlog.iter().filter(|backlog| self.reaches(backlog, now_us, 1) || is_crowded(backlog));
         let topics: HashSet<TopicId> = whole.map(|backlog| backlog.partition.topic).collect();
-        let half = |backlog: &&Backlog| topics.contains(&backlog.partition.topic) && self.reaches(backlog, now_us, 2);
+        let half = |backlog: &&Backlog| {
+            topics.contains(&backlog.partition.topic) && (self.reaches(backlog, now_us, 2) || is_crowded(backlog))
+        };
         let half: Vec<Backlog> = backlog.iter().filter(half).copied().collect();
         everything(&half)
+    }
+
+    /// How many committed transactions make a partition due: its share, once all together are too many. Rows of objects
+    /// have their commit times with them, so tiering makes room. While the store is down it cannot, and `wal.bytes_max`
+    /// is the limit: each of them has a marker and a record in the log.
+    fn crowded_from(&self, backlog: &[Backlog]) -> u64 {
+        let with_some = backlog.iter().filter(|backlog| backlog.committed_ranges > 0);
+        let all: u64 = with_some.clone().map(|backlog| backlog.committed_ranges).sum();
+        if all <= self.committed_ranges_max { u64::MAX } else { all / with_some.count().max(1) as u64 }
     }
 
     /// Whether a partition has reached one `part`th of what makes it due.
@@ -65,7 +89,7 @@ mod tests {
 
     use super::*;
 
-    const POLICY: SealPolicy = SealPolicy { bytes_min: 100, age_max_us: 1000 };
+    const POLICY: SealPolicy = SealPolicy { bytes_min: 100, age_max_us: 1000, committed_ranges_max: 10 };
 
     fn waiting(topic: u128, partition: i32, bytes: u64, oldest: i64) -> Backlog {
         Backlog {
@@ -74,6 +98,7 @@ mod tests {
             last_stable_offset: 15,
             untiered_bytes: bytes,
             oldest_commit_time_us: Some(oldest),
+            committed_ranges: 0,
         }
     }
 
@@ -94,6 +119,13 @@ mod tests {
     fn what_is_half_due_comes_along_with_its_topic_only() {
         let backlog = [waiting(1, 2, 100, 0), waiting(1, 0, 50, 0), waiting(1, 1, 49, 0), waiting(2, 0, 99, 0)];
         assert_eq!(due(&backlog, 0), [(1, vec![0, 2])]);
+    }
+
+    #[test]
+    fn too_many_committed_transactions_make_those_due_that_have_most_of_them() {
+        let with = |partition, committed_ranges| Backlog { committed_ranges, ..waiting(1, partition, 1, 0) };
+        assert_eq!(due(&[with(0, 7), with(1, 3), with(2, 0)], 0), []);
+        assert_eq!(due(&[with(0, 8), with(1, 3), with(2, 0)], 0), [(1, vec![0])]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::ids::{TopicId, TopicPartition};
 use crate::manifest::model::{Lost, Object};
 use crate::tier::Tier;
+use crate::tier::history::noted_us;
 use crate::view::{CacheInfo, ColdPartition, ColdTotals, DamageInfo};
 
 impl Tier {
@@ -28,10 +29,10 @@ impl Tier {
         })
     }
 
-    /// Before this commit time a topic cannot be shown as it was, us.
+    /// Before this commit time a topic cannot be shown as it was, us; `None` if it is not there or one of our own.
     pub(crate) fn history_start_us(&self, topic: TopicId) -> Option<i64> {
-        let since_us = self.cold.manifests.get(topic).history_start_us;
-        (since_us > i64::MIN).then_some(since_us)
+        let created_at_us = self.node.topic_by_id(topic).filter(|topic| !topic.internal)?.created_at_us;
+        Some(noted_us(&self.cold.manifests.get(topic)).max(created_at_us))
     }
 
     /// How the caches do.

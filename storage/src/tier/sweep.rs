@@ -176,7 +176,7 @@ impl Sweeper {
             return Ok(());
         }
         if manifest.epoch != self.cold.epoch() {
-            manifest = self.cold.publish(topic, Edit::Trim { starts: vec![] }).await?;
+            manifest = self.cold.publish(topic, Edit::Trim { starts: vec![], history_start_us: None }).await?;
         }
         for garbage in due {
             if !self.remove_gone(topic, garbage.gone.clone(), budget).await? {

@@ -246,5 +246,5 @@ async fn publish_root(cold: &Arc<Cold>, root: RootName) -> Result<()> {
     let manifest = read_root(&cold.bucket, root).await?;
     let topic = manifest.topic;
     cold.manifests.install(manifest);
-    cold.publish(topic, Edit::Trim { starts: Vec::new() }).await.map(drop)
+    cold.publish(topic, Edit::Trim { starts: Vec::new(), history_start_us: None }).await.map(drop)
 }

@@ -1,6 +1,6 @@
 //! Every kind of file there is: written, verified, damaged one by one, and read for ever as an earlier version wrote it.
 //!
-//! `tests/fixtures/v1`, `v2` and `v3` were written once by `make fixtures`. What they hold is said here, in [`build`] and [`check`];
+//! `tests/fixtures/v1` to `v4` were written once by `make fixtures`. What they hold is said here, in [`build`] and [`check`];
 //! when a format changes, another folder stands beside them and all are read.
 
 use std::fs;
@@ -22,7 +22,7 @@ use crate::support::{appends, at, batch, eventually, produce, read};
 use crate::transactions::{add, consume_committed, end, init, send, send_offset};
 
 /// The folders of kept files: the newest is what this version writes.
-const KEPT: [&str; 3] = ["v1", "v2", "v3"];
+const KEPT: [&str; 4] = ["v1", "v2", "v3", "v4"];
 const NEWEST: &str = KEPT[KEPT.len() - 1];
 /// Rounds of the topic whose manifest has a chunk.
 const ROUNDS: i64 = 30;

@@ -15,6 +15,7 @@ mod housekeeping;
 mod kept;
 mod large_commits;
 mod offsets;
+mod past;
 mod records;
 mod restarts;
 mod shown;

@@ -105,7 +105,7 @@ impl Process {
     }
 
     async fn trim(&self, start: i64) -> Result<()> {
-        self.cold.publish(TOPIC, Edit::Trim { starts: vec![(0, start)] }).await.map(drop)
+        self.cold.publish(TOPIC, Edit::Trim { starts: vec![(0, start)], history_start_us: None }).await.map(drop)
     }
 
     async fn entries(&self, manifest: &Arc<TopicManifest>) -> Vec<Arc<Entry>> {
