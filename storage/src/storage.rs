@@ -9,6 +9,7 @@
 //!   wherever it lies, however long it takes, whatever tiering or deletion does meanwhile.
 
 mod asked;
+mod snapshot;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
@@ -28,10 +29,12 @@ use crate::settings::{ObjectStoreOptions, StorageSettings};
 use crate::tier::{DeclaredColumns, HoldsBack, Tier, takeover};
 use crate::topic_config::TopicConfig;
 use crate::view::{
-    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, IdleOffset, Isolation, PinnedRange,
-    RowStream, ScanRequest, TimedOffset, Topic, TransactionInfo, VacuumReport, Watermarks,
+    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, IdleOffset, Isolation, TimedOffset, Topic,
+    TransactionInfo, VacuumReport, Watermarks,
 };
 use crate::worker;
+
+pub use snapshot::Snapshot;
 
 /// Where to open a storage, and with what.
 #[derive(Clone, Debug)]
@@ -70,12 +73,6 @@ pub struct Storage {
     node: Arc<Node>,
     /// What is cold, and the worker that makes it so.
     tier: Arc<Tier>,
-}
-
-/// Some partitions, pinned in one act. Cheap to clone; while it lives, what it covers stays readable.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    inner: Arc<Pinned>,
 }
 
 fn system_disk() -> Arc<dyn Disk> {
@@ -493,7 +490,7 @@ impl Storage {
     /// [`Error::UnknownTopic`].
     pub fn snapshot(&self, topics: &[TopicId], from: &HashMap<TopicPartition, i64>) -> Result<Snapshot> {
         let pinned = Pinned::pin(&self.node, &self.tier, topics, from)?;
-        Ok(Snapshot { inner: Arc::new(pinned) })
+        Ok(Snapshot::new(pinned))
     }
 
     // --- tiering ---
@@ -535,27 +532,5 @@ impl Storage {
     /// topic is tiered, and no more once it is gone.
     pub fn declare_columns(&self, by: Weak<dyn DeclaredColumns>) {
         self.tier.declare_columns(by);
-    }
-}
-
-impl Snapshot {
-    /// What is pinned of a partition.
-    #[must_use]
-    pub fn range(&self, partition: TopicPartition) -> Option<PinnedRange> {
-        self.inner.range(partition)
-    }
-
-    /// The topics pinned.
-    #[must_use]
-    pub fn topics(&self) -> Vec<Arc<Topic>> {
-        self.inner.topics()
-    }
-
-    /// Rows of one partition in offset order, each offset of the pinned range once.
-    ///
-    /// # Errors
-    /// [`Error::UnknownPartition`] if it is not pinned; the stream gives [`Error::Corrupt`] and [`Error::ObjectStore`].
-    pub fn scan(&self, partition: TopicPartition, request: ScanRequest) -> Result<RowStream> {
-        self.inner.scan(partition, request)
     }
 }

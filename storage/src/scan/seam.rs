@@ -8,36 +8,43 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt, future};
 
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::{DamagedOffsets, HotRange, Node};
-use crate::manifest::model::{TopicManifest, Wanted};
+use crate::manifest::model::{Lost, TopicManifest, Wanted};
 use crate::record::batch::BatchLimits;
-use crate::scan::plan::plan;
-use crate::scan::{hot, parquet};
+use crate::scan::meter::ScanMeter;
+use crate::scan::parts::{Kind, ScanPart};
+use crate::scan::plan::{ObjectRead, plan};
+use crate::scan::request::{Asked, RawRows};
+use crate::scan::{cold, hot};
 use crate::tier::Tier;
 use crate::tier::cold::Cold;
-use crate::view::{PinnedRange, RowStream, ScanRequest, Topic};
+use crate::view::{DeclaredScan, DecodedStream, PinnedRange, RowStream, ScanRequest, Topic};
+
+/// Objects opened at once: the next one's first rows are there when those before it have been read.
+const OPENS_MAX: usize = 2;
 
 /// What a snapshot holds on to.
 #[derive(Debug)]
 pub(crate) struct Pinned {
     topics: Vec<Arc<Topic>>,
     partitions: HashMap<TopicPartition, PinnedPartition>,
-    cold: Arc<Cold>,
+    pub(super) cold: Arc<Cold>,
     limits: BatchLimits,
 }
 
 #[derive(Debug)]
-struct PinnedPartition {
+pub(super) struct PinnedPartition {
     topic_name: String,
     range: PinnedRange,
     /// First offset that is read from the log.
     seam: i64,
     hot: HotRange,
-    manifest: Arc<TopicManifest>,
+    pub(super) manifest: Arc<TopicManifest>,
 }
 
 impl Pinned {
@@ -80,11 +87,77 @@ impl Pinned {
     }
 
     /// Rows of one partition in offset order, each offset once.
-    pub(crate) fn scan(&self, partition: TopicPartition, request: ScanRequest) -> Result<RowStream> {
-        let pinned = self.partitions.get(&partition).ok_or_else(|| Error::UnknownPartition {
-            topic: partition.topic.to_string(),
-            partition: partition.partition,
-        })?;
+    pub(crate) fn scan(self: &Arc<Self>, partition: TopicPartition, request: &ScanRequest) -> Result<RowStream> {
+        let parts = self.whole(partition, request)?;
+        Ok(self.read(parts, request, None)?.map_ok(|decoded| decoded.rows).boxed())
+    }
+
+    /// Rows of parts of this snapshot, in the order of the parts; of a part in offset order.
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        parts: Vec<ScanPart>,
+        request: &ScanRequest,
+        declared: Option<DeclaredScan>,
+    ) -> Result<DecodedStream> {
+        let asked = Arc::new(Asked::new(request, declared)?);
+        // Whoever reads holds the snapshot to the end: the last objects are read when all entries have been.
+        let (steps_of, held) = (Arc::clone(self), Arc::clone(self));
+        let meter = Arc::clone(&asked.meter);
+        let steps = stream::iter(parts).flat_map(move |part| steps_of.steps(part, &meter));
+        let ahead = if asked.hasty { 1 } else { OPENS_MAX };
+        let rows = steps.map(move |step| {
+            let (held, asked) = (Arc::clone(&held), Arc::clone(&asked));
+            async move {
+                match step? {
+                    Step::Object(read, wanted) => cold::open(&held.cold, &asked, read, wanted).await,
+                    Step::Hot(partition, wanted) => held.read_hot(partition, &asked, wanted),
+                }
+            }
+        });
+        Ok(rows.buffered(ahead).try_flatten().boxed())
+    }
+
+    /// What is read for a part, one thing after the other.
+    fn steps(&self, part: ScanPart, meter: &Arc<ScanMeter>) -> BoxStream<'static, Result<Step>> {
+        let partition = part.partition;
+        match part.kind {
+            Kind::Groups(read, wanted) => stream::iter([Ok(Step::Object(read, wanted))]).boxed(),
+            Kind::Hot(wanted) => stream::iter([Ok(Step::Hot(partition, wanted))]).boxed(),
+            Kind::Cold(wanted) => {
+                let Some(pinned) = self.partitions.get(&partition) else { return stream::empty().boxed() };
+                let (number, meter) = (partition.partition, Arc::clone(meter));
+                let entries = self.cold.entries_of(&pinned.manifest, number, wanted);
+                let reads = entries.try_filter_map(move |entry| {
+                    let lost = entry.lost_within(number, wanted.start, wanted.end).map(Lost::error);
+                    let read = plan(&entry, number, &wanted);
+                    meter.considered_groups(read.as_ref().map_or(0, |read| read.groups.len()), 0);
+                    future::ready(lost.map_or_else(|| Ok(read.map(|read| Step::Object(read, wanted))), Err))
+                });
+                reads.boxed()
+            }
+        }
+    }
+
+    fn read_hot(&self, partition: TopicPartition, asked: &Arc<Asked>, wanted: Wanted) -> Result<DecodedStream> {
+        let pinned = self.partitions.get(&partition).ok_or_else(|| not_pinned(partition))?;
+        let mut raw = RawRows::new(asked)?;
+        let rows = hot::rows(&pinned.hot, raw.columns(), wanted, asked.batch_rows, self.limits);
+        let asked = Arc::clone(asked);
+        let rows = rows.map(move |rows| {
+            let rows = rows?;
+            asked.meter.hot_rows(rows.num_rows());
+            raw.read(rows)
+        });
+        Ok(rows.boxed())
+    }
+
+    /// What is pinned of a partition, and what of it a request wants below the seam and above.
+    pub(super) fn cut(
+        &self,
+        partition: TopicPartition,
+        request: &ScanRequest,
+    ) -> Result<(&PinnedPartition, Wanted, Wanted)> {
+        let pinned = self.partitions.get(&partition).ok_or_else(|| not_pinned(partition))?;
         let wanted = Wanted {
             start: request.offset_start.max(pinned.range.start),
             end: request.offset_end.min(pinned.range.end),
@@ -96,18 +169,18 @@ impl Pinned {
             self.cold.manifests.check_readable(partition.topic)?;
         }
         pinned.check_reach(partition, &below, &above)?;
-        let columns: Arc<[_]> = Arc::from(request.columns);
-        let hot = hot::rows(&pinned.hot, &columns, above, request.batch_rows, self.limits);
-        let entries = self.cold.entries_of(&pinned.manifest, partition.partition, below);
-        let reads = entries.try_filter_map(move |entry| {
-            let lost = entry.lost_within(partition.partition, below.start, below.end);
-            future::ready(lost.map_or(Ok(plan(&entry, partition.partition, &below)), |lost| Err(lost.error())))
-        });
-        let cold = parquet::rows(Arc::clone(&self.cold), reads, columns, below, request.batch_rows);
-        // Whoever reads holds the manifest to the end: the last objects are read when all entries have been.
-        let held = Arc::clone(&pinned.manifest);
-        Ok(cold.chain(hot).inspect(move |_| _ = &held).boxed())
+        Ok((pinned, below, above))
     }
+}
+
+/// One thing to read.
+enum Step {
+    Object(ObjectRead, Wanted),
+    Hot(TopicPartition, Wanted),
+}
+
+fn not_pinned(partition: TopicPartition) -> Error {
+    Error::UnknownPartition { topic: partition.topic.to_string(), partition: partition.partition }
 }
 
 /// What of the wanted offsets lies below the seam, and what does not.

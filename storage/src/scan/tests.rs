@@ -6,7 +6,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use futures::{TryStreamExt, future};
+use futures::{Stream, TryStreamExt, future};
 use object_store::PutPayload;
 use object_store::path::Path;
 use proptest::prelude::*;
@@ -19,12 +19,13 @@ use crate::manifest::model::{Cover, Entry, Object, TopicManifest, Wanted, groups
 use crate::object::bucket::Bucket;
 use crate::record::batch::{BatchBuilder, BatchLimits, CheckedBatch, Compression, TimestampType};
 use crate::record::columns::{RecordColumn, record_schema};
-use crate::scan::plan::plan;
+use crate::scan::plan::{ObjectRead, plan};
 use crate::scan::time::{self, Sought, Within};
-use crate::scan::{cold_fetch, parquet};
+use crate::scan::request::Asked;
+use crate::scan::{cold, cold_fetch};
 use crate::tier::cold::Cold;
 use crate::tier::write::{GROUP_ROWS_MAX, ObjectWriter};
-use crate::view::TimedOffset;
+use crate::view::{ScanRequest, TimedOffset};
 
 const LIMITS: BatchLimits = BatchLimits { decompressed_bytes_max: 64 << 20 };
 const TOPIC: TopicId = TopicId(Uuid::from_u128(77));
@@ -119,7 +120,7 @@ async fn tier(cold: &Cold, name: &str, partitions: &[(i32, &[Sent])]) {
     cold.publish(TOPIC, Edit::Add(Entry { covers, object: Some(object), lost: vec![] })).await.unwrap();
 }
 
-async fn cold() -> Arc<Cold> {
+async fn fresh() -> Arc<Cold> {
     Arc::new(Cold::for_test(Bucket::for_test()).await)
 }
 
@@ -133,7 +134,20 @@ async fn scan(
 ) -> Vec<RecordBatch> {
     let reads = cold.entries_of(manifest, partition, wanted);
     let reads = reads.try_filter_map(move |entry| future::ready(Ok(plan(&entry, partition, &wanted))));
-    parquet::rows(Arc::clone(cold), reads, Arc::from(columns), wanted, batch_rows).try_collect().await.unwrap()
+    let request = ScanRequest { batch_rows, ..ScanRequest::all(columns.to_vec()) };
+    rows(cold, &request, reads, wanted).await.unwrap()
+}
+
+/// What these reads give.
+async fn rows(
+    cold: &Arc<Cold>,
+    request: &ScanRequest,
+    reads: impl Stream<Item = Result<ObjectRead, Error>>,
+    wanted: Wanted,
+) -> Result<Vec<RecordBatch>, Error> {
+    let asked = Arc::new(Asked::new(request, None)?);
+    let rows = reads.and_then(|read| cold::open(cold, &asked, read, wanted)).try_flatten();
+    rows.map_ok(|decoded| decoded.rows).try_collect().await
 }
 
 fn offsets(batches: &[RecordBatch]) -> Vec<i64> {
@@ -158,7 +172,7 @@ fn plains(range: std::ops::Range<i64>) -> Vec<Sent> {
 
 #[tokio::test]
 async fn row_groups_never_cross_a_partition_and_stay_small() {
-    let cold = cold().await;
+    let cold = fresh().await;
     let rows = i64::try_from(GROUP_ROWS_MAX).unwrap();
     let large = Sent { value: Some(vec![7; 3 << 20]), ..plain(0) };
     let larges: Vec<_> = (0..4).map(|offset| Sent { offset, ..large.clone() }).collect();
@@ -175,7 +189,7 @@ async fn row_groups_never_cross_a_partition_and_stay_small() {
 
 #[tokio::test]
 async fn a_scan_reads_only_what_was_asked_for_in_that_order() {
-    let cold = cold().await;
+    let cold = fresh().await;
     tier(&cold, "a.parquet", &[(0, &plains(0..100)), (1, &plains(0..10))]).await;
     tier(&cold, "b.parquet", &[(0, &plains(100..250))]).await;
     let manifest = cold.manifests.get(TOPIC);
@@ -196,7 +210,7 @@ async fn a_scan_reads_only_what_was_asked_for_in_that_order() {
 
 #[tokio::test]
 async fn a_fetch_gives_at_least_one_record_and_about_as_many_bytes_as_asked() {
-    let cold = cold().await;
+    let cold = fresh().await;
     tier(&cold, "a.parquet", &[(0, &plains(0..1000))]).await;
     let one = records_of(&cold_fetch::fetch(&cold, at(0), 500, 1000, 1).await.unwrap());
     assert_eq!(one, [plain(500)]);
@@ -211,7 +225,7 @@ async fn a_fetch_gives_at_least_one_record_and_about_as_many_bytes_as_asked() {
 
 #[tokio::test]
 async fn a_flipped_bit_in_an_object_is_named_and_never_served() {
-    let cold = cold().await;
+    let cold = fresh().await;
     let mut records = plains(0..40);
     records[7].headers = vec![(b"a".to_vec(), Some(b"1".to_vec()))];
     tier(&cold, "a.parquet", &[(0, &records)]).await;
@@ -228,9 +242,8 @@ async fn a_flipped_bit_in_an_object_is_named_and_never_served() {
         let wanted = Wanted::offsets(0, 40);
         let reads = cold.entries_of(&manifest, 0, wanted);
         let reads = reads.try_filter_map(move |entry| future::ready(Ok(plan(&entry, 0, &wanted))));
-        let rows = parquet::rows(Arc::clone(&damaged), reads, Arc::from(RecordColumn::ALL), wanted, 64);
-        let rows: Result<Vec<RecordBatch>, Error> = rows.try_collect().await;
-        match rows {
+        let request = ScanRequest { batch_rows: 64, ..ScanRequest::all(RecordColumn::ALL.to_vec()) };
+        match rows(&damaged, &request, reads, wanted).await {
             Err(Error::Corrupt { place, .. }) => assert_eq!(place, "a.parquet"),
             Err(error) => panic!("byte {at}: {error}"),
             // Page indexes and bloom filters are for others; we do not read them.
@@ -245,7 +258,7 @@ async fn a_flipped_bit_in_an_object_is_named_and_never_served() {
 
 #[tokio::test]
 async fn a_time_is_found_exactly_in_offset_order() {
-    let cold = cold().await;
+    let cold = fresh().await;
     let mut records = plains(0..100);
     // Producers' clocks differ: a late record with an early time, and an early one with a late time.
     records[20].timestamp_ms = 5000;
@@ -269,7 +282,7 @@ async fn a_time_is_found_exactly_in_offset_order() {
 
 #[tokio::test]
 async fn the_next_row_group_is_read_before_it_is_asked_for_by_who_reads_in_order() {
-    let cold = cold().await;
+    let cold = fresh().await;
     let rows = i64::try_from(GROUP_ROWS_MAX).unwrap();
     tier(&cold, "a.parquet", &[(0, &plains(0..3 * rows))]).await;
     let gets = || cold.bucket.meter().requests()[0].requests;
@@ -297,7 +310,7 @@ async fn the_next_row_group_is_read_before_it_is_asked_for_by_who_reads_in_order
 
 #[tokio::test]
 async fn a_row_group_that_many_want_at_once_is_read_once() {
-    let cold = cold().await;
+    let cold = fresh().await;
     tier(&cold, "a.parquet", &[(0, &plains(0..1000))]).await;
     let fetches = (0..20).map(|offset| cold_fetch::fetch(&cold, at(0), offset * 7, 1000, 500));
     for fetched in futures::future::join_all(fetches).await {
@@ -332,7 +345,7 @@ proptest! {
         }).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            let cold = cold().await;
+            let cold = fresh().await;
             let (first, second) = records.split_at(cut.min(records.len()));
             for (name, part) in [("a", first), ("b", second)] {
                 if !part.is_empty() {
