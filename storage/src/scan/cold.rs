@@ -24,7 +24,7 @@ use crate::manifest::model::{Entry, GroupAt, Object, Wanted};
 use crate::record::columns::RecordColumn;
 use crate::record::format::{DecodeError, Decoded, RecordFormat};
 use crate::record::rows::schema_of;
-use crate::scan::filter::GroupStatistics;
+use crate::scan::filter::{GroupStatistics, decoded_rows};
 use crate::scan::parquet::{
     Parts, check_groups, chunk_ranges, failed, no_object, read_chunks, read_footer, read_key_filters, root_of,
 };
@@ -137,8 +137,6 @@ struct Roots {
     always: Vec<usize>,
     /// Read, too, of a typed row group in which records did not decode: the error and its place.
     of_errors: Vec<usize>,
-    /// The error among the leaves.
-    error_leaf: Option<usize>,
     /// Read, too, where only some offsets are wanted.
     offset: usize,
 }
@@ -150,13 +148,11 @@ fn roots(asked: &Asked, footer: &ArrowReaderMetadata, typed: bool, path: &str) -
     if !typed {
         let raw = RawRows::new(asked)?;
         let always = all(&mut raw.columns().iter().map(|column| column.name()))?;
-        return Ok(Roots { always, of_errors: Vec::new(), error_leaf: None, offset });
+        return Ok(Roots { always, of_errors: Vec::new(), offset });
     }
-    let leaves = footer.parquet_schema();
     Ok(Roots {
         always: all(&mut asked.schema.fields().iter().map(|field| field.name().as_str()))?,
         of_errors: all(&mut ERROR_PLACE.iter().map(|column| column.name()).chain([ERROR_COLUMN]))?,
-        error_leaf: (0..leaves.num_columns()).find(|leaf| leaves.column(*leaf).path().parts() == [ERROR_COLUMN]),
         offset,
     })
 }
@@ -225,10 +221,7 @@ impl File {
 
     /// Whether there are, or may be, rows that did not decode.
     fn has_errors(&self, at: &GroupAt) -> bool {
-        let group = self.footer.metadata().row_group(at.ordinal);
-        let statistics = self.roots.error_leaf.and_then(|leaf| group.column(leaf).statistics());
-        let decoded = statistics.and_then(|statistics| statistics.null_count_opt());
-        self.typed && decoded != Some(u64::from(at.group.rows))
+        self.typed && decoded_rows(&self.footer, at) != Some(u64::from(at.group.rows))
     }
 
     /// The columns that are read of a row group.

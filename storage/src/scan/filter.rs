@@ -18,6 +18,7 @@ use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 
 use crate::manifest::model::GroupAt;
 use crate::record::format::RecordFormat;
+use crate::tier::declared::ERROR_COLUMN;
 
 /// Says which row groups need not be read.
 pub trait GroupFilter: Debug + Send + Sync {
@@ -46,8 +47,16 @@ pub struct ColumnBounds {
     pub min: ArrayRef,
     /// Largest values.
     pub max: ArrayRef,
-    /// Rows that are null, those that did not decode among them.
+    /// Rows that are null; records that did not decode are no rows.
     pub nulls: UInt64Array,
+}
+
+/// How many records of a row group decoded, if its object says.
+pub(super) fn decoded_rows(footer: &ArrowReaderMetadata, at: &GroupAt) -> Option<u64> {
+    let leaves = footer.parquet_schema();
+    let leaf = (0..leaves.num_columns()).find(|leaf| leaves.column(*leaf).path().parts() == [ERROR_COLUMN])?;
+    let group = footer.metadata().row_groups().get(at.ordinal)?;
+    group.columns().get(leaf)?.statistics()?.null_count_opt()
 }
 
 impl<'a> GroupStatistics<'a> {
@@ -62,10 +71,17 @@ impl<'a> GroupStatistics<'a> {
         self.groups.len()
     }
 
-    /// Rows of each.
+    /// Rows of each, without those that did not decode where that is known.
     #[must_use]
     pub fn rows(&self) -> UInt64Array {
-        self.groups.iter().map(|at| Some(u64::from(at.group.rows))).collect()
+        let rows = |at: &GroupAt| Some(u64::from(at.group.rows).saturating_sub(self.undecoded(at)));
+        self.groups.iter().map(rows).collect()
+    }
+
+    /// Records of a row group that did not decode: in all declared columns they are null.
+    fn undecoded(&self, at: &GroupAt) -> u64 {
+        let decoded = self.typed.and_then(|(footer, _)| decoded_rows(footer, at));
+        decoded.map_or(0, |decoded| u64::from(at.group.rows).saturating_sub(decoded))
     }
 
     /// The partition of each.
@@ -93,11 +109,10 @@ impl<'a> GroupStatistics<'a> {
         let name = &format.columns.get(index)?.name;
         let converter = StatisticsConverter::try_new(name, footer.schema(), footer.parquet_schema()).ok()?;
         let groups = || self.groups.iter().filter_map(|at| footer.metadata().row_groups().get(at.ordinal));
-        let bounds = ColumnBounds {
-            min: converter.row_group_mins(groups()).ok()?,
-            max: converter.row_group_maxes(groups()).ok()?,
-            nulls: converter.with_missing_null_counts_as_zero(false).row_group_null_counts(groups()).ok()?,
-        };
+        let (min, max) = (converter.row_group_mins(groups()).ok()?, converter.row_group_maxes(groups()).ok()?);
+        let nulls = converter.with_missing_null_counts_as_zero(false).row_group_null_counts(groups()).ok()?;
+        let of_rows = |(nulls, at): (Option<u64>, &GroupAt)| Some(nulls?.saturating_sub(self.undecoded(at)));
+        let bounds = ColumnBounds { min, max, nulls: nulls.iter().zip(self.groups).map(of_rows).collect() };
         (bounds.min.len() == self.groups.len() && bounds.max.len() == self.groups.len()).then_some(bounds)
     }
 

@@ -22,10 +22,10 @@ const PART_GROUPS_MAX: usize = 8;
 const SURVEY_GROUPS_MAX: usize = 64 << 10;
 
 /// Offsets of one part of the log, at the least if there are as many.
-const HOT_PART_OFFSETS: i64 = 128 << 10;
+const HOT_PART_OFFSETS: i64 = 16 << 10;
 
 /// Parts of the log of one partition, at the most.
-const HOT_PARTS_MAX: i64 = 64;
+const HOT_PARTS_MAX: i64 = 256;
 
 /// See the top of this file.
 #[derive(Clone, Debug)]

@@ -19,7 +19,7 @@ pub(crate) mod checkpoint;
 mod cleaned;
 pub(crate) mod cold;
 mod compact;
-mod declared;
+pub(crate) mod declared;
 mod expire;
 mod forgetting;
 mod housekeeping;

@@ -24,3 +24,4 @@ mod tiering;
 mod times;
 mod topics;
 mod transactions;
+mod typed;
