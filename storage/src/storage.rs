@@ -29,8 +29,8 @@ use crate::settings::{ObjectStoreOptions, StorageSettings};
 use crate::tier::{DeclaredColumns, HoldsBack, Tier, takeover};
 use crate::topic_config::TopicConfig;
 use crate::view::{
-    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, IdleOffset, Isolation, TimedOffset, Topic,
-    TransactionInfo, VacuumReport, Watermarks,
+    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, IdleOffset, Isolation, TimedOffset,
+    Topic, TransactionInfo, VacuumReport, Watermarks,
 };
 use crate::worker;
 

@@ -10,12 +10,7 @@ use crate::types;
 
 /// Statistics of parts. They are `exact` if every record is a row, nothing is filtered, and all of the parts are whole row
 /// groups: what lies in the log, and what did not decode, only reading tells.
-pub(crate) fn statistics(
-    schema: &SchemaRef,
-    columns: &[SourceColumn],
-    parts: &[&ScanPart],
-    exact: bool,
-) -> Statistics {
+pub(crate) fn statistics(schema: &SchemaRef, columns: &[SourceColumn], parts: &[&ScanPart], exact: bool) -> Statistics {
     let mut statistics = Statistics::new_unknown(schema);
     let bounds: Option<Vec<PartBounds>> = parts.iter().map(|part| part.bounds()).collect();
     let rows = |rows: u64| usize::try_from(rows).unwrap_or(usize::MAX);

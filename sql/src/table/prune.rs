@@ -6,21 +6,23 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use aquifer_storage::record::columns::RecordColumn;
 use aquifer_storage::record::format::{ColumnRole, ColumnType, Format};
 use aquifer_storage::{ColumnBounds, GroupFilter, GroupStatistics};
-use arrow::array::{Array, ArrayRef, BooleanArray, Int64Array, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
 use bytes::Bytes;
-use datafusion::common::{Column, ScalarValue};
+use datafusion::common::ScalarValue;
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::utils::{Guarantee, conjunction};
-use datafusion::physical_expr_common::physical_expr::snapshot_generation;
+use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::utils::{Guarantee, collect_columns, conjunction, reassign_expr_columns};
+use datafusion::physical_expr_common::physical_expr::{is_volatile, snapshot_generation};
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 use parking_lot::Mutex;
 
-use super::rows::rowtime_ms;
+use super::rows::{RowShape, rowtime_ms};
 use super::source::{Source, SourceColumn};
 
 /// Keys looked for in the filters on keys, at the most: each is looked for in every row group.
@@ -36,6 +38,36 @@ pub(crate) struct Pruning {
     predicate: Arc<dyn PhysicalExpr>,
     /// What it came to when it was last looked at.
     built: Mutex<Option<Built>>,
+    /// For single rows.
+    rows: Option<Rows>,
+}
+
+/// The filters over the columns they name alone.
+#[derive(Debug)]
+struct Rows {
+    shape: RowShape,
+    predicate: Arc<dyn PhysicalExpr>,
+}
+
+impl Rows {
+    /// `None` where asking twice may give another answer, or no relation says what the columns are.
+    fn new(
+        source: &Source,
+        columns: &[SourceColumn],
+        schema: &SchemaRef,
+        predicate: &Arc<dyn PhysicalExpr>,
+    ) -> Option<Self> {
+        let relation = source.relation.as_ref().filter(|_| !is_volatile(predicate))?;
+        let mut named: Vec<usize> = collect_columns(predicate).iter().map(Column::index).collect();
+        named.sort_unstable();
+        let named: Option<Vec<SourceColumn>> = named.into_iter().map(|index| columns.get(index).copied()).collect();
+        let schema_of_named = source.schema(&named.filter(|named| !named.is_empty())?);
+        if schema_of_named.fields().iter().any(|field| schema.index_of(field.name()).is_err()) {
+            return None;
+        }
+        let predicate = reassign_expr_columns(Arc::clone(predicate), &schema_of_named).ok()?;
+        Some(Self { shape: RowShape::new(relation, schema_of_named), predicate })
+    }
 }
 
 /// A predicate as of a version of it.
@@ -55,7 +87,8 @@ impl Pruning {
         filters: &[Arc<dyn PhysicalExpr>],
     ) -> Self {
         let predicate = conjunction(filters.iter().cloned());
-        Self { source: source.clone(), columns: columns.to_vec(), schema, predicate, built: Mutex::new(None) }
+        let rows = Rows::new(source, columns, &schema, &predicate);
+        Self { source: source.clone(), columns: columns.to_vec(), schema, predicate, built: Mutex::new(None), rows }
     }
 
     fn predicate(&self) -> Option<Arc<PruningPredicate>> {
@@ -90,6 +123,19 @@ impl GroupFilter for Pruning {
 
     fn version(&self) -> u64 {
         snapshot_generation(&self.predicate)
+    }
+
+    fn row_columns(&self) -> Option<(Vec<RecordColumn>, Vec<usize>)> {
+        let shape = &self.rows.as_ref()?.shape;
+        Some((shape.raw_columns().to_vec(), shape.wanted().to_vec()))
+    }
+
+    fn rows(&self, rows: &RecordBatch) -> Option<BooleanArray> {
+        let Rows { shape, predicate } = self.rows.as_ref()?;
+        let rows = shape.rows(rows).ok()?;
+        // What fails here fails in the plan too, where somebody hears of it.
+        let kept = predicate.evaluate(&rows).and_then(|kept| kept.into_array(rows.num_rows())).ok()?;
+        kept.as_boolean_opt().cloned()
     }
 
     fn keys(&self) -> Option<Arc<[Bytes]>> {
@@ -186,11 +232,11 @@ impl Known<'_> {
 }
 
 impl PruningStatistics for Known<'_> {
-    fn min_values(&self, column: &Column) -> Option<ArrayRef> {
+    fn min_values(&self, column: &datafusion::common::Column) -> Option<ArrayRef> {
         self.bounds(&column.name).map(|bounds| bounds.min)
     }
 
-    fn max_values(&self, column: &Column) -> Option<ArrayRef> {
+    fn max_values(&self, column: &datafusion::common::Column) -> Option<ArrayRef> {
         self.bounds(&column.name).map(|bounds| bounds.max)
     }
 
@@ -198,7 +244,7 @@ impl PruningStatistics for Known<'_> {
         self.groups.groups()
     }
 
-    fn null_counts(&self, column: &Column) -> Option<ArrayRef> {
+    fn null_counts(&self, column: &datafusion::common::Column) -> Option<ArrayRef> {
         self.bounds(&column.name).map(|bounds| Arc::new(bounds.nulls) as ArrayRef)
     }
 
@@ -206,7 +252,7 @@ impl PruningStatistics for Known<'_> {
         Some(Arc::new(self.groups.rows()))
     }
 
-    fn contained(&self, _: &Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
+    fn contained(&self, _: &datafusion::common::Column, _: &HashSet<ScalarValue>) -> Option<BooleanArray> {
         // Storage asks for the keys, and looks for them itself.
         None
     }

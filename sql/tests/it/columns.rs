@@ -267,7 +267,8 @@ async fn a_large_scan_runs_in_lanes_and_its_order_is_right() {
     let rows = 40_000_i64;
     for partition in 0..2 {
         for start in (0..rows).step_by(10_000) {
-            let record = |n: i64| Record { timestamp_ms: n, value: Some(format!("{{\"n\":{n}}}")), ..Record::default() };
+            let record =
+                |n: i64| Record { timestamp_ms: n, value: Some(format!("{{\"n\":{n}}}")), ..Record::default() };
             let records: Vec<Record> = (start..start + 10_000).map(record).collect();
             node.append("events", partition, &records).await;
         }

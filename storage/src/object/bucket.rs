@@ -165,7 +165,8 @@ impl Bucket {
             let length = spans.iter().map(|span| span.end - span.start).sum::<u64>();
             let read = || self.store.get_ranges(path, &spans);
             let length = usize::try_from(length).unwrap_or(usize::MAX);
-            let parts = if spans.is_empty() { vec![] } else { self.retry.run(ObjectRequestKind::Get, length, read).await? };
+            let parts =
+                if spans.is_empty() { vec![] } else { self.retry.run(ObjectRequestKind::Get, length, read).await? };
             self.meter().moved(ObjectRequestKind::Get, parts.iter().map(|part| part.len() as u64).sum());
             parts
         };

@@ -2,8 +2,8 @@
 //! declaration that is asked for, decoded from the raw value else. No row says which of the two it was.
 //!
 //! What is not wanted is not read: first the filter says which row groups may hold rows of interest (by statistics, then by
-//! the filters on keys), then only the column chunks asked for are read, those of neighbouring row groups together. A filter
-//! that becomes narrower while the scan runs is asked again before each read.
+//! the filters on keys, then by the columns that the filter is about, [`super::select`]), then only the column chunks asked
+//! for are read, those of neighbouring row groups together. A filter that becomes narrower while the scan runs is asked again before each read.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -15,7 +15,9 @@ use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use futures::stream;
 use futures::{StreamExt, TryStreamExt};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
+};
 use parquet::bloom_filter::Sbbf;
 use parquet::errors::ParquetError;
 
@@ -30,6 +32,7 @@ use crate::scan::parquet::{
 };
 use crate::scan::plan::ObjectRead;
 use crate::scan::request::{Asked, RawRows};
+use crate::scan::select::{RowsBy, select};
 use crate::tier::cold::Cold;
 use crate::tier::declared::{ERROR_COLUMN, declaration_of, error_of};
 use crate::view::DecodedStream;
@@ -48,7 +51,12 @@ const ERROR_PLACE: [RecordColumn; 3] = [RecordColumn::Partition, RecordColumn::O
 ///
 /// # Errors
 /// [`Error::Corrupt`], [`Error::ObjectStore`], [`Error::Config`] for an object of a newer program.
-pub(crate) async fn open(cold: &Arc<Cold>, asked: &Arc<Asked>, read: ObjectRead, wanted: Wanted) -> Result<DecodedStream> {
+pub(crate) async fn open(
+    cold: &Arc<Cold>,
+    asked: &Arc<Asked>,
+    read: ObjectRead,
+    wanted: Wanted,
+) -> Result<DecodedStream> {
     let object = read.groups.first().and_then(GroupAt::object).ok_or_else(no_object)?;
     if asked.counts_records() && !read.clipped && asked.filter.is_none() {
         // The manifest knows.
@@ -68,8 +76,9 @@ pub(crate) async fn open(cold: &Arc<Cold>, asked: &Arc<Asked>, read: ObjectRead,
     let entry = read.groups.first().map(|at| Arc::clone(&at.object)).ok_or_else(no_object)?;
     let typed = is_typed(asked, &footer);
     let roots = roots(asked, &footer, typed, &object.path)?;
+    let rows_by = if typed { RowsBy::new(asked, &footer, &roots.always, &object.path)? } else { None };
     let (cold, asked, clipped) = (Arc::clone(cold), Arc::clone(asked), read.clipped.then_some(wanted));
-    let file = Arc::new(File { cold, asked, footer, typed, roots, entry, clipped });
+    let file = Arc::new(File { cold, asked, footer, typed, roots, rows_by, entry, clipped });
     let asked = &file.asked;
     let (version, hasty) = (asked.version(), asked.hasty);
     let groups = file.prune(groups);
@@ -105,14 +114,16 @@ fn keep(asked: &Asked, groups: Vec<GroupAt>, kept: &[bool]) -> VecDeque<GroupAt>
 }
 
 /// An object that is open.
-struct File {
-    cold: Arc<Cold>,
-    asked: Arc<Asked>,
-    footer: ArrowReaderMetadata,
+pub(super) struct File {
+    pub(super) cold: Arc<Cold>,
+    pub(super) asked: Arc<Asked>,
+    pub(super) footer: ArrowReaderMetadata,
     /// Whether its declared columns are those that are asked for.
     typed: bool,
     /// Which columns are read.
     roots: Roots,
+    /// Which of them tell rows of interest, if some do.
+    pub(super) rows_by: Option<RowsBy>,
     /// Whose object it is.
     entry: Arc<Entry>,
     /// The offsets wanted, if not all of the row groups are.
@@ -191,7 +202,7 @@ impl Pending {
 }
 
 impl File {
-    fn object(&self) -> Result<&Object> {
+    pub(super) fn object(&self) -> Result<&Object> {
         self.entry.object.as_ref().ok_or_else(no_object)
     }
 
@@ -220,7 +231,7 @@ impl File {
     }
 
     /// Whether there are, or may be, rows that did not decode.
-    fn has_errors(&self, at: &GroupAt) -> bool {
+    pub(super) fn has_errors(&self, at: &GroupAt) -> bool {
         self.typed && decoded_rows(&self.footer, at) != Some(u64::from(at.group.rows))
     }
 
@@ -241,12 +252,13 @@ impl File {
 /// Reads some row groups of an object; they are decoded as somebody takes their rows.
 async fn read_groups(file: Arc<File>, groups: Vec<GroupAt>) -> Result<Rows> {
     let version = file.asked.version();
-    let groups: Vec<_> = groups.into_iter().map(|at| (at.clone(), file.mask(&at))).collect();
-    let object = file.object()?;
-    let parts = read_chunks(&file.cold, object, &file.footer, &groups).await?;
-    file.asked.meter.read_bytes(groups.iter().map(|(at, _)| file.bytes_of(at)).sum());
+    let (groups, selections): (Vec<_>, Vec<_>) = select(&file, groups).await?.into_iter().unzip();
+    let groups: Vec<_> = groups.into_iter().map(|at| (file.mask(&at), at)).map(|(mask, at)| (at, mask)).collect();
+    let parts = read_chunks(&file.cold, file.object()?, &file.footer, &groups).await?;
+    file.asked.meter.read_bytes(parts.iter().map(Parts::bytes_read).sum());
     let raw = if file.typed { None } else { Some(RawRows::new(&file.asked)?) };
-    let groups = groups.into_iter().zip(parts).map(|((at, mask), parts)| Read { at, mask, parts }).collect();
+    let read = groups.into_iter().zip(parts).zip(selections);
+    let groups = read.map(|(((at, mask), parts), selection)| Read { at, mask, parts, selection }).collect();
     Ok(Rows { file, raw, groups, version, open: None })
 }
 
@@ -255,6 +267,8 @@ struct Read {
     at: GroupAt,
     mask: ProjectionMask,
     parts: Parts,
+    /// The rows of interest, if they are known.
+    selection: Option<RowSelection>,
 }
 
 /// Rows of row groups that have been read.
@@ -287,7 +301,8 @@ impl Iterator for Rows {
                         let (clips, has_errors) = (group.clips, group.has_errors);
                         let decoded = self.decode(batch.map_err(ParquetError::from), clips, has_errors);
                         // A clipped row group may have batches wholly outside.
-                        if matches!(&decoded, Ok(decoded) if decoded.rows.num_rows() == 0 && decoded.errors.is_empty()) {
+                        if matches!(&decoded, Ok(decoded) if decoded.rows.num_rows() == 0 && decoded.errors.is_empty())
+                        {
                             continue;
                         }
                         return Some(decoded);
@@ -320,14 +335,16 @@ impl Rows {
     }
 
     fn open(&self, read: Read) -> Result<Group> {
-        let Read { at, mask, parts } = read;
+        let Read { at, mask, parts, selection } = read;
         let file = &self.file;
-        let rows = ParquetRecordBatchReaderBuilder::new_with_metadata(parts, file.footer.clone())
+        let mut rows = ParquetRecordBatchReaderBuilder::new_with_metadata(parts, file.footer.clone())
             .with_row_groups(vec![at.ordinal])
             .with_projection(mask)
-            .with_batch_size(file.asked.batch_rows)
-            .build();
-        let rows = rows.map_err(|error| self.failed(error))?;
+            .with_batch_size(file.asked.batch_rows);
+        if let Some(selection) = selection {
+            rows = rows.with_row_selection(selection);
+        }
+        let rows = rows.build().map_err(|error| self.failed(error))?;
         Ok(Group { rows, clips: file.clips(&at), has_errors: file.has_errors(&at) })
     }
 
@@ -393,7 +410,7 @@ fn counted(asked: &Asked, rows: usize) -> Vec<Result<Decoded>> {
     batches.collect()
 }
 
-fn column<'a>(batch: &'a RecordBatch, path: &str, name: &str) -> Result<&'a arrow::array::ArrayRef> {
+pub(super) fn column<'a>(batch: &'a RecordBatch, path: &str, name: &str) -> Result<&'a arrow::array::ArrayRef> {
     let missing = || Error::Corrupt { place: path.to_owned(), reason: format!("it has no column {name}") };
     batch.column_by_name(name).ok_or_else(missing)
 }
@@ -409,7 +426,7 @@ fn clip(batch: &RecordBatch, path: &str, wanted: &Wanted) -> Result<RecordBatch>
 }
 
 /// The columns of a schema, in its order, with its types.
-fn arrange(batch: &RecordBatch, schema: &SchemaRef, path: &str) -> Result<RecordBatch> {
+pub(super) fn arrange(batch: &RecordBatch, schema: &SchemaRef, path: &str) -> Result<RecordBatch> {
     let arrays = schema.fields().iter().map(|field| column(batch, path, field.name()).map(Arc::clone));
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::clone(schema), arrays.collect::<Result<_>>()?, &options)

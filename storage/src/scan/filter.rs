@@ -11,12 +11,13 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, Int64Array, UInt64Array};
+use arrow::array::{ArrayRef, BooleanArray, Int64Array, RecordBatch, UInt64Array};
 use bytes::Bytes;
 use parquet::arrow::arrow_reader::ArrowReaderMetadata;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 
 use crate::manifest::model::GroupAt;
+use crate::record::columns::RecordColumn;
 use crate::record::format::RecordFormat;
 use crate::tier::declared::ERROR_COLUMN;
 
@@ -27,6 +28,12 @@ pub trait GroupFilter: Debug + Send + Sync {
 
     /// Another number than before if it leaves out more than before.
     fn version(&self) -> u64;
+
+    /// The raw and the declared columns, by their indexes, that tell single rows of interest; `None` if rows are not told.
+    fn row_columns(&self) -> Option<(Vec<RecordColumn>, Vec<usize>)>;
+
+    /// Which rows of these columns, raw ones first, may be of interest; `None` if that cannot be told.
+    fn rows(&self, rows: &RecordBatch) -> Option<BooleanArray>;
 
     /// Whole keys, one of which every row of interest has; `None` if it may have any.
     fn keys(&self) -> Option<Arc<[Bytes]>>;

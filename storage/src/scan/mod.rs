@@ -20,6 +20,7 @@ pub(crate) mod parts;
 mod plan;
 mod request;
 mod seam;
+mod select;
 #[cfg(test)]
 mod tests;
 mod time;

@@ -149,8 +149,7 @@ pub(super) async fn read_chunks(
 ) -> Result<Vec<Parts>> {
     let mut reader = ObjectReader::new(&cold.bucket, object);
     reader.expect_chunks(footer, object, groups.iter().map(|(at, _)| at))?;
-    let ranges: Vec<Vec<Range<u64>>> =
-        groups.iter().map(|(at, mask)| chunk_ranges(footer, at.ordinal, mask)).collect();
+    let ranges: Vec<Vec<Range<u64>>> = groups.iter().map(|(at, mask)| chunk_ranges(footer, at.ordinal, mask)).collect();
     let read = reader.get_byte_ranges(ranges.concat()).await.map_err(|error| failed(&object.path, error))?;
     let mut read = read.into_iter();
     let parts = ranges.into_iter().map(|ranges| {
@@ -302,6 +301,11 @@ pub(super) struct Parts {
 }
 
 impl Parts {
+    /// How much was read.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.parts.values().map(|part| part.len() as u64).sum()
+    }
+
     fn from(&self, start: u64) -> parquet::errors::Result<Bytes> {
         let part = self.parts.range(..=start).next_back().and_then(|(at, bytes)| {
             let skipped = usize::try_from(start - at).ok()?;

@@ -83,10 +83,7 @@ impl ScanPart {
         let groups = || groups.iter().map(|at| &at.group);
         Some(PartBounds {
             records: groups().map(|group| u64::from(group.rows)).sum(),
-            offsets: (
-                groups().map(|group| group.first_offset).min()?,
-                groups().map(|group| group.last_offset).max()?,
-            ),
+            offsets: (groups().map(|group| group.first_offset).min()?, groups().map(|group| group.last_offset).max()?),
             timestamps_ms: (
                 groups().map(|group| group.min_timestamp_ms).min()?,
                 groups().map(|group| group.max_timestamp_ms).max()?,
@@ -175,9 +172,7 @@ impl Pinned {
             request.meter.considered_groups(all, all - groups.len());
             named += groups.len();
             for groups in groups.chunks(PART_GROUPS_MAX) {
-                let outside = |at: &GroupAt| {
-                    at.group.first_offset < below.start || at.group.last_offset >= below.end
-                };
+                let outside = |at: &GroupAt| at.group.first_offset < below.start || at.group.last_offset >= below.end;
                 let read = ObjectRead { clipped: groups.iter().any(outside), groups: groups.to_vec() };
                 let part = ScanPart::of(partition, Kind::Groups(read, below));
                 rows += part.rows;

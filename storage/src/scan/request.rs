@@ -11,6 +11,7 @@ use crate::record::format::{ColumnRole, Decoded, Decoder, RecordFormat};
 use crate::record::rows::schema_of;
 use crate::scan::filter::GroupFilter;
 use crate::scan::meter::ScanMeter;
+use crate::scan::select::Matched;
 use crate::view::{DeclaredScan, ScanRequest};
 
 /// See the top of this file.
@@ -27,6 +28,8 @@ pub(crate) struct Asked {
     pub(crate) meter: Arc<ScanMeter>,
     /// Whoever reads may soon have enough: nothing is read ahead then.
     pub(crate) hasty: bool,
+    /// How much the filter has left of the rows it was asked about.
+    pub(super) matched: Matched,
 }
 
 impl Asked {
@@ -42,7 +45,7 @@ impl Asked {
         };
         let (batch_rows, filter) = (request.batch_rows.max(1), request.filter.clone());
         let (meter, hasty) = (Arc::clone(&request.meter), request.hasty);
-        Ok(Self { raw, declared, schema, batch_rows, filter, meter, hasty })
+        Ok(Self { raw, declared, schema, batch_rows, filter, meter, hasty, matched: Matched::default() })
     }
 
     /// The declaration that declared columns are to belong to.
@@ -106,9 +109,8 @@ fn decoder(raw: &[RecordColumn], declared: &DeclaredScan) -> Result<(Vec<RecordC
     let is_headers = |index: &usize| columns.get(*index).is_some_and(|column| column.role == ColumnRole::Headers);
     let headers = declared.wanted.iter().any(is_headers);
     let always = [Partition, Offset, Timestamp, Key, Value];
-    let needed = |column: &RecordColumn| {
-        always.contains(column) || raw.contains(column) || (headers && *column == Headers)
-    };
+    let needed =
+        |column: &RecordColumn| always.contains(column) || raw.contains(column) || (headers && *column == Headers);
     let needed: Vec<RecordColumn> = RecordColumn::ALL.into_iter().filter(needed).collect();
     let carried: Vec<usize> =
         raw.iter().filter_map(|column| needed.iter().position(|needed| needed == column)).collect();

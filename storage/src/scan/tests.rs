@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, BooleanArray};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use futures::{Stream, TryStreamExt, future};
+use futures::{Stream, StreamExt, TryStreamExt, future};
 use object_store::PutPayload;
 use object_store::path::Path;
 use proptest::prelude::*;
@@ -20,11 +20,11 @@ use crate::object::bucket::Bucket;
 use crate::record::batch::{BatchBuilder, BatchLimits, CheckedBatch, Compression, TimestampType};
 use crate::record::columns::{RecordColumn, record_schema};
 use crate::scan::plan::{ObjectRead, plan};
-use crate::scan::time::{self, Sought, Within};
 use crate::scan::request::Asked;
-use crate::scan::{cold, cold_fetch};
+use crate::scan::time::{self, Sought, Within};
+use crate::scan::{GroupFilter, GroupStatistics, cold, cold_fetch, parquet};
 use crate::tier::cold::Cold;
-use crate::tier::write::{GROUP_ROWS_MAX, ObjectWriter};
+use crate::tier::write::{GROUP_ROWS_MAX, ObjectWriter, key_filter};
 use crate::view::{ScanRequest, TimedOffset};
 
 const LIMITS: BatchLimits = BatchLimits { decompressed_bytes_max: 64 << 20 };
@@ -254,6 +254,75 @@ async fn a_flipped_bit_in_an_object_is_named_and_never_served() {
         }
     }
     assert!(unnoticed < whole.len() * 9 / 10, "{unnoticed} of {} bytes are not read", whole.len());
+}
+
+/// Wants records with one of these keys.
+#[derive(Debug)]
+struct WithKeys(Arc<[Bytes]>);
+
+impl GroupFilter for WithKeys {
+    fn may_hold(&self, _: &GroupStatistics<'_>) -> Option<Vec<bool>> {
+        None
+    }
+
+    fn version(&self) -> u64 {
+        0
+    }
+
+    fn row_columns(&self) -> Option<(Vec<RecordColumn>, Vec<usize>)> {
+        None
+    }
+
+    fn rows(&self, _: &RecordBatch) -> Option<BooleanArray> {
+        None
+    }
+
+    fn keys(&self) -> Option<Arc<[Bytes]>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+#[tokio::test]
+async fn keys_leave_out_row_groups_and_a_damaged_filter_on_them_hides_nothing() {
+    let cold = fresh().await;
+    let records = plains(0..40);
+    tier(&cold, "a.parquet", &[(0, &records), (1, &plains(0..3))]).await;
+    let manifest = cold.manifests.get(TOPIC);
+    let (path, wanted) = (Path::from("a.parquet"), Wanted::offsets(0, 40));
+    let read = async |cold: &Arc<Cold>, keys: &[&'static str], partition: i32| {
+        let keys = keys.iter().map(|key| Bytes::from_static(key.as_bytes())).collect();
+        let request = ScanRequest { filter: Some(Arc::new(WithKeys(keys))), ..ScanRequest::all(vec![]) };
+        let reads = cold.entries_of(&manifest, partition, wanted);
+        let reads = reads.try_filter_map(move |entry| future::ready(Ok(plan(&entry, partition, &wanted))));
+        let read = rows(cold, &request, reads, wanted).await;
+        read.map(|rows| (rows.iter().map(RecordBatch::num_rows).sum::<usize>(), request.meter.counts()))
+    };
+    let (found, counts) = read(&cold, &["k6", "nobody"], 0).await.unwrap();
+    assert_eq!((found, counts.row_groups_pruned), (40, 0));
+    for (key, partition) in [("nobody", 0), ("k6", 1)] {
+        let (found, counts) = read(&cold, &[key], partition).await.unwrap();
+        assert_eq!((found, counts.row_groups_pruned, counts.row_groups_read), (0, 1, 0), "{key}");
+    }
+
+    let whole = cold.bucket.get(&path, 1 << 20).await.unwrap().unwrap();
+    let Some(Ok(entry)) = cold.entries(&manifest).next().await else { panic!("an entry") };
+    let footer = parquet::read_footer(&cold, entry.object.as_ref().unwrap()).await.unwrap();
+    let (start, length) = key_filter(footer.metadata().row_group(0)).unwrap();
+    for at in (start..start + length).step_by(5) {
+        let mut bytes = whole.to_vec();
+        bytes[at as usize] ^= 1 << (at % 8);
+        let damaged = Arc::new(Cold::for_test(Bucket::for_test()).await);
+        damaged.bucket.put_new(&path, PutPayload::from(bytes)).await.unwrap();
+        let reads = cold.entries_of(&manifest, 0, wanted);
+        let reads = reads.try_filter_map(move |entry| future::ready(Ok(plan(&entry, 0, &wanted))));
+        let filter: Arc<dyn GroupFilter> = Arc::new(WithKeys([Bytes::from_static(b"k6")].into()));
+        let request = ScanRequest { filter: Some(filter), ..ScanRequest::all(vec![]) };
+        let refused = rows(&damaged, &request, reads, wanted).await;
+        assert!(
+            matches!(&refused, Err(Error::Corrupt { place, .. }) if place == "a.parquet"),
+            "byte {at}: {refused:?}"
+        );
+    }
 }
 
 #[tokio::test]

@@ -4,12 +4,10 @@ use std::sync::Arc;
 
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
 use aquifer_storage::record::columns::{RecordColumn, record_schema};
-use aquifer_storage::record::format::{
-    ColumnRole, ColumnType, Decoded, Decoder, DeclaredColumn, Format, RecordFormat,
-};
+use aquifer_storage::record::format::{ColumnRole, ColumnType, DeclaredColumn, Decoded, Decoder, Format, RecordFormat};
 use aquifer_storage::{
-    Append, Commit, DeclaredColumns, DeclaredScan, ScanCounts, ScanMeter, ScanRequest, Snapshot, Storage, Topic, TopicId,
-    TopicPartition,
+    Append, Commit, DeclaredColumns, DeclaredScan, ScanCounts, ScanMeter, ScanRequest, Snapshot, Storage, Topic,
+    TopicId, TopicPartition,
 };
 use arrow::array::RecordBatch;
 use arrow::compute::concat_batches;
