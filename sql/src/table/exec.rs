@@ -17,8 +17,9 @@ use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{DataFusionError, Statistics};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::physical_expr::{EquivalenceProperties, LexOrdering, PhysicalExpr, PhysicalSortExpr};
-use datafusion::physical_expr_common::physical_expr::is_dynamic_physical_expr;
+use datafusion::physical_expr::{
+    DynamicFilterTracking, EquivalenceProperties, LexOrdering, PhysicalExpr, PhysicalSortExpr,
+};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType};
 use datafusion::physical_plan::filter_pushdown::{
     ChildPushdownResult, FilterPushdownPhase, FilterPushdownPropagation, PushedDown,
@@ -36,7 +37,7 @@ use super::known;
 use super::lanes::Visit;
 use super::latest::latest;
 use super::prune::Pruning;
-use super::reader::ScanReader;
+use super::reader::DecodedReader;
 use super::source::{Source, SourceColumn};
 use super::window::in_time;
 use crate::catalog::Catalog;
@@ -118,7 +119,7 @@ impl ScanExec {
         Self { lanes: Some(lanes.into()), meter, properties, ..self }
     }
 
-    /// Rows of the wanted columns, in offset order; see [`ScanReader`].
+    /// Rows of the wanted columns, in offset order; see [`DecodedReader`].
     pub(crate) fn rows(
         &self,
         partition: &Partition,
@@ -145,7 +146,7 @@ impl ScanExec {
         parts: Vec<ScanPart>,
         request: ScanRequest,
     ) -> DataFusionResult<(SchemaRef, impl futures::Stream<Item = DataFusionResult<RecordBatch>> + Send + use<>)> {
-        let reader = ScanReader::new(&self.catalog, &self.source, columns);
+        let reader = DecodedReader::new(&self.catalog, &self.source, columns);
         let schema = reader.schema();
         let request = ScanRequest { columns: reader.raw_columns().to_vec(), ..request };
         let scanned = self.snapshot.read(parts, &request, reader.declared()).map_err(Error::from)?;
@@ -158,7 +159,7 @@ impl ScanExec {
 
     /// The rows of one lane.
     fn lane(&self, parts: &[ScanPart], batch_rows: usize) -> DataFusionResult<DataFusionRows> {
-        let dynamic = self.filters.iter().any(is_dynamic_physical_expr);
+        let dynamic = self.filters.iter().any(is_dynamic);
         // Which end has what a filter will ask for nobody knows yet.
         let visit = if dynamic && self.visit == Visit::AsTheyCome { Visit::EndsFirst } else { self.visit };
         let pruning = || Pruning::new(&self.source, &self.columns, self.schema(), &self.filters);
@@ -186,6 +187,11 @@ impl ScanExec {
 }
 
 type DataFusionRows = futures::stream::BoxStream<'static, DataFusionResult<RecordBatch>>;
+
+/// Whether a filter becomes narrower while the plan runs.
+fn is_dynamic(filter: &Arc<dyn PhysicalExpr>) -> bool {
+    DynamicFilterTracking::classify(filter).contains_dynamic_filter()
+}
 
 /// A plan has at least one partition; without topic partitions it is an empty one.
 fn properties(equivalence: EquivalenceProperties, partitions: usize) -> Arc<PlanProperties> {
@@ -252,7 +258,7 @@ impl ExecutionPlan for ScanExec {
 
     fn reset_state(self: Arc<Self>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         // What a filter has found out in one run says nothing about the next.
-        let filters = self.filters.iter().filter(|filter| !is_dynamic_physical_expr(filter)).cloned().collect();
+        let filters = self.filters.iter().filter(|filter| !is_dynamic(filter)).cloned().collect();
         Ok(Arc::new(Self { filters, ..self.as_ref().clone() }))
     }
 

@@ -1,6 +1,7 @@
-//! `ScanReader`: what a scan of storage gives, as rows of a source's columns; of a bare topic too, which decodes nothing.
+//! What storage gives, as rows of a source's columns; of a bare topic too, which decodes nothing.
 //!
-//! Storage gives declared columns, typed out of objects or decoded, without saying which: the same rows either way.
+//! [`DecodedReader`]: a bounded scan. Storage gives declared columns, typed out of objects or decoded, without saying which:
+//! the same rows either way. [`ScanReader`]: records as they come in, decoded here.
 
 use std::sync::Arc;
 
@@ -11,16 +12,16 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::error::Result;
 
-use super::rows::{RowShape, headers_json, raw_name};
+use super::rows::{RowReader, RowShape, headers_json, raw_name};
 use super::source::{Source, SourceColumn};
 use crate::catalog::Catalog;
 
 /// Name of the last column a reader of a keyed table gives: whether the record deletes its key.
 pub(crate) const TOMBSTONE: &str = "_tombstone";
 
-/// See the head of this file.
+/// Rows of what a scan of storage gives decoded: see the head of this file.
 #[derive(Debug)]
-pub(crate) struct ScanReader {
+pub(crate) struct DecodedReader {
     catalog: Arc<Catalog>,
     source: Source,
     shape: Option<RowShape>,
@@ -28,14 +29,10 @@ pub(crate) struct ScanReader {
     schema: SchemaRef,
 }
 
-impl ScanReader {
+impl DecodedReader {
     /// A reader that gives `columns` in this order, then [`TOMBSTONE`] if the source is a keyed table.
     pub(crate) fn new(catalog: &Arc<Catalog>, source: &Source, columns: &[SourceColumn]) -> Self {
-        let mut fields: Vec<Field> = columns.iter().map(|column| source.field(*column)).collect();
-        if source.is_keyed_table() {
-            fields.push(Field::new(TOMBSTONE, DataType::Boolean, false));
-        }
-        let schema = Arc::new(Schema::new(fields));
+        let schema = schema_of(source, columns);
         let shape = source.relation.as_ref().map(|relation| RowShape::new(relation, Arc::clone(&schema)));
         let raw = match &shape {
             Some(shape) => shape.raw_columns().to_vec(),
@@ -58,7 +55,7 @@ impl ScanReader {
         Some(DeclaredScan { format: Arc::new(relation.format.clone()), wanted: shape.wanted().to_vec() })
     }
 
-    /// Schema of what [`ScanReader::read`] gives.
+    /// Schema of what [`DecodedReader::read`] gives.
     pub(crate) fn schema(&self) -> SchemaRef {
         Arc::clone(&self.schema)
     }
@@ -73,11 +70,78 @@ impl ScanReader {
             self.catalog.decode_errors.note(self.source.name(), topic, scanned.errors);
             return shape.rows(&scanned.rows);
         }
-        let raw = &scanned.rows;
-        let columns = self.schema.fields().iter().map(|field| column(raw, field)).collect::<Result<Vec<_>>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(raw.num_rows()));
-        Ok(RecordBatch::try_new_with_options(self.schema(), columns, &options)?)
+        rows_of_topic(&scanned.rows, &self.schema)
     }
+}
+
+/// Read of a bare topic whatever is asked: they cost little, and `rowtime` and its like come from them.
+const ALWAYS: [RecordColumn; 3] = [RecordColumn::Partition, RecordColumn::Offset, RecordColumn::Timestamp];
+
+/// Rows of what a scan of storage gives raw, as it comes in: it has not been decoded by anybody.
+#[derive(Debug)]
+pub(crate) struct ScanReader {
+    catalog: Arc<Catalog>,
+    source: Source,
+    rows: Option<RowReader>,
+    raw: Vec<RecordColumn>,
+    schema: SchemaRef,
+}
+
+impl ScanReader {
+    /// A reader that gives `columns` in this order, then [`TOMBSTONE`] if the source is a keyed table.
+    ///
+    /// # Errors
+    /// A relation whose format makes no sense.
+    pub(crate) fn new(catalog: &Arc<Catalog>, source: &Source, columns: &[SourceColumn]) -> Result<Self> {
+        let schema = schema_of(source, columns);
+        let rows = match &source.relation {
+            Some(relation) => Some(RowReader::new(relation, Arc::clone(&schema), false)?),
+            None => None,
+        };
+        let raw = match &rows {
+            Some(rows) => rows.raw_columns().to_vec(),
+            None => RecordColumn::ALL
+                .into_iter()
+                .filter(|raw| ALWAYS.contains(raw) || schema.column_with_name(raw.name()).is_some())
+                .collect(),
+        };
+        Ok(Self { catalog: Arc::clone(catalog), source: source.clone(), rows, raw, schema })
+    }
+
+    /// What a scan must give.
+    pub(crate) fn raw_columns(&self) -> &[RecordColumn] {
+        &self.raw
+    }
+
+    /// Rows of a raw batch; records that do not decode are left out and noted.
+    ///
+    /// # Errors
+    /// Only for bugs.
+    pub(crate) fn read(&mut self, raw: &RecordBatch) -> Result<RecordBatch> {
+        if let Some(rows) = self.rows.as_mut() {
+            let read = rows.read(raw)?;
+            let topic = (self.source.topic.id, self.source.topic.name.as_str());
+            self.catalog.decode_errors.note(self.source.name(), topic, read.errors);
+            return Ok(read.rows);
+        }
+        rows_of_topic(raw, &self.schema)
+    }
+}
+
+/// The columns in this order, then [`TOMBSTONE`] if the source is a keyed table.
+fn schema_of(source: &Source, columns: &[SourceColumn]) -> SchemaRef {
+    let mut fields: Vec<Field> = columns.iter().map(|column| source.field(*column)).collect();
+    if source.is_keyed_table() {
+        fields.push(Field::new(TOMBSTONE, DataType::Boolean, false));
+    }
+    Arc::new(Schema::new(fields))
+}
+
+/// Raw columns as those of a bare topic.
+fn rows_of_topic(raw: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = schema.fields().iter().map(|field| column(raw, field)).collect::<Result<Vec<_>>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(raw.num_rows()));
+    Ok(RecordBatch::try_new_with_options(SchemaRef::clone(schema), columns, &options)?)
 }
 
 fn column(raw: &RecordBatch, field: &Field) -> Result<ArrayRef> {

@@ -410,7 +410,7 @@ fn counted(asked: &Asked, rows: usize) -> Vec<Result<Decoded>> {
     batches.collect()
 }
 
-pub(super) fn column<'a>(batch: &'a RecordBatch, path: &str, name: &str) -> Result<&'a arrow::array::ArrayRef> {
+pub(super) fn column<'a>(batch: &'a RecordBatch, path: &str, name: &str) -> Result<&'a ArrayRef> {
     let missing = || Error::Corrupt { place: path.to_owned(), reason: format!("it has no column {name}") };
     batch.column_by_name(name).ok_or_else(missing)
 }

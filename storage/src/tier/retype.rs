@@ -11,7 +11,6 @@ use crate::ids::TopicId;
 use crate::record::format::RecordFormat;
 use crate::scan::read_footer;
 use crate::tier::declared::{Declared, declaration_of};
-use crate::tier::rewrite::NoneGoes;
 use crate::tier::upkeep::{Effort, Upkeep};
 use crate::tier::write::ObjectFile;
 use crate::view::{Topic, VacuumReport};
@@ -52,7 +51,7 @@ impl Upkeep {
                 continue;
             }
             rewrites += 1;
-            self.replace(&manifest, &[entry], &NoneGoes, None, report).await?;
+            self.rewrite_alone(&manifest, entry, report).await?;
         }
         if rewrites == 0 {
             self.known.note_typed_topic(topic.id, (manifest.version, declaration));

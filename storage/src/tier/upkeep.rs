@@ -381,8 +381,18 @@ impl Upkeep {
         Ok(())
     }
 
+    /// Writes one entry's object anew, all its rows in it.
+    pub(super) async fn rewrite_alone(
+        &self,
+        manifest: &TopicManifest,
+        entry: Arc<Entry>,
+        report: &mut VacuumReport,
+    ) -> Result<()> {
+        self.replace(manifest, &[entry], &NoneGoes, None, report).await.map(drop)
+    }
+
     /// Rewrites neighbours and publishes what came of it; whether it did: not if rows were to go that are not free.
-    pub(super) async fn replace(
+    async fn replace(
         &self,
         manifest: &TopicManifest,
         entries: &[Arc<Entry>],
