@@ -168,14 +168,14 @@ settings! {
 pub const OFFSETS_BYTES_MAX: &str = "offsets.bytes_max";
 
 /// Memory for footers of objects, at the most.
-const FOOTERS_BYTES_MAX: u64 = 64 << 20;
+const FOOTERS_BYTES_MAX: u64 = 256 << 20;
 
 /// Memory for decoded row groups that consumers read piece by piece, at the most.
 const ROW_GROUPS_BYTES_MAX: u64 = 256 << 20;
 
 /// Memory for footers of objects: a share of `memory.limit`.
 pub(crate) fn footers_bytes_max(memory_limit: u64) -> u64 {
-    (memory_limit / 128).min(FOOTERS_BYTES_MAX)
+    (memory_limit / 64).min(FOOTERS_BYTES_MAX)
 }
 
 /// Memory for decoded row groups: a share of `memory.limit`.

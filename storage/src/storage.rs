@@ -9,6 +9,7 @@
 //!   wherever it lies, however long it takes, whatever tiering or deletion does meanwhile.
 
 mod asked;
+mod snapshot;
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
@@ -28,10 +29,12 @@ use crate::settings::{ObjectStoreOptions, StorageSettings};
 use crate::tier::{DeclaredColumns, HoldsBack, Tier, takeover};
 use crate::topic_config::TopicConfig;
 use crate::view::{
-    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, IdleOffset, Isolation, PinnedRange,
-    RowStream, ScanRequest, TimedOffset, Topic, TransactionInfo, VacuumReport, Watermarks,
+    CheckpointReport, Definition, FetchRequest, Fetched, GroupOffset, Health, IdleOffset, Isolation, TimedOffset,
+    Topic, TransactionInfo, VacuumReport, Watermarks,
 };
 use crate::worker;
+
+pub use snapshot::Snapshot;
 
 /// Where to open a storage, and with what.
 #[derive(Clone, Debug)]
@@ -70,12 +73,6 @@ pub struct Storage {
     node: Arc<Node>,
     /// What is cold, and the worker that makes it so.
     tier: Arc<Tier>,
-}
-
-/// Some partitions, pinned in one act. Cheap to clone; while it lives, what it covers stays readable.
-#[derive(Clone, Debug)]
-pub struct Snapshot {
-    inner: Arc<Pinned>,
 }
 
 fn system_disk() -> Arc<dyn Disk> {
@@ -510,7 +507,7 @@ impl Storage {
     /// [`Error::UnknownTopic`].
     pub fn snapshot(&self, topics: &[TopicId], from: &HashMap<TopicPartition, i64>) -> Result<Snapshot> {
         let pinned = Pinned::pin(&self.node, &self.tier, topics, from)?;
-        Ok(Snapshot { inner: Arc::new(pinned) })
+        Ok(Snapshot::new(pinned))
     }
 
     // --- tiering ---
@@ -552,46 +549,5 @@ impl Storage {
     /// topic is tiered, and no more once it is gone.
     pub fn declare_columns(&self, by: Weak<dyn DeclaredColumns>) {
         self.tier.declare_columns(by);
-    }
-}
-
-impl Snapshot {
-    /// What is pinned of a partition.
-    #[must_use]
-    pub fn range(&self, partition: TopicPartition) -> Option<PinnedRange> {
-        self.inner.range(partition)
-    }
-
-    /// The topics pinned.
-    #[must_use]
-    pub fn topics(&self) -> Vec<Arc<Topic>> {
-        self.inner.topics()
-    }
-
-    /// Rows of one partition in offset order, each offset of the pinned range once.
-    ///
-    /// # Errors
-    /// [`Error::UnknownPartition`] if it is not pinned; the stream gives [`Error::Corrupt`] and [`Error::ObjectStore`].
-    pub fn scan(&self, partition: TopicPartition, request: ScanRequest) -> Result<RowStream> {
-        self.inner.scan(partition, request)
-    }
-
-    /// The first offset of a partition that was committed after a time, us; the end of the pinned range if there is none:
-    /// who reads from there on reads all that came later.
-    ///
-    /// # Errors
-    /// As [`Snapshot::scan`], and what its stream gives.
-    pub async fn position(&self, partition: TopicPartition, at_us: i64) -> Result<i64> {
-        self.inner.position(partition, at_us).await
-    }
-
-    /// The commit time, us, from which on a topic can be shown as it was: when it was made, or the newest at which
-    /// something still counted that compaction or a moved log start has removed since. A snapshot that was pinned from
-    /// the beginning knows it exactly.
-    ///
-    /// # Errors
-    /// [`Error::UnknownTopic`] if it is not pinned, [`Error::Corrupt`], [`Error::ObjectStore`].
-    pub async fn history_start_us(&self, topic: TopicId) -> Result<i64> {
-        self.inner.history_start_us(topic).await
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Plain data; answers of [`crate::Storage`] and of a [`crate::Snapshot`].
 
+use std::sync::Arc;
+
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -10,6 +12,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::Result;
 use crate::ids::{ProducerIdentity, TopicId, TopicPartition};
 use crate::record::columns::RecordColumn;
+use crate::record::format::{Decoded, RecordFormat};
+use crate::scan::filter::GroupFilter;
+use crate::scan::meter::ScanMeter;
 use crate::topic_config::TopicConfig;
 
 /// A topic as it is durably known.
@@ -196,7 +201,7 @@ pub struct TimedOffset {
     pub timestamp_ms: i64,
 }
 
-/// Rows wanted of one partition of a [`Snapshot`]. Times prune only: rows outside may come too.
+/// Rows wanted of one partition of a [`Snapshot`]. Times and the filter prune only: rows outside may come too.
 #[derive(Clone, Debug)]
 pub struct ScanRequest {
     /// Columns wanted, each at most once; the batches have them in this order.
@@ -213,6 +218,12 @@ pub struct ScanRequest {
     pub committed_max_us: Option<i64>,
     /// Rows per batch, at the most.
     pub batch_rows: usize,
+    /// Which row groups need not be read.
+    pub filter: Option<Arc<dyn GroupFilter>>,
+    /// Whether whoever reads may soon have enough: then little is read at first and nothing ahead.
+    pub hasty: bool,
+    /// Where it is counted what was read.
+    pub meter: Arc<ScanMeter>,
 }
 
 impl ScanRequest {
@@ -227,12 +238,28 @@ impl ScanRequest {
             timestamp_max_ms: None,
             committed_max_us: None,
             batch_rows: 8192,
+            filter: None,
+            hasty: false,
+            meter: Arc::default(),
         }
     }
 }
 
+/// Declared columns wanted of a scan, behind the raw ones of its [`ScanRequest`].
+#[derive(Clone, Debug)]
+pub struct DeclaredScan {
+    /// The declaration they belong to.
+    pub format: Arc<RecordFormat>,
+    /// Their indexes in its columns, each at most once.
+    pub wanted: Vec<usize>,
+}
+
 /// Rows of one partition, in offset order.
 pub type RowStream = BoxStream<'static, Result<RecordBatch>>;
+
+/// Rows with declared columns: for each batch what the decoder of their declaration gives for the same records (see
+/// [`Decoder`](crate::record::format::Decoder)), wherever they come from.
+pub type DecodedStream = BoxStream<'static, Result<Decoded>>;
 
 /// A partition's part of a snapshot: what it covers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -19,6 +19,9 @@ mod json;
 mod jsonb;
 mod sum;
 
+/// Bytes of rows that wait while ordered rows are merged, per stream.
+const MERGE_BUFFER_BYTES: usize = 16 << 20;
+
 /// A state with all functions; every session clones it.
 ///
 /// # Errors
@@ -34,6 +37,8 @@ pub(crate) fn session_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
     options.sql_parser.parse_float_as_decimal = true;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.collect_spans = true;
+    // Lanes that are in order already are merged: that much may wait of each.
+    options.execution.sort_pushdown_buffer_capacity = MERGE_BUFFER_BYTES;
     // now() and current_timestamp are timestamptz.
     options.execution.time_zone = Some("UTC".to_owned());
     let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(json::Arrows), Arc::new(checked::CheckedArithmetic)];

@@ -1,11 +1,14 @@
 //! The bridge to DataFusion: relations and topics as tables it can scan, all of one statement through one snapshot.
 
 pub(crate) mod exec;
+mod known;
+mod lanes;
 pub(crate) mod latest;
 pub(crate) mod past;
 pub(crate) mod position;
 pub(crate) mod predicate;
 pub(crate) mod provider;
+mod prune;
 pub(crate) mod reader;
 pub(crate) mod rows;
 pub(crate) mod source;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use aquifer_storage::{ScanRequest, Snapshot, TopicPartition};
+use aquifer_storage::{ScanMeter, ScanPart, ScanRequest, Snapshot, TopicPartition};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -13,12 +13,13 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::exec::{Partition, ScanExec};
+use super::lanes::deal;
 use super::past;
 use super::predicate::{Bounds, bounds};
 use super::source::{Source, SourceColumn};
 use super::window::tumbling;
 use crate::catalog::Catalog;
-use crate::error::{Error, SqlState};
+use crate::error::{Error, Result, SqlState};
 use crate::statement::WindowSpec;
 
 /// What all scans of one run of a statement share; an extension of the session's configuration.
@@ -95,6 +96,28 @@ impl SourceTable {
     }
 }
 
+/// The parts of a scan, by partition and offset; of partitions behind those that have `enough` rows not looked for.
+async fn survey(
+    snapshot: &Snapshot,
+    partitions: &[Partition],
+    enough: Option<usize>,
+    meter: &Arc<ScanMeter>,
+) -> Result<Vec<ScanPart>> {
+    let mut parts: Vec<ScanPart> = Vec::new();
+    let mut left = enough.map(|rows| rows as u64);
+    for Partition { place, request } in partitions {
+        let request = ScanRequest { meter: Arc::clone(meter), ..request.clone() };
+        let found = match left {
+            Some(0) => snapshot.whole(*place, &request)?,
+            left => snapshot.survey(*place, &request, left).await?,
+        };
+        let rows = found.iter().map(ScanPart::rows_max).fold(0, u64::saturating_add);
+        left = left.map(|left| left.saturating_sub(rows));
+        parts.extend(found);
+    }
+    Ok(parts)
+}
+
 #[async_trait]
 impl TableProvider for SourceTable {
     fn schema(&self) -> SchemaRef {
@@ -140,6 +163,13 @@ impl TableProvider for SourceTable {
             limit,
         );
         let window = self.window.as_ref().map(tumbling).transpose()?;
-        Ok(Arc::new(scan.windowed(window)))
+        if !prunes {
+            return Ok(Arc::new(scan.windowed(window)));
+        }
+        let meter = Arc::<ScanMeter>::default();
+        let parts = survey(&scope.snapshot, &scan.partitions, limit, &meter).await;
+        let parts = parts.map_err(DataFusionError::from)?;
+        let lanes = deal(parts, state.config().target_partitions(), limit);
+        Ok(Arc::new(scan.in_lanes(lanes, meter)))
     }
 }

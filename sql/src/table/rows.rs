@@ -31,10 +31,8 @@ pub(crate) const ROWTIME: &str = "rowtime";
 #[derive(Debug)]
 pub(crate) struct RowReader {
     decoder: Decoder,
-    raw: Vec<RecordColumn>,
     raw_schema: SchemaRef,
-    schema: SchemaRef,
-    timestamp_column: Option<String>,
+    shape: RowShape,
 }
 
 /// What one raw batch gave.
@@ -55,6 +53,61 @@ impl RowReader {
     /// A name the relation does not have.
     pub(crate) fn new(relation: &Relation, schema: SchemaRef, with_headers: bool) -> Result<Self> {
         let declared = &relation.format.columns;
+        let mut shape = RowShape::new(relation, schema);
+        let headers = with_headers
+            || shape.raw.contains(&RecordColumn::Headers)
+            || shape.wanted.iter().any(|index| declared[*index].role == ColumnRole::Headers);
+        let always = [
+            RecordColumn::Partition,
+            RecordColumn::Offset,
+            RecordColumn::Timestamp,
+            RecordColumn::Key,
+            RecordColumn::Value,
+        ];
+        let needed = |column: &RecordColumn| {
+            always.contains(column) || shape.raw.contains(column) || (headers && *column == RecordColumn::Headers)
+        };
+        shape.raw = RecordColumn::ALL.into_iter().filter(needed).collect();
+        let raw_schema =
+            Arc::new(record_schema().project(&shape.raw.iter().map(|column| *column as usize).collect::<Vec<_>>())?);
+        let carried: Vec<usize> = (0..shape.raw.len()).collect();
+        let decoder = Decoder::new(&relation.format, &raw_schema, &carried, &shape.wanted)
+            .map_err(|source| DataFusionError::External(Box::new(source)))?;
+        Ok(Self { decoder, raw_schema, shape })
+    }
+
+    /// The raw columns a scan must give, in this order.
+    pub(crate) fn raw_columns(&self) -> &[RecordColumn] {
+        &self.shape.raw
+    }
+
+    /// The rows of one raw batch; records that do not decode are left out.
+    ///
+    /// # Errors
+    /// Only for bugs.
+    pub(crate) fn read(&mut self, raw: &RecordBatch) -> Result<ReadRows> {
+        let decoded = self.decoder.decode(raw).map_err(|source| DataFusionError::External(Box::new(source)))?;
+        let options = RecordBatchOptions::new().with_row_count(Some(decoded.rows.num_rows()));
+        let records = decoded.rows.columns()[..self.shape.raw.len()].to_vec();
+        let records = RecordBatch::try_new_with_options(SchemaRef::clone(&self.raw_schema), records, &options)?;
+        Ok(ReadRows { rows: self.shape.rows(&decoded.rows)?, records, errors: decoded.errors })
+    }
+}
+
+/// Rows of a relation out of what its decoder gives of their records, or an object that has them decoded: raw columns first,
+/// declared ones behind them.
+#[derive(Debug)]
+pub(crate) struct RowShape {
+    raw: Vec<RecordColumn>,
+    wanted: Vec<usize>,
+    schema: SchemaRef,
+    timestamp_column: Option<String>,
+}
+
+impl RowShape {
+    /// Rows of this schema: any of the relation's declared and hidden columns, in any order.
+    pub(crate) fn new(relation: &Relation, schema: SchemaRef) -> Self {
+        let declared = &relation.format.columns;
         let index_of = |name: &str| declared.iter().position(|column| column.name == name);
         let mut wanted: Vec<usize> = schema.fields().iter().filter_map(|field| index_of(field.name())).collect();
         if schema.column_with_name(ROWTIME).is_some()
@@ -64,73 +117,52 @@ impl RowReader {
         }
         wanted.sort_unstable();
         wanted.dedup();
-        let headers = with_headers
-            || schema.column_with_name(RecordColumn::Headers.name()).is_some()
-            || wanted.iter().any(|index| declared[*index].role == ColumnRole::Headers);
-        let always = [
-            RecordColumn::Partition,
-            RecordColumn::Offset,
-            RecordColumn::Timestamp,
-            RecordColumn::Key,
-            RecordColumn::Value,
-        ];
-        let named = |column: &RecordColumn| schema.column_with_name(column.name()).is_some();
-        let raw: Vec<RecordColumn> = RecordColumn::ALL
-            .into_iter()
-            .filter(|column| always.contains(column) || named(column) || (headers && *column == RecordColumn::Headers))
-            .collect();
-        let raw_schema =
-            Arc::new(record_schema().project(&raw.iter().map(|column| *column as usize).collect::<Vec<_>>())?);
-        let carried: Vec<usize> = (0..raw.len()).collect();
-        let decoder = Decoder::new(&relation.format, &raw_schema, &carried, &wanted)
-            .map_err(|source| DataFusionError::External(Box::new(source)))?;
-        Ok(Self { decoder, raw, raw_schema, schema, timestamp_column: relation.timestamp_column.clone() })
+        let hidden = schema.fields().iter().filter(|field| index_of(field.name()).is_none());
+        let needed: Vec<&str> = hidden.map(|field| raw_name(field.name())).collect();
+        let raw = RecordColumn::ALL.into_iter().filter(|column| needed.contains(&column.name())).collect();
+        Self { raw, wanted, schema, timestamp_column: relation.timestamp_column.clone() }
     }
 
-    /// The raw columns a scan must give, in this order.
+    /// The raw columns that are needed, in this order.
     pub(crate) fn raw_columns(&self) -> &[RecordColumn] {
         &self.raw
     }
 
-    /// The rows of one raw batch; records that do not decode are left out.
+    /// The declared columns that are needed behind them, by their indexes.
+    pub(crate) fn wanted(&self) -> &[usize] {
+        &self.wanted
+    }
+
+    /// The rows.
     ///
     /// # Errors
     /// Only for bugs.
-    pub(crate) fn read(&mut self, raw: &RecordBatch) -> Result<ReadRows> {
-        let decoded = self.decoder.decode(raw).map_err(|source| DataFusionError::External(Box::new(source)))?;
-        let count = decoded.rows.num_rows();
-        let options = RecordBatchOptions::new().with_row_count(Some(count));
-        let records = decoded.rows.columns()[..self.raw.len()].to_vec();
-        let records = RecordBatch::try_new_with_options(SchemaRef::clone(&self.raw_schema), records, &options)?;
+    pub(crate) fn rows(&self, decoded: &RecordBatch) -> Result<RecordBatch> {
+        let options = RecordBatchOptions::new().with_row_count(Some(decoded.num_rows()));
         let columns = self.schema.fields().iter().map(|field| {
-            let column = self.column(field.name(), &decoded.rows)?;
+            let column = self.column(field.name(), decoded)?;
             if column.data_type() == field.data_type() { Ok(column) } else { Ok(cast(&column, field.data_type())?) }
         });
         let columns = columns.collect::<Result<Vec<_>>>()?;
-        let rows = RecordBatch::try_new_with_options(SchemaRef::clone(&self.schema), columns, &options)?;
-        Ok(ReadRows { rows, records, errors: decoded.errors })
+        Ok(RecordBatch::try_new_with_options(SchemaRef::clone(&self.schema), columns, &options)?)
     }
 
     /// One column by its name. A declared column wins over a hidden one of the same name.
     fn column(&self, name: &str, decoded: &RecordBatch) -> Result<ArrayRef> {
         let behind_raw = |name: &str| {
-            let fields = self.decoder.schema();
-            let found = fields.fields().iter().skip(self.raw.len()).position(|field| field.name() == name);
+            let fields = decoded.schema_ref().fields();
+            let found = fields.iter().skip(self.raw.len()).position(|field| field.name() == name);
             found.map(|index| ArrayRef::clone(decoded.column(self.raw.len() + index)))
         };
         if let Some(column) = behind_raw(name) {
             return Ok(column);
         }
-        let raw = |name: &str| {
-            let missing = || DataFusionError::Internal(format!("a relation has no column {name}"));
-            decoded.column_by_name(name).cloned().ok_or_else(missing)
-        };
+        let missing = || DataFusionError::Internal(format!("a relation has no column {name}"));
+        let raw = decoded.column_by_name(raw_name(name)).cloned().ok_or_else(missing)?;
         match name {
-            "rowpartition" => raw(RecordColumn::Partition.name()),
-            "rowoffset" => raw(RecordColumn::Offset.name()),
-            "_headers" => Ok(Arc::new(headers_json(raw(name)?.as_list()))),
+            "_headers" => Ok(Arc::new(headers_json(raw.as_list()))),
             ROWTIME => {
-                let record = rowtime_ms(&raw(RecordColumn::Timestamp.name())?)?;
+                let record = rowtime_ms(&raw)?;
                 let Some(declared) = self.timestamp_column.as_deref().and_then(behind_raw) else {
                     return Ok(Arc::new(record));
                 };
@@ -139,8 +171,18 @@ impl RowReader {
                 let times = times.iter().zip(record.values());
                 Ok(Arc::new(times.map(|(time, record)| time.unwrap_or(*record)).collect::<Int64Array>()))
             }
-            name => raw(name),
+            _ => Ok(raw),
         }
+    }
+}
+
+/// The raw column that a hidden one is made of.
+pub(crate) fn raw_name(name: &str) -> &str {
+    match name {
+        ROWTIME => RecordColumn::Timestamp.name(),
+        "rowpartition" => RecordColumn::Partition.name(),
+        "rowoffset" => RecordColumn::Offset.name(),
+        name => name,
     }
 }
 

@@ -157,8 +157,19 @@ impl Bucket {
         ranges: &[Range<u64>],
     ) -> Result<Vec<Bytes>, object_store::Error> {
         let spans = join(ranges, if self.is_remote() { GAP_BYTES_MAX } else { LOCAL_GAP_BYTES_MAX });
-        let reads: Vec<_> = spans.iter().map(|span| self.get_range(path, span.clone()).boxed()).collect();
-        let parts: Vec<Bytes> = stream::iter(reads).buffered(RANGE_READS_MAX).try_collect().await?;
+        let parts: Vec<Bytes> = if self.is_remote() {
+            let reads: Vec<_> = spans.iter().map(|span| self.get_range(path, span.clone()).boxed()).collect();
+            stream::iter(reads).buffered(RANGE_READS_MAX).try_collect().await?
+        } else {
+            // What costs is opening the file.
+            let length = spans.iter().map(|span| span.end - span.start).sum::<u64>();
+            let read = || self.store.get_ranges(path, &spans);
+            let length = usize::try_from(length).unwrap_or(usize::MAX);
+            let parts =
+                if spans.is_empty() { vec![] } else { self.retry.run(ObjectRequestKind::Get, length, read).await? };
+            self.meter().moved(ObjectRequestKind::Get, parts.iter().map(|part| part.len() as u64).sum());
+            parts
+        };
         let cut = |range: &Range<u64>| {
             if range.start >= range.end {
                 return Some(Bytes::new());
@@ -289,19 +300,36 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn ranges_that_lie_close_together_are_one_request() {
-        let bucket = Bucket::for_test();
+    async fn ranges_are_one_request_where_that_costs_less() {
+        let near = Bucket::for_test();
+        let far = Bucket { place: Place::Url("s3://there".to_owned()), ..near.clone() };
         let path = Path::from("x");
         let bytes: Vec<u8> = (0..5 << 20).map(|at: u32| at.to_le_bytes()[1]).collect();
-        bucket.put_new(&path, PutPayload::from(bytes.clone())).await.unwrap();
+        near.put_new(&path, PutPayload::from(bytes.clone())).await.unwrap();
         let ranges = [4_000_000..4_000_100, 10..20, 15..18, 100..100, 1_000_000..1_000_001];
-        let parts = bucket.get_ranges(&path, &ranges).await.unwrap();
-        for (range, part) in ranges.iter().zip(parts) {
-            assert_eq!(part, bytes[range.start as usize..range.end as usize], "{range:?}");
+        let mut counted = (0, 0);
+        // A file is opened once; a far object is asked for once per neighbourhood.
+        for (bucket, requests, read) in [(near, 1, 10 + 1 + 100), (far, 2, 999_991 + 100)] {
+            let parts = bucket.get_ranges(&path, &ranges).await.unwrap();
+            for (range, part) in ranges.iter().zip(parts) {
+                assert_eq!(part, bytes[range.start as usize..range.end as usize], "{range:?}");
+            }
+            let gets = bucket.meter().requests()[0];
+            assert_eq!((gets.requests - counted.0, gets.bytes - counted.1), (requests, read));
+            counted = (gets.requests, gets.bytes);
+            assert!(bucket.get_ranges(&path, &[100..100, 7..7]).await.unwrap().iter().all(Bytes::is_empty));
+            assert_eq!(bucket.meter().requests()[0].requests, counted.0, "nothing is asked for nothing");
         }
-        let gets = bucket.meter().requests()[0];
-        assert_eq!((gets.requests, gets.bytes), (3, 10 + 1 + 100));
-        assert_eq!(join(&ranges, GAP_BYTES_MAX), [10..1_000_001, 4_000_000..4_000_100]);
-        bucket.get_ranges(&path, &[0..6 << 20, 0..0]).await.unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn an_object_shorter_than_a_range_is_an_error() {
+        let near = Bucket::for_test();
+        let far = Bucket { place: Place::Url("s3://there".to_owned()), ..near.clone() };
+        let path = Path::from("x");
+        near.put_new(&path, PutPayload::from(vec![7; 1000])).await.unwrap();
+        for bucket in [near, far] {
+            bucket.get_ranges(&path, &[0..2000, 0..0]).await.unwrap_err();
+        }
     }
 }

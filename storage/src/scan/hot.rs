@@ -50,14 +50,17 @@ pub(crate) fn rows(
     batch_rows: usize,
     limits: BatchLimits,
 ) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
-    let touched = if wanted.start < wanted.end { range.stretches.as_slice() } else { &[] };
+    let touches = |stretch: &&HotStretch| {
+        let is_within = stretch.stretch.base_offset < wanted.end && stretch.stretch.last_offset >= wanted.start;
+        is_within && wanted.start < wanted.end
+    };
     let scan = HotScan {
         partition: range.partition.partition,
         wanted,
         limits,
         batch_rows: batch_rows.max(1),
         counting: columns.is_empty(),
-        stretches: touched.iter().cloned().collect(),
+        stretches: range.stretches.iter().filter(touches).cloned().collect(),
         runs: VecDeque::new(),
         aborted: Aborted::new(range.aborted.clone()),
         committed: Committed::new(range.committed.clone()),

@@ -1,35 +1,30 @@
-//! Row groups of cold objects as rows: only the columns asked for, only the offsets wanted, in offset order.
+//! Column chunks of cold objects, checked before anybody looks at them, and row groups read whole.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::AsArray;
-use arrow::datatypes::Int64Type;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use bytes::{Buf, Bytes};
+use futures::FutureExt;
 use futures::future::BoxFuture;
-use futures::{FutureExt, Stream, StreamExt, TryStreamExt, future};
 use object_store::path::Path;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder};
-use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
+use parquet::arrow::async_reader::AsyncFileReader;
+use parquet::bloom_filter::Sbbf;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{ParquetMetaData, ParquetMetaDataReader};
 use parquet::file::reader::{ChunkReader, Length};
 
 use crate::error::{Error, Result};
-use crate::manifest::model::{GroupAt, Object, Wanted};
+use crate::manifest::model::{GroupAt, Object};
 use crate::object::bucket::Bucket;
 use crate::record::columns::RecordColumn;
 use crate::record::rows::schema_of;
-use crate::scan::plan::ObjectRead;
 use crate::tier::cold::Cold;
-use crate::tier::write::check_version;
+use crate::tier::write::{check_version, key_filter, key_filter_crcs};
 use crate::worker;
-
-/// Objects opened at once: the next footer is there when the rows before it have been read.
-const OPENS_MAX: usize = 2;
 
 /// One object, read through the bucket's retries; what is read is checked before anybody looks at it.
 struct ObjectReader {
@@ -59,7 +54,12 @@ impl ObjectReader {
     }
 
     /// Expects the column chunks of these row groups to be what the manifest says.
-    fn expect_chunks(&mut self, footer: &ArrowReaderMetadata, object: &Object, groups: &[GroupAt]) -> Result<()> {
+    fn expect_chunks<'a>(
+        &mut self,
+        footer: &ArrowReaderMetadata,
+        object: &Object,
+        groups: impl IntoIterator<Item = &'a GroupAt>,
+    ) -> Result<()> {
         let leaves = footer.parquet_schema().num_columns();
         for at in groups {
             let crcs = object.chunk_crcs.get(at.ordinal * leaves..(at.ordinal + 1) * leaves).ok_or_else(|| {
@@ -137,6 +137,67 @@ pub(crate) async fn read_footer(cold: &Cold, object: &Object) -> Result<ArrowRea
     footer(cold, object, &mut ObjectReader::new(&cold.bucket, object)).await
 }
 
+/// The column chunks that a mask names, for each of some row groups of one object; those of neighbours are read together.
+///
+/// # Errors
+/// As [`read_footer`].
+pub(super) async fn read_chunks(
+    cold: &Cold,
+    object: &Object,
+    footer: &ArrowReaderMetadata,
+    groups: &[(GroupAt, ProjectionMask)],
+) -> Result<Vec<Parts>> {
+    let mut reader = ObjectReader::new(&cold.bucket, object);
+    reader.expect_chunks(footer, object, groups.iter().map(|(at, _)| at))?;
+    let ranges: Vec<Vec<Range<u64>>> = groups.iter().map(|(at, mask)| chunk_ranges(footer, at.ordinal, mask)).collect();
+    let read = reader.get_byte_ranges(ranges.concat()).await.map_err(|error| failed(&object.path, error))?;
+    let mut read = read.into_iter();
+    let parts = ranges.into_iter().map(|ranges| {
+        let parts = ranges.into_iter().map(|range| range.start).zip(&mut read).collect();
+        Parts { bytes: object.bytes, parts }
+    });
+    Ok(parts.collect())
+}
+
+/// Where the column chunks that a mask names are.
+pub(super) fn chunk_ranges(footer: &ArrowReaderMetadata, ordinal: usize, mask: &ProjectionMask) -> Vec<Range<u64>> {
+    let chunks = footer.metadata().row_group(ordinal).columns().iter().enumerate();
+    let wanted = chunks.filter(|(leaf, _)| mask.leaf_included(*leaf)).map(|(_, chunk)| chunk.byte_range());
+    wanted.map(|(start, length)| start..start + length).collect()
+}
+
+/// The filters on the keys of some row groups of one object, `None` for those that have none whose checksum is known; and
+/// how many bytes they are.
+///
+/// # Errors
+/// As [`read_footer`].
+pub(super) async fn read_key_filters(
+    cold: &Cold,
+    object: &Object,
+    footer: &ArrowReaderMetadata,
+    groups: &[GroupAt],
+) -> Result<(Vec<Option<Sbbf>>, u64)> {
+    let Some(crcs) = key_filter_crcs(footer.metadata().file_metadata().key_value_metadata()) else {
+        return Ok((groups.iter().map(|_| None).collect(), 0));
+    };
+    let mut reader = ObjectReader::new(&cold.bucket, object);
+    let mut ranges = Vec::new();
+    let place = |at: &GroupAt| {
+        let (start, length) = footer.metadata().row_groups().get(at.ordinal).and_then(key_filter)?;
+        reader.checks.insert(start, (length, *crcs.get(at.ordinal)?));
+        ranges.push(start..start + length);
+        Some(ranges.len() - 1)
+    };
+    let places: Vec<Option<usize>> = groups.iter().map(place).collect();
+    let bytes = ranges.iter().map(|range| range.end - range.start).sum();
+    let read = reader.get_byte_ranges(ranges).await.map_err(|error| failed(&object.path, error))?;
+    let filter = |place: Option<usize>| {
+        let filter = place.and_then(|place| read.get(place)).map(|bytes| Sbbf::from_bytes(bytes)).transpose();
+        filter.map_err(|error| failed(&object.path, error))
+    };
+    Ok((places.into_iter().map(filter).collect::<Result<_>>()?, bytes))
+}
+
 /// The object's footer, from memory or from the bucket.
 async fn footer(cold: &Cold, object: &Object, reader: &mut ObjectReader) -> Result<ArrowReaderMetadata> {
     if let Some(known) = cold.footers.get(&object.path) {
@@ -152,56 +213,8 @@ async fn footer(cold: &Cold, object: &Object, reader: &mut ObjectReader) -> Resu
     Ok(footer)
 }
 
-/// Rows of the planned reads with these columns in this order, at most `batch_rows` in a batch.
-pub(crate) fn rows(
-    cold: Arc<Cold>,
-    reads: impl Stream<Item = Result<ObjectRead>> + Send + 'static,
-    columns: Arc<[RecordColumn]>,
-    wanted: Wanted,
-    batch_rows: usize,
-) -> impl Stream<Item = Result<RecordBatch>> + Send + 'static {
-    reads
-        .map(move |read| {
-            let (cold, columns) = (Arc::clone(&cold), Arc::clone(&columns));
-            async move { open(&cold, read?, columns, wanted, batch_rows).await }
-        })
-        .buffered(OPENS_MAX)
-        .try_flatten()
-}
-
-async fn open(
-    cold: &Cold,
-    read: ObjectRead,
-    columns: Arc<[RecordColumn]>,
-    wanted: Wanted,
-    batch_rows: usize,
-) -> Result<impl Stream<Item = Result<RecordBatch>> + Send + use<>> {
-    let object = read.groups.first().and_then(GroupAt::object).ok_or_else(no_object)?;
-    let path = object.path.clone();
-    let mut reader = ObjectReader::new(&cold.bucket, object);
-    let footer = footer(cold, object, &mut reader).await?;
-    check_groups(&footer, object, &read.groups)?;
-    reader.expect_chunks(&footer, object, &read.groups)?;
-    let needed = columns.iter().copied().chain(read.clipped.then_some(RecordColumn::Offset));
-    let roots = needed.map(|column| root_of(&footer, &path, column)).collect::<Result<Vec<_>>>()?;
-    let mask = ProjectionMask::roots(footer.parquet_schema(), roots);
-    let rows = ParquetRecordBatchStreamBuilder::new_with_metadata(reader, footer)
-        .with_row_groups(read.groups.iter().map(|at| at.ordinal).collect())
-        .with_projection(mask)
-        .with_batch_size(batch_rows.max(1))
-        .build()
-        .map_err(|error| failed(&path, error))?;
-    let rows = rows.map(move |batch| {
-        let batch = batch.map_err(|error| failed(&path, error))?;
-        let batch = if read.clipped { clip(&batch, &path, &wanted)? } else { batch };
-        arrange(&batch, &columns, &path)
-    });
-    // A clipped group may have batches wholly outside.
-    Ok(rows.try_filter(|rows| future::ready(rows.num_rows() > 0)))
-}
-
 /// The footer agrees with the manifest about the row groups: the manifest's offsets are what the seam relies on.
-fn check_groups(footer: &ArrowReaderMetadata, object: &Object, groups: &[GroupAt]) -> Result<()> {
+pub(super) fn check_groups(footer: &ArrowReaderMetadata, object: &Object, groups: &[GroupAt]) -> Result<()> {
     for at in groups {
         let found = footer.metadata().row_groups().get(at.ordinal).map(|group| group.num_rows());
         if found != Some(i64::from(at.group.rows)) {
@@ -212,22 +225,10 @@ fn check_groups(footer: &ArrowReaderMetadata, object: &Object, groups: &[GroupAt
     Ok(())
 }
 
-fn root_of(footer: &ArrowReaderMetadata, path: &str, column: RecordColumn) -> Result<usize> {
-    footer
-        .schema()
-        .index_of(column.name())
-        .map_err(|_| Error::Corrupt { place: path.to_owned(), reason: format!("it has no column {}", column.name()) })
-}
-
-/// The rows of a batch whose offsets are wanted; offsets ascend.
-fn clip(batch: &RecordBatch, path: &str, wanted: &Wanted) -> Result<RecordBatch> {
-    let offsets = batch
-        .column_by_name(RecordColumn::Offset.name())
-        .and_then(|column| column.as_primitive_opt::<Int64Type>())
-        .ok_or_else(|| Error::Corrupt { place: path.to_owned(), reason: "its offsets are no integers".into() })?;
-    let first = offsets.values().partition_point(|offset| *offset < wanted.start);
-    let end = offsets.values().partition_point(|offset| *offset < wanted.end);
-    Ok(batch.slice(first, end.saturating_sub(first)))
+/// The number of a column among those of the file.
+pub(super) fn root_of(footer: &ArrowReaderMetadata, path: &str, column: &str) -> Result<usize> {
+    let missing = |_| Error::Corrupt { place: path.to_owned(), reason: format!("it has no column {column}") };
+    footer.schema().index_of(column).map_err(missing)
 }
 
 /// The columns asked for, in that order, with the types every scan gives.
@@ -257,13 +258,10 @@ pub(crate) async fn read_group_of(
     let mut reader = ObjectReader { whole, ..ObjectReader::new(&cold.bucket, object) };
     let footer = footer(cold, object, &mut reader).await?;
     check_groups(&footer, object, std::slice::from_ref(at))?;
-    reader.expect_chunks(&footer, object, std::slice::from_ref(at))?;
-    let roots = columns.iter().map(|column| root_of(&footer, &path, *column)).collect::<Result<Vec<_>>>()?;
+    reader.expect_chunks(&footer, object, [at])?;
+    let roots = columns.iter().map(|column| root_of(&footer, &path, column.name())).collect::<Result<Vec<_>>>()?;
     let mask = ProjectionMask::roots(footer.parquet_schema(), roots);
-    let chunks = footer.metadata().row_group(at.ordinal).columns().iter().enumerate();
-    let ranges: Vec<_> =
-        chunks.filter(|(leaf, _)| mask.leaf_included(*leaf)).map(|(_, chunk)| chunk.byte_range()).collect();
-    let ranges: Vec<_> = ranges.into_iter().map(|(start, length)| start..start + length).collect();
+    let ranges = chunk_ranges(&footer, at.ordinal, &mask);
     let parts = reader.get_byte_ranges(ranges.clone()).await.map_err(|error| failed(&path, error))?;
     let parts = Parts { bytes: object.bytes, parts: ranges.iter().map(|range| range.start).zip(parts).collect() };
     let (ordinal, rows, columns) = (at.ordinal, at.group.rows as usize, columns.to_vec());
@@ -295,13 +293,19 @@ fn decode(
 }
 
 /// The parts of an object that have been read, by where they begin.
-struct Parts {
+#[derive(Debug)]
+pub(super) struct Parts {
     /// Of the whole object.
     bytes: u64,
     parts: BTreeMap<u64, Bytes>,
 }
 
 impl Parts {
+    /// How much was read.
+    pub(super) fn bytes_read(&self) -> u64 {
+        self.parts.values().map(|part| part.len() as u64).sum()
+    }
+
     fn from(&self, start: u64) -> parquet::errors::Result<Bytes> {
         let part = self.parts.range(..=start).next_back().and_then(|(at, bytes)| {
             let skipped = usize::try_from(start - at).ok()?;
@@ -333,12 +337,12 @@ impl ChunkReader for Parts {
     }
 }
 
-fn no_object() -> Error {
+pub(super) fn no_object() -> Error {
     Error::Corrupt { place: "manifest".into(), reason: "a row group is in no object".into() }
 }
 
 /// What a checksum or the object store said, if it was one of these that spoke.
-fn failed(path: &str, error: ParquetError) -> Error {
+pub(super) fn failed(path: &str, error: ParquetError) -> Error {
     let action = format!("read {path}");
     let source = match error {
         ParquetError::External(source) => source,

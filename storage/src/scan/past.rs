@@ -11,7 +11,8 @@ use futures::{StreamExt, TryStreamExt, future};
 
 use crate::error::{Error, Result};
 use crate::record::columns::RecordColumn;
-use crate::view::RowStream;
+use crate::record::format::Decoded;
+use crate::view::{DecodedStream, RowStream};
 
 /// What [`first_after`] reads.
 pub(crate) const COLUMNS: [RecordColumn; 2] = [RecordColumn::Offset, RecordColumn::CommittedAt];
@@ -22,21 +23,25 @@ pub(crate) fn with_commit_times(columns: &[RecordColumn]) -> Vec<RecordColumn> {
     columns.iter().copied().chain(missing).collect()
 }
 
-/// Rows of [`with_commit_times`] as rows of the columns wanted, without those that were committed after `max_us`.
-pub(crate) fn until(rows: RowStream, columns: Vec<RecordColumn>, max_us: i64) -> RowStream {
-    let at = columns.iter().position(|column| *column == RecordColumn::CommittedAt).unwrap_or(columns.len());
-    let cut = move |rows: RecordBatch| {
+/// Rows that begin with [`with_commit_times`] as rows that begin with the columns wanted, without those that were committed
+/// after `max_us`.
+pub(crate) fn until(rows: DecodedStream, columns: &[RecordColumn], max_us: i64) -> DecodedStream {
+    let wanted = columns.iter().position(|column| *column == RecordColumn::CommittedAt);
+    let (at, added) = (wanted.unwrap_or(columns.len()), wanted.is_none());
+    let cut = move |Decoded { rows, errors }: Decoded| {
         let kept: BooleanArray = commit_times(&rows, at)?.iter().map(|at_us| Some(*at_us <= max_us)).collect();
-        let kept = if kept.true_count() == kept.len() {
+        let mut kept = if kept.true_count() == kept.len() {
             rows
         } else {
             filter_record_batch(&rows, &kept).map_err(Error::format("leave out rows of later commits"))?
         };
-        let wanted: Vec<usize> = (0..columns.len()).collect();
-        kept.project(&wanted).map_err(Error::format("leave out commit times"))
+        if added {
+            kept.remove_column(at);
+        }
+        Ok(Decoded { rows: kept, errors })
     };
-    let rows = rows.map(move |rows| rows.and_then(&cut));
-    rows.try_filter(|rows| future::ready(rows.num_rows() > 0)).boxed()
+    let rows = rows.map(move |rows| rows.and_then(cut));
+    rows.try_filter(|decoded| future::ready(decoded.rows.num_rows() > 0 || !decoded.errors.is_empty())).boxed()
 }
 
 /// The offset of the first row of [`COLUMNS`] that was committed after a time, us.
@@ -85,20 +90,21 @@ mod tests {
         stream::iter([Ok(batch)]).boxed()
     }
 
+    async fn kept(read: &[RecordColumn], times: &[i64], columns: &[RecordColumn], max_us: i64) -> Vec<RecordBatch> {
+        let decoded = rows(read, times).map_ok(|rows| Decoded { rows, errors: Vec::new() }).boxed();
+        until(decoded, columns, max_us).map_ok(|decoded| decoded.rows).try_collect().await.unwrap()
+    }
+
     #[tokio::test]
     async fn later_commits_are_left_out_wherever_they_stand() {
         let read = with_commit_times(&[RecordColumn::Offset]);
         assert_eq!(read, COLUMNS);
-        let kept: Vec<_> =
-            until(rows(&read, &[5, 9, 6, 7]), vec![RecordColumn::Offset], 6).try_collect().await.unwrap();
-        assert_eq!(kept[0].num_columns(), 1);
-        assert_eq!(kept[0].column(0).as_primitive::<Int64Type>().values().as_ref(), [0, 2]);
-        let counted: Vec<_> =
-            until(rows(&[RecordColumn::CommittedAt], &[5, 9]), vec![], 5).try_collect().await.unwrap();
+        let offsets = kept(&read, &[5, 9, 6, 7], &[RecordColumn::Offset], 6).await;
+        assert_eq!(offsets[0].num_columns(), 1);
+        assert_eq!(offsets[0].column(0).as_primitive::<Int64Type>().values().as_ref(), [0, 2]);
+        let counted = kept(&[RecordColumn::CommittedAt], &[5, 9], &[], 5).await;
         assert_eq!((counted[0].num_columns(), counted[0].num_rows()), (0, 1));
-        let none: Vec<_> =
-            until(rows(&read, &[5, 9]), vec![RecordColumn::Offset], 4).try_collect::<Vec<_>>().await.unwrap();
-        assert!(none.is_empty());
+        assert!(kept(&read, &[5, 9], &[RecordColumn::Offset], 4).await.is_empty());
     }
 
     #[tokio::test]

@@ -8,20 +8,26 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt, future};
 
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::{DamagedOffsets, HotRange, Node};
-use crate::manifest::model::{TopicManifest, Wanted};
+use crate::manifest::model::{Lost, TopicManifest, Wanted};
 use crate::record::batch::BatchLimits;
-use crate::record::columns::RecordColumn;
-use crate::scan::plan::plan;
-use crate::scan::{hot, parquet, past};
+use crate::scan::meter::ScanMeter;
+use crate::scan::parts::{Kind, ScanPart};
+use crate::scan::plan::{ObjectRead, plan};
+use crate::scan::request::{Asked, RawRows};
+use crate::scan::{cold, hot, past};
 use crate::tier::Tier;
 use crate::tier::cold::Cold;
 use crate::tier::history::{Moved, noted_us, removed_until_us};
-use crate::view::{PinnedRange, RowStream, ScanRequest, Topic};
+use crate::view::{DeclaredScan, DecodedStream, PinnedRange, RowStream, ScanRequest, Topic};
+
+/// Objects opened at once: the next one's first rows are there when those before it have been read.
+const OPENS_MAX: usize = 2;
 
 /// Rows read in one step where only the first one is looked for.
 const POSITION_ROWS: usize = 1024;
@@ -31,18 +37,18 @@ const POSITION_ROWS: usize = 1024;
 pub(crate) struct Pinned {
     topics: Vec<Arc<Topic>>,
     partitions: HashMap<TopicPartition, PinnedPartition>,
-    cold: Arc<Cold>,
+    pub(super) cold: Arc<Cold>,
     limits: BatchLimits,
 }
 
 #[derive(Debug)]
-struct PinnedPartition {
+pub(super) struct PinnedPartition {
     topic_name: String,
     range: PinnedRange,
     /// First offset that is read from the log.
     seam: i64,
     hot: HotRange,
-    manifest: Arc<TopicManifest>,
+    pub(super) manifest: Arc<TopicManifest>,
 }
 
 impl Pinned {
@@ -85,7 +91,89 @@ impl Pinned {
     }
 
     /// Rows of one partition in offset order, each offset once.
-    pub(crate) fn scan(&self, partition: TopicPartition, request: ScanRequest) -> Result<RowStream> {
+    pub(crate) fn scan(self: &Arc<Self>, partition: TopicPartition, request: &ScanRequest) -> Result<RowStream> {
+        let parts = self.whole(partition, request)?;
+        Ok(self.read(parts, request, None)?.map_ok(|decoded| decoded.rows).boxed())
+    }
+
+    /// Rows of parts of this snapshot, in the order of the parts; of a part in offset order.
+    pub(crate) fn read(
+        self: &Arc<Self>,
+        parts: Vec<ScanPart>,
+        request: &ScanRequest,
+        declared: Option<DeclaredScan>,
+    ) -> Result<DecodedStream> {
+        let Some(max_us) = request.committed_max_us else { return self.read_all(parts, request, declared) };
+        let columns = past::with_commit_times(&request.columns);
+        let rows = self.read_all(parts, &ScanRequest { columns, ..request.clone() }, declared)?;
+        Ok(past::until(rows, &request.columns, max_us))
+    }
+
+    /// The same, whenever they were committed.
+    fn read_all(
+        self: &Arc<Self>,
+        parts: Vec<ScanPart>,
+        request: &ScanRequest,
+        declared: Option<DeclaredScan>,
+    ) -> Result<DecodedStream> {
+        let asked = Arc::new(Asked::new(request, declared)?);
+        // Whoever reads holds the snapshot to the end: the last objects are read when all entries have been.
+        let (steps_of, held) = (Arc::clone(self), Arc::clone(self));
+        let meter = Arc::clone(&asked.meter);
+        let steps = stream::iter(parts).flat_map(move |part| steps_of.steps(part, &meter));
+        let ahead = if asked.hasty { 1 } else { OPENS_MAX };
+        let rows = steps.map(move |step| {
+            let (held, asked) = (Arc::clone(&held), Arc::clone(&asked));
+            async move {
+                match step? {
+                    Step::Object(read, wanted) => cold::open(&held.cold, &asked, read, wanted).await,
+                    Step::Hot(partition, wanted) => held.read_hot(partition, &asked, wanted),
+                }
+            }
+        });
+        Ok(rows.buffered(ahead).try_flatten().boxed())
+    }
+
+    /// What is read for a part, one thing after the other.
+    fn steps(&self, part: ScanPart, meter: &Arc<ScanMeter>) -> BoxStream<'static, Result<Step>> {
+        let partition = part.partition;
+        match part.kind {
+            Kind::Groups(read, wanted) => stream::iter([Ok(Step::Object(read, wanted))]).boxed(),
+            Kind::Hot(wanted) => stream::iter([Ok(Step::Hot(partition, wanted))]).boxed(),
+            Kind::Cold(wanted) => {
+                let Some(pinned) = self.partitions.get(&partition) else { return stream::empty().boxed() };
+                let (number, meter) = (partition.partition, Arc::clone(meter));
+                let entries = self.cold.entries_of(&pinned.manifest, number, wanted);
+                let reads = entries.try_filter_map(move |entry| {
+                    let lost = entry.lost_within(number, wanted.start, wanted.end).map(Lost::error);
+                    let read = plan(&entry, number, &wanted);
+                    meter.considered_groups(read.as_ref().map_or(0, |read| read.groups.len()), 0);
+                    future::ready(lost.map_or_else(|| Ok(read.map(|read| Step::Object(read, wanted))), Err))
+                });
+                reads.boxed()
+            }
+        }
+    }
+
+    fn read_hot(&self, partition: TopicPartition, asked: &Arc<Asked>, wanted: Wanted) -> Result<DecodedStream> {
+        let pinned = self.of(partition)?;
+        let mut raw = RawRows::new(asked)?;
+        let rows = hot::rows(&pinned.hot, raw.columns(), wanted, asked.batch_rows, self.limits);
+        let asked = Arc::clone(asked);
+        let rows = rows.map(move |rows| {
+            let rows = rows?;
+            asked.meter.hot_rows(rows.num_rows());
+            raw.read(rows)
+        });
+        Ok(rows.boxed())
+    }
+
+    /// What is pinned of a partition, and what of it a request wants below the seam and above.
+    pub(super) fn cut(
+        &self,
+        partition: TopicPartition,
+        request: &ScanRequest,
+    ) -> Result<(&PinnedPartition, Wanted, Wanted)> {
         let pinned = self.of(partition)?;
         let wanted = Wanted {
             start: request.offset_start.max(pinned.range.start),
@@ -95,24 +183,30 @@ impl Pinned {
             committed_min_us: None,
             committed_max_us: request.committed_max_us,
         };
-        let Some(max_us) = request.committed_max_us else {
-            return self.read(pinned, partition, wanted, request.columns, request.batch_rows);
-        };
-        let columns = past::with_commit_times(&request.columns);
-        let rows = self.read(pinned, partition, wanted, columns, request.batch_rows)?;
-        Ok(past::until(rows, request.columns, max_us))
+        self.cut_at_seam(partition, wanted)
+    }
+
+    fn cut_at_seam(&self, partition: TopicPartition, wanted: Wanted) -> Result<(&PinnedPartition, Wanted, Wanted)> {
+        let pinned = self.of(partition)?;
+        let (below, above) = cut(wanted, pinned.seam);
+        if below.start < below.end {
+            self.cold.manifests.check_readable(partition.topic)?;
+        }
+        pinned.check_reach(partition, &below, &above)?;
+        Ok((pinned, below, above))
     }
 
     /// The first offset of a partition that was committed after a time; its end if there is none.
     ///
     /// # Errors
     /// As [`Pinned::scan`].
-    pub(crate) async fn position(&self, partition: TopicPartition, at_us: i64) -> Result<i64> {
-        let pinned = self.of(partition)?;
-        let PinnedRange { start, end } = pinned.range;
+    pub(crate) async fn position(self: &Arc<Self>, partition: TopicPartition, at_us: i64) -> Result<i64> {
+        let PinnedRange { start, end } = self.of(partition)?.range;
         let wanted = Wanted { committed_min_us: Some(at_us.saturating_add(1)), ..Wanted::offsets(start, end) };
-        let columns = past::COLUMNS.to_vec();
-        let rows = self.read(pinned, partition, wanted, columns, POSITION_ROWS)?;
+        let (_, below, above) = self.cut_at_seam(partition, wanted)?;
+        let request = ScanRequest { batch_rows: POSITION_ROWS, ..ScanRequest::all(past::COLUMNS.to_vec()) };
+        let rows = self.read_all(ScanPart::both(partition, below, above), &request, None)?;
+        let rows = rows.map_ok(|decoded| decoded.rows).boxed();
         Ok(past::first_after(rows, at_us).await?.unwrap_or(end))
     }
 
@@ -144,38 +238,16 @@ impl Pinned {
     }
 
     fn of(&self, partition: TopicPartition) -> Result<&PinnedPartition> {
-        self.partitions.get(&partition).ok_or_else(|| Error::UnknownPartition {
-            topic: partition.topic.to_string(),
-            partition: partition.partition,
-        })
+        let not_pinned =
+            || Error::UnknownPartition { topic: partition.topic.to_string(), partition: partition.partition };
+        self.partitions.get(&partition).ok_or_else(not_pinned)
     }
+}
 
-    /// Rows of a partition in offset order, each offset once; times of what is wanted only prune.
-    fn read(
-        &self,
-        pinned: &PinnedPartition,
-        partition: TopicPartition,
-        wanted: Wanted,
-        columns: Vec<RecordColumn>,
-        batch_rows: usize,
-    ) -> Result<RowStream> {
-        let (below, above) = cut(wanted, pinned.seam);
-        if below.start < below.end {
-            self.cold.manifests.check_readable(partition.topic)?;
-        }
-        pinned.check_reach(partition, &below, &above)?;
-        let columns: Arc<[_]> = Arc::from(columns);
-        let hot = hot::rows(&pinned.hot, &columns, above, batch_rows, self.limits);
-        let entries = self.cold.entries_of(&pinned.manifest, partition.partition, below);
-        let reads = entries.try_filter_map(move |entry| {
-            let lost = entry.lost_within(partition.partition, below.start, below.end);
-            future::ready(lost.map_or(Ok(plan(&entry, partition.partition, &below)), |lost| Err(lost.error())))
-        });
-        let cold = parquet::rows(Arc::clone(&self.cold), reads, columns, below, batch_rows);
-        // Whoever reads holds the manifest to the end: the last objects are read when all entries have been.
-        let held = Arc::clone(&pinned.manifest);
-        Ok(cold.chain(hot).inspect(move |_| _ = &held).boxed())
-    }
+/// One thing to read.
+enum Step {
+    Object(ObjectRead, Wanted),
+    Hot(TopicPartition, Wanted),
 }
 
 /// What of the wanted offsets lies below the seam, and what does not.

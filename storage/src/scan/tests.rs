@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use arrow::array::AsArray;
+use arrow::array::{AsArray, BooleanArray};
 use arrow::datatypes::Int64Type;
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
-use futures::{TryStreamExt, future};
+use futures::{Stream, StreamExt, TryStreamExt, future};
 use object_store::PutPayload;
 use object_store::path::Path;
 use proptest::prelude::*;
@@ -19,12 +19,13 @@ use crate::manifest::model::{Cover, Entry, Object, TopicManifest, Wanted, groups
 use crate::object::bucket::Bucket;
 use crate::record::batch::{BatchBuilder, BatchLimits, CheckedBatch, Compression, TimestampType};
 use crate::record::columns::{RecordColumn, record_schema};
-use crate::scan::plan::plan;
+use crate::scan::plan::{ObjectRead, plan};
+use crate::scan::request::Asked;
 use crate::scan::time::{self, Sought, Within};
-use crate::scan::{cold_fetch, parquet};
+use crate::scan::{GroupFilter, GroupStatistics, cold, cold_fetch, parquet};
 use crate::tier::cold::Cold;
-use crate::tier::write::{GROUP_ROWS_MAX, ObjectWriter};
-use crate::view::TimedOffset;
+use crate::tier::write::{GROUP_ROWS_MAX, ObjectWriter, key_filter};
+use crate::view::{ScanRequest, TimedOffset};
 
 const LIMITS: BatchLimits = BatchLimits { decompressed_bytes_max: 64 << 20 };
 const TOPIC: TopicId = TopicId(Uuid::from_u128(77));
@@ -119,7 +120,7 @@ async fn tier(cold: &Cold, name: &str, partitions: &[(i32, &[Sent])]) {
     cold.publish(TOPIC, Edit::Add(Entry { covers, object: Some(object), lost: vec![] })).await.unwrap();
 }
 
-async fn cold() -> Arc<Cold> {
+async fn fresh() -> Arc<Cold> {
     Arc::new(Cold::for_test(Bucket::for_test()).await)
 }
 
@@ -133,7 +134,20 @@ async fn scan(
 ) -> Vec<RecordBatch> {
     let reads = cold.entries_of(manifest, partition, wanted);
     let reads = reads.try_filter_map(move |entry| future::ready(Ok(plan(&entry, partition, &wanted))));
-    parquet::rows(Arc::clone(cold), reads, Arc::from(columns), wanted, batch_rows).try_collect().await.unwrap()
+    let request = ScanRequest { batch_rows, ..ScanRequest::all(columns.to_vec()) };
+    rows(cold, &request, reads, wanted).await.unwrap()
+}
+
+/// What these reads give.
+async fn rows(
+    cold: &Arc<Cold>,
+    request: &ScanRequest,
+    reads: impl Stream<Item = Result<ObjectRead, Error>>,
+    wanted: Wanted,
+) -> Result<Vec<RecordBatch>, Error> {
+    let asked = Arc::new(Asked::new(request, None)?);
+    let rows = reads.and_then(|read| cold::open(cold, &asked, read, wanted)).try_flatten();
+    rows.map_ok(|decoded| decoded.rows).try_collect().await
 }
 
 fn offsets(batches: &[RecordBatch]) -> Vec<i64> {
@@ -158,7 +172,7 @@ fn plains(range: std::ops::Range<i64>) -> Vec<Sent> {
 
 #[tokio::test]
 async fn row_groups_never_cross_a_partition_and_stay_small() {
-    let cold = cold().await;
+    let cold = fresh().await;
     let rows = i64::try_from(GROUP_ROWS_MAX).unwrap();
     let large = Sent { value: Some(vec![7; 3 << 20]), ..plain(0) };
     let larges: Vec<_> = (0..4).map(|offset| Sent { offset, ..large.clone() }).collect();
@@ -175,7 +189,7 @@ async fn row_groups_never_cross_a_partition_and_stay_small() {
 
 #[tokio::test]
 async fn a_scan_reads_only_what_was_asked_for_in_that_order() {
-    let cold = cold().await;
+    let cold = fresh().await;
     tier(&cold, "a.parquet", &[(0, &plains(0..100)), (1, &plains(0..10))]).await;
     tier(&cold, "b.parquet", &[(0, &plains(100..250))]).await;
     let manifest = cold.manifests.get(TOPIC);
@@ -196,7 +210,7 @@ async fn a_scan_reads_only_what_was_asked_for_in_that_order() {
 
 #[tokio::test]
 async fn a_fetch_gives_at_least_one_record_and_about_as_many_bytes_as_asked() {
-    let cold = cold().await;
+    let cold = fresh().await;
     tier(&cold, "a.parquet", &[(0, &plains(0..1000))]).await;
     let one = records_of(&cold_fetch::fetch(&cold, at(0), 500, 1000, 1).await.unwrap());
     assert_eq!(one, [plain(500)]);
@@ -211,7 +225,7 @@ async fn a_fetch_gives_at_least_one_record_and_about_as_many_bytes_as_asked() {
 
 #[tokio::test]
 async fn a_flipped_bit_in_an_object_is_named_and_never_served() {
-    let cold = cold().await;
+    let cold = fresh().await;
     let mut records = plains(0..40);
     records[7].headers = vec![(b"a".to_vec(), Some(b"1".to_vec()))];
     tier(&cold, "a.parquet", &[(0, &records)]).await;
@@ -228,9 +242,8 @@ async fn a_flipped_bit_in_an_object_is_named_and_never_served() {
         let wanted = Wanted::offsets(0, 40);
         let reads = cold.entries_of(&manifest, 0, wanted);
         let reads = reads.try_filter_map(move |entry| future::ready(Ok(plan(&entry, 0, &wanted))));
-        let rows = parquet::rows(Arc::clone(&damaged), reads, Arc::from(RecordColumn::ALL), wanted, 64);
-        let rows: Result<Vec<RecordBatch>, Error> = rows.try_collect().await;
-        match rows {
+        let request = ScanRequest { batch_rows: 64, ..ScanRequest::all(RecordColumn::ALL.to_vec()) };
+        match rows(&damaged, &request, reads, wanted).await {
             Err(Error::Corrupt { place, .. }) => assert_eq!(place, "a.parquet"),
             Err(error) => panic!("byte {at}: {error}"),
             // Page indexes and bloom filters are for others; we do not read them.
@@ -243,9 +256,78 @@ async fn a_flipped_bit_in_an_object_is_named_and_never_served() {
     assert!(unnoticed < whole.len() * 9 / 10, "{unnoticed} of {} bytes are not read", whole.len());
 }
 
+/// Wants records with one of these keys.
+#[derive(Debug)]
+struct WithKeys(Arc<[Bytes]>);
+
+impl GroupFilter for WithKeys {
+    fn may_hold(&self, _: &GroupStatistics<'_>) -> Option<Vec<bool>> {
+        None
+    }
+
+    fn version(&self) -> u64 {
+        0
+    }
+
+    fn row_columns(&self) -> Option<(Vec<RecordColumn>, Vec<usize>)> {
+        None
+    }
+
+    fn rows(&self, _: &RecordBatch) -> Option<BooleanArray> {
+        None
+    }
+
+    fn keys(&self) -> Option<Arc<[Bytes]>> {
+        Some(Arc::clone(&self.0))
+    }
+}
+
+#[tokio::test]
+async fn keys_leave_out_row_groups_and_a_damaged_filter_on_them_hides_nothing() {
+    let cold = fresh().await;
+    let records = plains(0..40);
+    tier(&cold, "a.parquet", &[(0, &records), (1, &plains(0..3))]).await;
+    let manifest = cold.manifests.get(TOPIC);
+    let (path, wanted) = (Path::from("a.parquet"), Wanted::offsets(0, 40));
+    let read = async |cold: &Arc<Cold>, keys: &[&'static str], partition: i32| {
+        let keys = keys.iter().map(|key| Bytes::from_static(key.as_bytes())).collect();
+        let request = ScanRequest { filter: Some(Arc::new(WithKeys(keys))), ..ScanRequest::all(vec![]) };
+        let reads = cold.entries_of(&manifest, partition, wanted);
+        let reads = reads.try_filter_map(move |entry| future::ready(Ok(plan(&entry, partition, &wanted))));
+        let read = rows(cold, &request, reads, wanted).await;
+        read.map(|rows| (rows.iter().map(RecordBatch::num_rows).sum::<usize>(), request.meter.counts()))
+    };
+    let (found, counts) = read(&cold, &["k6", "nobody"], 0).await.unwrap();
+    assert_eq!((found, counts.row_groups_pruned), (40, 0));
+    for (key, partition) in [("nobody", 0), ("k6", 1)] {
+        let (found, counts) = read(&cold, &[key], partition).await.unwrap();
+        assert_eq!((found, counts.row_groups_pruned, counts.row_groups_read), (0, 1, 0), "{key}");
+    }
+
+    let whole = cold.bucket.get(&path, 1 << 20).await.unwrap().unwrap();
+    let Some(Ok(entry)) = cold.entries(&manifest).next().await else { panic!("an entry") };
+    let footer = parquet::read_footer(&cold, entry.object.as_ref().unwrap()).await.unwrap();
+    let (start, length) = key_filter(footer.metadata().row_group(0)).unwrap();
+    for at in (start..start + length).step_by(5) {
+        let mut bytes = whole.to_vec();
+        bytes[at as usize] ^= 1 << (at % 8);
+        let damaged = Arc::new(Cold::for_test(Bucket::for_test()).await);
+        damaged.bucket.put_new(&path, PutPayload::from(bytes)).await.unwrap();
+        let reads = cold.entries_of(&manifest, 0, wanted);
+        let reads = reads.try_filter_map(move |entry| future::ready(Ok(plan(&entry, 0, &wanted))));
+        let filter: Arc<dyn GroupFilter> = Arc::new(WithKeys([Bytes::from_static(b"k6")].into()));
+        let request = ScanRequest { filter: Some(filter), ..ScanRequest::all(vec![]) };
+        let refused = rows(&damaged, &request, reads, wanted).await;
+        assert!(
+            matches!(&refused, Err(Error::Corrupt { place, .. }) if place == "a.parquet"),
+            "byte {at}: {refused:?}"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_time_is_found_exactly_in_offset_order() {
-    let cold = cold().await;
+    let cold = fresh().await;
     let mut records = plains(0..100);
     // Producers' clocks differ: a late record with an early time, and an early one with a late time.
     records[20].timestamp_ms = 5000;
@@ -269,7 +351,7 @@ async fn a_time_is_found_exactly_in_offset_order() {
 
 #[tokio::test]
 async fn the_next_row_group_is_read_before_it_is_asked_for_by_who_reads_in_order() {
-    let cold = cold().await;
+    let cold = fresh().await;
     let rows = i64::try_from(GROUP_ROWS_MAX).unwrap();
     tier(&cold, "a.parquet", &[(0, &plains(0..3 * rows))]).await;
     let gets = || cold.bucket.meter().requests()[0].requests;
@@ -297,7 +379,7 @@ async fn the_next_row_group_is_read_before_it_is_asked_for_by_who_reads_in_order
 
 #[tokio::test]
 async fn a_row_group_that_many_want_at_once_is_read_once() {
-    let cold = cold().await;
+    let cold = fresh().await;
     tier(&cold, "a.parquet", &[(0, &plains(0..1000))]).await;
     let fetches = (0..20).map(|offset| cold_fetch::fetch(&cold, at(0), offset * 7, 1000, 500));
     for fetched in futures::future::join_all(fetches).await {
@@ -332,7 +414,7 @@ proptest! {
         }).collect();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {
-            let cold = cold().await;
+            let cold = fresh().await;
             let (first, second) = records.split_at(cut.min(records.len()));
             for (name, part) in [("a", first), ("b", second)] {
                 if !part.is_empty() {

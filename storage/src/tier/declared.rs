@@ -1,23 +1,59 @@
 //! Declared columns of a cold object: what a relation says its records hold, decoded once, beside the raw columns.
 //!
 //! Every raw row stays, whether it decodes or not; where it does not, the declared columns are null and `_error` says
-//! why. Which columns a topic has is SQL's knowledge: storage asks when it tiers (see [`DeclaredColumns`]).
+//! why. A table's objects have `_tombstone` too: whether the record deletes its key. Which columns a topic has is SQL's
+//! knowledge: storage asks when it tiers (see [`DeclaredColumns`]).
+//!
+//! An object says in its footer which declaration its columns were decoded by ([`declaration_of`]). A scan takes them only
+//! if that is the very one it asks for, and the raw columns else: what was declared otherwise may have decoded otherwise.
 
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::array::{AsArray, StringArray, StringBuilder, UInt32Array};
+use arrow::array::{Array, AsArray, BooleanArray, StringArray, StringBuilder, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use parquet::file::metadata::KeyValue;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::ids::TopicId;
 use crate::record::columns::{RecordColumn, record_schema};
-use crate::record::format::{DecodeError, Decoder, RecordFormat};
+use crate::record::format::{DecodeError, Decoder, RecordFormat, TOMBSTONE_COLUMN};
 
 /// Why a record did not decode.
-const ERROR_COLUMN: &str = "_error";
+pub(crate) const ERROR_COLUMN: &str = "_error";
+
+/// In an object's key-value metadata: the [`Declaration`] of its columns.
+pub(crate) const DECLARED_KEY: &str = "aquifer.declared";
+
+/// Raised when the decoder gives other values for the same bytes: objects from before are then read raw, and rewritten.
+const DECODER_VERSION: u32 = 1;
+
+/// What the declared columns of an object were decoded by. Stored, as JSON.
+#[derive(Debug, Serialize, Deserialize)]
+struct Declaration<F> {
+    decoder: u32,
+    format: F,
+}
+
+/// By which declaration the columns of an object were decoded; `None` if it has none, or one that this program decodes
+/// otherwise or does not know.
+pub(crate) fn declaration_of(metadata: Option<&Vec<KeyValue>>) -> Option<RecordFormat> {
+    let said = metadata?.iter().find(|pair| pair.key == DECLARED_KEY)?.value.as_deref()?;
+    let declaration: Declaration<RecordFormat> = serde_json::from_str(said).ok()?;
+    (declaration.decoder == DECODER_VERSION).then_some(declaration.format)
+}
+
+/// The error that an object's `_error` tells of, put together again: its column, if it is one column's fault, and words.
+pub(crate) fn error_of(said: &str, format: &RecordFormat) -> (Option<String>, String) {
+    let names = format.columns.iter().map(|column| &column.name);
+    let of = |name: &String| said.strip_prefix(name.as_str()).and_then(|rest| rest.strip_prefix(": "));
+    // Of names that begin alike the longest is meant.
+    let named = names.filter_map(|name| of(name).map(|words| (name, words))).max_by_key(|(name, _)| name.len());
+    named.map_or_else(|| (None, said.to_owned()), |(name, words)| (Some(name.clone()), words.to_owned()))
+}
 
 /// What knows the declared columns of topics; asked each time a topic is tiered.
 pub trait DeclaredColumns: Debug + Send + Sync {
@@ -31,6 +67,9 @@ pub(crate) struct Declared {
     decoder: Decoder,
     columns: usize,
     schema: SchemaRef,
+    /// Whether the records are a table's, some of them deletions.
+    tombstones: bool,
+    declaration: String,
 }
 
 impl Declared {
@@ -46,10 +85,21 @@ impl Declared {
         // Behind the declared columns a table's decoder gives one more: whether the row is a tombstone.
         fields.extend(decoder.schema().fields().iter().take(wanted.len()).map(Arc::clone));
         fields.push(Arc::new(Field::new(ERROR_COLUMN, DataType::Utf8, true)));
-        Ok(Self { decoder, columns: wanted.len(), schema: Arc::new(Schema::new(fields)) })
+        if format.tombstones {
+            fields.push(Arc::new(Field::new(TOMBSTONE_COLUMN, DataType::Boolean, false)));
+        }
+        let declaration = serde_json::to_string(&Declaration { decoder: DECODER_VERSION, format })
+            .map_err(Error::format("write down a declaration"))?;
+        let (schema, tombstones) = (Arc::new(Schema::new(fields)), format.tombstones);
+        Ok(Self { decoder, columns: wanted.len(), schema, tombstones, declaration })
     }
 
-    /// Raw columns, declared columns, `_error`.
+    /// What the object says of its declared columns.
+    pub(crate) fn metadata(&self) -> KeyValue {
+        KeyValue::new(DECLARED_KEY.to_owned(), self.declaration.clone())
+    }
+
+    /// Raw columns, declared columns, `_error`, of a table `_tombstone`.
     pub(crate) fn schema(&self) -> &SchemaRef {
         &self.schema
     }
@@ -66,6 +116,11 @@ impl Declared {
             columns.push(take(column, &places, None).map_err(Error::format("place decoded rows"))?);
         }
         columns.push(Arc::new(errors));
+        if self.tombstones {
+            let values = raw.column(RecordColumn::Value as usize);
+            let deletes = (0..raw.num_rows()).map(|row| Some(values.is_null(row)));
+            columns.push(Arc::new(deletes.collect::<BooleanArray>()));
+        }
         RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(Error::format("add declared columns"))
     }
 }
@@ -98,7 +153,6 @@ fn places(raw: &RecordBatch, errors: &[DecodeError]) -> (UInt32Array, StringArra
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::Array;
     use arrow::datatypes::Int32Type;
 
     use super::*;
@@ -141,6 +195,21 @@ mod tests {
             let failed: Vec<bool> = (0..5).map(|row| errors.is_valid(row)).collect();
             assert_eq!(failed, [false, true, true, !tombstones, false]);
             assert!(errors.value(2).starts_with("n: "), "{}", errors.value(2));
+            let (column, words) = error_of(errors.value(2), &format);
+            assert_eq!((column.as_deref(), format!("n: {words}").as_str()), (Some("n"), errors.value(2)));
+            assert_eq!(error_of(errors.value(1), &format), (None, errors.value(1).to_owned()));
+            let deletes = extended.column_by_name(TOMBSTONE_COLUMN).map(|column| column.as_boolean().value(3));
+            assert_eq!(deletes, tombstones.then_some(true));
+            assert_eq!(declaration_of(Some(&vec![declared.metadata()])), Some(format));
         }
+    }
+
+    #[test]
+    fn a_declaration_that_decodes_otherwise_is_none() {
+        let said = |text: &str| declaration_of(Some(&vec![KeyValue::new(DECLARED_KEY.to_owned(), text.to_owned())]));
+        let format = r#"{"columns":[],"key_format":"none","value_format":"json","tombstones":false}"#;
+        assert!(said(&format!(r#"{{"decoder":1,"format":{format}}}"#)).is_some());
+        assert!(said(&format!(r#"{{"decoder":2,"format":{format}}}"#)).is_none());
+        assert!(said("1").is_none() && declaration_of(None).is_none());
     }
 }

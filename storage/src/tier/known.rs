@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use crate::ids::TopicId;
 use crate::manifest::model::{ChunkName, Entry};
 use crate::object::cache::Cache;
 use crate::settings::upkeep_bytes_max;
@@ -26,13 +27,43 @@ pub(crate) struct Quiet {
 pub(crate) struct Known {
     quiet: Cache<ChunkName, Quiet>,
     shares: Cache<ChunkName, Arc<[(i32, u64)]>>,
+    /// Objects that have the columns of a declaration, or were written to have them, by name.
+    typed: Cache<String, u64>,
+    /// Topics all of whose objects have: as of which version of the manifest, for which declaration.
+    typed_topics: Cache<TopicId, (u64, u64)>,
 }
 
 impl Known {
     /// Nothing yet.
     pub(crate) fn new(memory_limit: u64) -> Self {
-        let half = usize::try_from(upkeep_bytes_max(memory_limit) / 2).unwrap_or(usize::MAX);
-        Self { quiet: Cache::new(half), shares: Cache::new(half) }
+        let quarter = usize::try_from(upkeep_bytes_max(memory_limit) / 4).unwrap_or(usize::MAX);
+        Self {
+            quiet: Cache::new(quarter),
+            shares: Cache::new(quarter),
+            typed: Cache::new(quarter),
+            typed_topics: Cache::new(quarter),
+        }
+    }
+
+    /// Whether an object has the columns of a declaration, or there is no use in trying.
+    pub(crate) fn is_typed(&self, object: &str, declaration: u64) -> bool {
+        self.typed.get(&object.to_owned()) == Some(declaration)
+    }
+
+    /// An object has the columns of a declaration, or was written to have them.
+    pub(crate) fn note_typed(&self, object: &str, declaration: u64) {
+        let weight = 4 * size_of::<String>() + 2 * object.len();
+        self.typed.insert(object.to_owned(), declaration, weight);
+    }
+
+    /// Whether all objects of a topic have the columns of a declaration, as of a version of its manifest.
+    pub(crate) fn is_typed_topic(&self, topic: TopicId, of: (u64, u64)) -> bool {
+        self.typed_topics.get(&topic) == Some(of)
+    }
+
+    /// All objects of a topic have them.
+    pub(crate) fn note_typed_topic(&self, topic: TopicId, of: (u64, u64)) {
+        self.typed_topics.insert(topic, of, 2 * size_of::<(TopicId, (u64, u64))>());
     }
 
     /// What is known of a chunk in which nothing was to be merged.

@@ -11,14 +11,15 @@
 //!
 //! What is cold is looked after by [`housekeeping`], topic by topic ([`upkeep`]): [`retain`] says what is too old ([`expire`]
 //! asks it), [`compact`] (with [`latest`] and [`cleaned`]) what is not the latest of its key, [`merge`] what is too small;
-//! [`rewrite`] makes the objects that take the place of others. [`known`] keeps it from looking at the same things again,
+//! [`rewrite`] makes the objects that take the place of others, and [`retype`] finds those whose declared columns are out of
+//! date. [`known`] keeps it from looking at the same things again,
 //! [`spoiled`] at what cannot be read.
 
 pub(crate) mod checkpoint;
 mod cleaned;
 pub(crate) mod cold;
 mod compact;
-mod declared;
+pub(crate) mod declared;
 mod expire;
 mod forgetting;
 pub(crate) mod history;
@@ -28,6 +29,7 @@ mod known;
 mod latest;
 mod merge;
 mod retain;
+mod retype;
 mod rewrite;
 mod run;
 mod seal;

@@ -9,7 +9,7 @@
 
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 
 use arrow::array::{AsArray, BooleanArray};
 use arrow::compute::{concat_batches, filter_record_batch};
@@ -84,8 +84,7 @@ impl Runner {
         entries: &[Arc<Entry>],
         goes: &dyn Goes,
     ) -> Result<Rewritten> {
-        let format =
-            self.declared_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.format_of(manifest.topic));
+        let format = self.format_of(manifest.topic);
         if let Some(format) = &format {
             match self.rewrite_with(manifest, entries, goes, Some(format)).await {
                 // The raw columns must never wait for what Parquet has no words for.

@@ -63,6 +63,11 @@ impl Runner {
         self.node.upgrade().ok_or(Error::Closed)
     }
 
+    /// How the topic's records decode, if anything is declared over it.
+    pub(crate) fn format_of(&self, topic: TopicId) -> Option<RecordFormat> {
+        self.declared_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.format_of(topic))
+    }
+
     /// Tiers a topic up to its targets, in as many runs as the limit asks for; nothing if it is gone.
     ///
     /// # Errors
@@ -199,7 +204,7 @@ impl Runner {
     ) -> Result<(Entry, CheckpointReport)> {
         let covers = parts.iter().map(|part| part.cover).collect();
         let limits = self.limits;
-        let format = self.declared_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.format_of(topic));
+        let format = self.format_of(topic);
         let built = worker::background(move || build(topic, &parts, limits, format.as_ref()));
         let (finished, lost) = built.await?;
         for Lost { partition, start, end, place } in &lost {

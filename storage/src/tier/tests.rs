@@ -25,12 +25,14 @@ use crate::object::bucket::Bucket;
 use crate::object::paths;
 use crate::record::batch::{BatchBuilder, CheckedBatch, Compression, TimestampType};
 use crate::record::columns::RecordColumn;
+use crate::record::format::{ColumnRole, ColumnType, DeclaredColumn, Format, RecordFormat};
 use crate::scan::{self, Pinned};
 use crate::settings::StorageSettings;
 use crate::storage::OpenOptions;
 use crate::testing::fault::{Fault, Faults, FaultyStore};
 use crate::tier::cleaned::{Cleaned, Horizon, stored_name};
 use crate::tier::cold::Cold;
+use crate::tier::declared::{DeclaredColumns, declaration_of};
 use crate::tier::retain::Retention;
 use crate::tier::rewrite::NoneGoes;
 use crate::tier::seal::SealPolicy;
@@ -110,9 +112,9 @@ impl Bench {
     }
 
     async fn offsets(&self, node: &Arc<Node>, tier: &Arc<Tier>) -> Vec<i64> {
-        let pinned = Pinned::pin(node, tier, &[self.topic], &HashMap::new()).unwrap();
+        let pinned = Arc::new(Pinned::pin(node, tier, &[self.topic], &HashMap::new()).unwrap());
         let request = ScanRequest::all(vec![RecordColumn::Offset]);
-        let batches: Vec<_> = pinned.scan(self.partition(), request).unwrap().try_collect().await.unwrap();
+        let batches: Vec<_> = pinned.scan(self.partition(), &request).unwrap().try_collect().await.unwrap();
         batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec()).collect()
     }
 
@@ -213,7 +215,7 @@ async fn a_merge_that_is_cut_off_between_its_put_and_its_publish_changes_nothing
         tier.checkpoint().await.unwrap();
     }
     let all: Vec<i64> = (0..30).collect();
-    let pinned = Pinned::pin(&node, &tier, &[bench.topic], &HashMap::new()).unwrap();
+    let pinned = Arc::new(Pinned::pin(&node, &tier, &[bench.topic], &HashMap::new()).unwrap());
     bench.lay("/manifest/", &[Fault::Refuse; EVERY_ATTEMPT]);
     let error = tier.vacuum(None).await.unwrap_err();
     assert!(matches!(error, Error::ObjectStore { .. }), "{error}");
@@ -379,9 +381,9 @@ async fn a_scan_holds_what_it_reads_to_its_end_whoever_drops_the_snapshot() {
     }
     let manifests = &tier.cold().manifests;
     let before = manifests.get(bench.topic).version;
-    let pinned = Pinned::pin(&node, &tier, &[bench.topic], &HashMap::new()).unwrap();
+    let pinned = Arc::new(Pinned::pin(&node, &tier, &[bench.topic], &HashMap::new()).unwrap());
     let request = ScanRequest { batch_rows: 1, ..ScanRequest::all(vec![RecordColumn::Offset]) };
-    let mut rows = pinned.scan(bench.partition(), request).unwrap();
+    let mut rows = pinned.scan(bench.partition(), &request).unwrap();
     drop(pinned);
     for _ in 0..20 {
         rows.try_next().await.unwrap().unwrap();
@@ -480,9 +482,9 @@ async fn a_missing_object_is_named_and_left_alone_and_work_goes_on_around_it() {
     assert_eq!((lost.len(), lost[0].start, lost[0].end), (1, 4, 6));
 
     let read = async |offset_start, offset_end| {
-        let pinned = Pinned::pin(&node, &tier, &[id], &HashMap::new()).unwrap();
+        let pinned = Arc::new(Pinned::pin(&node, &tier, &[id], &HashMap::new()).unwrap());
         let request = ScanRequest { offset_start, offset_end, ..ScanRequest::all(vec![RecordColumn::Offset]) };
-        let rows = pinned.scan(bench.partition(), request).unwrap().try_collect::<Vec<_>>().await;
+        let rows = pinned.scan(bench.partition(), &request).unwrap().try_collect::<Vec<_>>().await;
         rows.map(|rows| rows.iter().map(RecordBatch::num_rows).sum::<usize>())
     };
     assert_eq!((read(0, 4).await.unwrap(), read(6, 12).await.unwrap()), (2, 4));
@@ -651,6 +653,54 @@ async fn a_consumer_whose_offset_goes_while_it_is_read_is_told_so_and_never_give
     }
     let gone = read(0).await;
     assert!(matches!(gone, Err(Error::OffsetOutOfRange { .. })), "{gone:?}");
+    stop(node, tier).await;
+}
+
+/// Declares the value's text.
+#[derive(Debug)]
+struct TextColumn;
+
+impl DeclaredColumns for TextColumn {
+    fn format_of(&self, _: TopicId) -> Option<RecordFormat> {
+        let (name, field, kind) = ("v".to_owned(), "v".to_owned(), ColumnType::Text);
+        let column = DeclaredColumn { name, field, kind, role: ColumnRole::Value, not_null: false };
+        let (key_format, value_format) = (Format::None, Format::Kafka);
+        Some(RecordFormat { columns: vec![column], key_format, value_format, tombstones: false })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn columns_are_written_into_older_objects_a_few_at_a_time() {
+    let bench = Bench::new();
+    let (node, tier) = bench.open().await;
+    for _ in 0..6 {
+        bench.produce(&node, 10).await;
+        tier.checkpoint().await.unwrap();
+    }
+    let topic = node.topic_by_id(bench.topic).unwrap();
+    let upkeep = tier.upkeep_for_test();
+    let retype = async |effort| {
+        let mut report = VacuumReport::default();
+        upkeep.retype(&topic, effort, &mut report).await.unwrap();
+        report.objects_written
+    };
+    assert_eq!(retype(Effort::All).await, 0, "nothing is declared");
+    let by: Arc<dyn DeclaredColumns> = Arc::new(TextColumn);
+    *upkeep.runner.declared_by.write() = Some(Arc::downgrade(&by));
+    for written in [4, 2, 0, 0] {
+        assert_eq!(retype(Effort::Due).await, written);
+    }
+    bench.produce(&node, 10).await;
+    tier.checkpoint().await.unwrap();
+    assert_eq!((retype(Effort::All).await, retype(Effort::All).await), (1, 0));
+    let manifest = tier.cold().manifests.get(bench.topic);
+    let entries: Vec<_> = tier.cold().entries(&manifest).try_collect().await.unwrap();
+    for entry in entries {
+        let footer = scan::read_footer(tier.cold(), entry.object.as_ref().unwrap()).await.unwrap();
+        let declared = declaration_of(footer.metadata().file_metadata().key_value_metadata());
+        assert_eq!(declared, TextColumn.format_of(bench.topic));
+    }
+    assert_eq!(bench.offsets(&node, &tier).await, (0..70).collect::<Vec<_>>());
     stop(node, tier).await;
 }
 

@@ -149,7 +149,7 @@ impl Upkeep {
         }
     }
 
-    /// Takes away what compaction finds, and makes large objects of small ones.
+    /// Takes away what compaction finds, makes large objects of small ones, and gives those that stay their columns.
     async fn rewrite(
         &mut self,
         node: &Node,
@@ -161,7 +161,8 @@ impl Upkeep {
         if config.cleanup_policy.compacts() {
             self.compact(node, topic, config, effort, report).await?;
         }
-        self.merge(topic, effort, report).await
+        self.merge(topic, effort, report).await?;
+        self.retype(topic, effort, report).await
     }
 
     /// Notes that an object of a topic cannot be read; whether that is news, so that work can go on around it. What is
@@ -380,6 +381,16 @@ impl Upkeep {
         Ok(())
     }
 
+    /// Writes one entry's object anew, all its rows in it.
+    pub(super) async fn rewrite_alone(
+        &self,
+        manifest: &TopicManifest,
+        entry: Arc<Entry>,
+        report: &mut VacuumReport,
+    ) -> Result<()> {
+        self.replace(manifest, &[entry], &NoneGoes, None, report).await.map(drop)
+    }
+
     /// Rewrites neighbours and publishes what came of it; whether it did: not if rows were to go that are not free.
     async fn replace(
         &self,
@@ -394,6 +405,9 @@ impl Upkeep {
         let removed: Vec<String> = objects.map(|object| object.path.clone()).collect();
         let written = || rewritten.entries.iter().filter_map(|entry| entry.object.as_ref());
         let (bytes, objects_written) = (written().map(|object| object.bytes).sum::<u64>(), written().count());
+        if let Some((_, declaration)) = self.declared(manifest.topic) {
+            written().for_each(|object| self.known.note_typed(&object.path, declaration));
+        }
         report.bytes_rewritten += bytes;
         worker::crash_point("after a rewritten object is put");
         let (topic, objects, rows_removed) = (manifest.topic, removed.len(), rewritten.rows_removed);

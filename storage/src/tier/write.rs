@@ -12,7 +12,7 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
-use parquet::file::metadata::{KeyValue, SortingColumn};
+use parquet::file::metadata::{KeyValue, RowGroupMetaData, SortingColumn};
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
 use parquet::schema::types::ColumnPath;
 
@@ -39,6 +39,9 @@ const LAYOUT_VERSION: u32 = 1;
 const VERSION_KEY: &str = "aquifer.version";
 /// In an object's key-value metadata: the id of its topic.
 pub(crate) const TOPIC_KEY: &str = "aquifer.topic";
+/// In an object's key-value metadata: CRC-32C of the bloom filter on the key of each row group, in hexadecimal digits with
+/// commas between. The manifest has checksums of column chunks only, and a filter with a flipped bit would hide rows.
+const KEY_FILTERS_KEY: &str = "aquifer.key_filters";
 
 /// An object ready to be put.
 #[derive(Debug)]
@@ -70,7 +73,8 @@ impl ObjectFile {
     /// [`Error::Format`] if Parquet has no words for a declared column.
     pub(crate) fn new(topic: String, declared: Option<Declared>) -> Result<Self> {
         let schema = declared.as_ref().map_or_else(record_schema, |declared| Arc::clone(declared.schema()));
-        let parquet = ArrowWriter::try_new(Vec::new(), schema, Some(properties(topic)?))
+        let metadata = declared.as_ref().map(Declared::metadata);
+        let parquet = ArrowWriter::try_new(Vec::new(), schema, Some(properties(topic, metadata)?))
             .map_err(Error::format("begin an object"))?;
         Ok(Self { parquet, declared, row_groups: Vec::new() })
     }
@@ -102,10 +106,12 @@ impl ObjectFile {
     ///
     /// # Errors
     /// [`Error::Format`]; then it is a bug.
-    pub(crate) fn finish(self) -> Result<Option<Finished>> {
+    pub(crate) fn finish(mut self) -> Result<Option<Finished>> {
         if self.row_groups.is_empty() {
             return Ok(None);
         }
+        let filters = self.key_filters()?;
+        self.parquet.append_key_value_metadata(filters);
         let chunks = self.parquet.flushed_row_groups().iter().flat_map(|group| group.columns());
         let ranges: Vec<_> = chunks.map(|chunk| chunk.byte_range()).collect();
         let bytes = self.parquet.into_inner().map_err(Error::format("end an object"))?;
@@ -116,6 +122,34 @@ impl ObjectFile {
         let (bytes, row_groups) = (Bytes::from(bytes), self.row_groups);
         Ok(Some(Finished { bytes, footer_bytes, footer_crc, chunk_crcs, row_groups }))
     }
+}
+
+impl ObjectFile {
+    /// The checksums of the filters on keys; they are written right behind their row groups.
+    fn key_filters(&mut self) -> Result<KeyValue> {
+        self.parquet.sync().map_err(Error::format("end an object"))?;
+        let written = self.parquet.inner();
+        let crcs = self.parquet.flushed_row_groups().iter().map(|group| {
+            // Of nothing, where there is none.
+            let (start, length) = key_filter(group).unwrap_or_default();
+            checksum(written, start, length).map(|crc| format!("{crc:08x}"))
+        });
+        let crcs = crcs.collect::<Result<Vec<_>>>()?;
+        Ok(KeyValue::new(KEY_FILTERS_KEY.to_owned(), crcs.join(",")))
+    }
+}
+
+/// Where the filter on the key of a row group is, and how long.
+pub(crate) fn key_filter(group: &RowGroupMetaData) -> Option<(u64, u64)> {
+    let chunk = group.columns().get(RecordColumn::Key as usize)?;
+    let (start, length) = (chunk.bloom_filter_offset()?, chunk.bloom_filter_length()?);
+    u64::try_from(start).ok().zip(u64::try_from(length).ok())
+}
+
+/// The checksums of the filters on keys, row group by row group; none in an object from before they were kept.
+pub(crate) fn key_filter_crcs(metadata: Option<&Vec<KeyValue>>) -> Option<Vec<u32>> {
+    let said = metadata?.iter().find(|pair| pair.key == KEY_FILTERS_KEY)?.value.as_deref()?;
+    said.split(',').map(|crc| u32::from_str_radix(crc, 16).ok()).collect()
 }
 
 /// What the manifest says of raw rows of one partition in offset order; `None` if there are none.
@@ -250,15 +284,14 @@ fn no_footer() -> Error {
     Error::Corrupt { place: "object being written".into(), reason: "its footer does not describe it".into() }
 }
 
-fn properties(topic: String) -> Result<WriterProperties> {
+fn properties(topic: String, declared: Option<KeyValue>) -> Result<WriterProperties> {
     let column = |column: RecordColumn| ColumnPath::from(column.name());
+    let metadata =
+        [(VERSION_KEY, LAYOUT_VERSION.to_string()), (TOPIC_KEY, topic)].map(|(k, v)| KeyValue::new(k.to_owned(), v));
     let level = ZstdLevel::try_new(1).map_err(Error::format("choose a compression level"))?;
     let mut properties = WriterProperties::builder()
         .set_created_by(concat!("aquifer ", env!("CARGO_PKG_VERSION")).to_owned())
-        .set_key_value_metadata(Some(vec![
-            KeyValue::new(VERSION_KEY.to_owned(), LAYOUT_VERSION.to_string()),
-            KeyValue::new(TOPIC_KEY.to_owned(), topic),
-        ]))
+        .set_key_value_metadata(Some(metadata.into_iter().chain(declared).collect()))
         .set_sorting_columns(Some(vec![
             SortingColumn { column_idx: 0, descending: false, nulls_first: false },
             SortingColumn { column_idx: 1, descending: false, nulls_first: false },

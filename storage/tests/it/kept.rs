@@ -8,12 +8,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
-use aquifer_storage::record::format::{ColumnRole, ColumnType, DeclaredColumn, Format, RecordFormat};
+use aquifer_storage::record::format::{ColumnRole, ColumnType, DeclaredColumn, Decoded, Format, RecordFormat};
 use aquifer_storage::settings::StorageSettings;
 use aquifer_storage::{
-    Append, CleanupPolicy, Commit, DeclaredColumns, Error, Finding, OpenOptions, Severity, Storage, Topic, TopicConfig,
-    TopicId, VerifyReport,
+    Append, CleanupPolicy, Commit, DeclaredColumns, DeclaredScan, Error, Finding, OpenOptions, ScanRequest, Severity,
+    Storage, Topic, TopicConfig, TopicId, VerifyReport,
 };
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use futures::TryStreamExt;
 use parking_lot::Mutex;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
@@ -172,6 +175,16 @@ async fn check(data_dir: &Path) {
     let object = objects.iter().find(|object| object.topic == declared.id).unwrap();
     let file = ParquetRecordBatchReaderBuilder::try_new(fs::File::open(&object.url).unwrap()).unwrap();
     assert!(file.schema().field_with_name("n").is_ok() && file.schema().field_with_name("_error").is_ok());
+    // Typed where the object says by which declaration, decoded where it was written before that was kept.
+    let format = Arc::new(OneColumn(declared.id).format_of(declared.id).unwrap());
+    let (pinned, request) = (snapshot(&storage, &declared), ScanRequest::all(Vec::new()));
+    let parts = pinned.survey(at(&declared, 0), &request, None).await.unwrap();
+    let rows = pinned.read(parts, &request, Some(DeclaredScan { format, wanted: vec![0] })).unwrap();
+    let found: Vec<Decoded> = rows.try_collect().await.unwrap();
+    let numbers = found.iter().flat_map(|found| found.rows.column(0).as_primitive::<Int64Type>().values().to_vec());
+    assert_eq!(numbers.collect::<Vec<_>>(), [7, 9]);
+    let errors: Vec<i64> = found.iter().flat_map(|found| found.errors.iter().map(|error| error.offset)).collect();
+    assert_eq!(errors, [1]);
     let compacted = named("compacted");
     let latest: Vec<_> =
         ["a2", "b2", "c2"].iter().enumerate().map(|(at, value)| (6 + at as i64, (*value).to_owned())).collect();

@@ -25,3 +25,4 @@ mod tiering;
 mod times;
 mod topics;
 mod transactions;
+mod typed;
