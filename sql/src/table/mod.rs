@@ -2,9 +2,11 @@
 
 pub(crate) mod exec;
 pub(crate) mod latest;
+pub(crate) mod lookup;
 pub(crate) mod predicate;
 pub(crate) mod provider;
 pub(crate) mod reader;
+pub(crate) mod returned;
 pub(crate) mod rows;
 pub(crate) mod source;
 pub(crate) mod window;

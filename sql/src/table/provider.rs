@@ -6,6 +6,7 @@ use std::sync::Arc;
 use aquifer_storage::{ScanRequest, Snapshot, TopicPartition};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use bytes::Bytes;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::DataFusionError;
 use datafusion::error::Result as DataFusionResult;
@@ -13,6 +14,7 @@ use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType};
 use datafusion::physical_plan::ExecutionPlan;
 
 use super::exec::{Partition, ScanExec};
+use super::lookup::{KeyLookupExec, keys_of};
 use super::predicate::{Bounds, bounds};
 use super::source::{Source, SourceColumn};
 use super::window::tumbling;
@@ -64,6 +66,13 @@ impl SourceTable {
 
     fn rowtime_is_timestamp(&self) -> bool {
         self.source.relation.as_ref().is_none_or(|relation| relation.timestamp_column.is_none())
+    }
+
+    /// The keys to look up instead of scanning, if the filters name them and there is state to look into.
+    fn lookup_keys(&self, snapshot: &Snapshot, filters: &[Expr]) -> Option<Vec<Bytes>> {
+        let relation = self.source.relation.as_ref().filter(|relation| relation.is_keyed_table())?;
+        let may = self.window.is_none() && snapshot.has_state(self.source.topic.id);
+        may.then(|| keys_of(filters, relation)).flatten()
     }
 
     fn partitions(&self, snapshot: &Snapshot, bounds: &Bounds) -> Vec<Partition> {
@@ -133,6 +142,9 @@ impl TableProvider for SourceTable {
             partitions,
             limit,
         );
+        if let Some(keys) = self.lookup_keys(&scope.snapshot, filters) {
+            return Ok(Arc::new(KeyLookupExec::new(scan, keys)));
+        }
         let window = self.window.as_ref().map(tumbling).transpose()?;
         Ok(Arc::new(scan.windowed(window)))
     }
