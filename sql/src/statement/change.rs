@@ -71,7 +71,8 @@ fn change(
     let name = object_name(name, places)?;
     let returning = returning.map(|items| returned(items, places)).transpose()?;
     let (places, text) = (Arc::clone(places), text_of(tokens, places));
-    Ok(Sentence::Change(Change { name, from, assignments, selection, returning, text, places }))
+    let change = Change { name, from, assignments, selection, returning, text, places };
+    Ok(Sentence::Change(Box::new(change)))
 }
 
 /// RETURNING's items.
@@ -117,7 +118,7 @@ mod tests {
 
     fn one(sql: &str) -> Change {
         let Sentence::Change(change) = parse(sql).unwrap().remove(0).sentence else { panic!("{sql}") };
-        change
+        *change
     }
 
     #[test]

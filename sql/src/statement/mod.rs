@@ -41,7 +41,7 @@ pub(crate) enum Sentence {
     /// `INSERT INTO name [(columns)] VALUES … | SELECT …`.
     Insert(Insert),
     /// `UPDATE name SET … [WHERE …]`, `DELETE FROM name [WHERE …]`.
-    Change(Change),
+    Change(Box<Change>),
     /// `DROP STREAM | TABLE [IF EXISTS] name, … [DELETE TOPIC]`.
     Drop(Drop),
     /// `SHOW TOPICS` and its like.

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, Int32Array, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{ArrayRef, AsArray, Int32Array, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 
 use crate::error::{Error, Result};
