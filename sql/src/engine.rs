@@ -12,6 +12,7 @@ use datafusion::execution::session_state::SessionState;
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::function::session_state;
+use crate::run::contended::Contended;
 use crate::session::Session;
 use crate::stream::Supervisor;
 
@@ -60,6 +61,8 @@ pub(crate) struct Inner {
     pub(crate) node_settings: Arc<Vec<SettingInfo>>,
     /// For `version()`.
     pub(crate) version: String,
+    /// Statements that were overtaken at a table.
+    pub(crate) contended: Contended,
     /// Whose turn it is to take records without a key: one partition per statement.
     pub(crate) keyless_turn: AtomicU64,
 }
@@ -78,6 +81,8 @@ impl Engine {
         let catalog = Arc::new(Catalog::new(storage.clone()));
         let declared: Weak<Catalog> = Arc::downgrade(&catalog);
         storage.declare_columns(declared);
+        let keyed: Weak<Catalog> = Arc::downgrade(&catalog);
+        storage.keep_state(keyed);
         let supervisor = Arc::new(Supervisor::new(Arc::clone(&catalog)));
         let holding: Weak<Supervisor> = Arc::downgrade(&supervisor);
         storage.hold_back(holding);
@@ -90,6 +95,7 @@ impl Engine {
                 state,
                 node_settings: Arc::new(options.node_settings),
                 version: options.version,
+                contended: Contended::default(),
                 keyless_turn: AtomicU64::new(0),
             }),
         })

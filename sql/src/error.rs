@@ -65,6 +65,7 @@ pub enum SqlState {
     SnapshotTooOld,
     IoError,
     DataCorrupted,
+    SerializationFailure,
     InternalError,
 }
 
@@ -125,6 +126,7 @@ impl SqlState {
             Self::SnapshotTooOld => "72000",
             Self::IoError => "58030",
             Self::DataCorrupted => "XX001",
+            Self::SerializationFailure => "40001",
             Self::InternalError => "XX000",
         }
     }
@@ -216,6 +218,7 @@ impl From<aquifer_storage::Error> for Error {
             Storage::Conflict { .. } => {
                 (SqlState::ObjectNotInPrerequisiteState, Some("somebody else changed it; try again"))
             }
+            Storage::RowsContended { .. } => (SqlState::SerializationFailure, Some("run the transaction again")),
             Storage::OffsetOutOfRange { .. } => (SqlState::SnapshotTooOld, Some("run the statement again")),
             Storage::OutOfOrderSequence { .. }
             | Storage::InvalidProducerEpoch { .. }

@@ -19,6 +19,7 @@ use crate::run::insert::Pending;
 use crate::settings::SessionSettings;
 use crate::statement::{Parsed, Sentence, parse};
 
+mod change;
 mod commitment;
 mod execute;
 mod prepare;
@@ -43,6 +44,8 @@ pub struct Prepared {
     pub columns: Option<Vec<Column>>,
     parsed: Arc<Parsed>,
     bound: Option<Arc<Bound>>,
+    /// RETURNING's.
+    returning: Option<Arc<Bound>>,
 }
 
 /// One result column as a protocol describes it.
@@ -100,7 +103,7 @@ pub enum TransactionStatus {
 /// An open transaction block.
 #[derive(Debug)]
 struct Block {
-    /// What its INSERTs and DELETEs will commit.
+    /// What its INSERTs, UPDATEs and DELETEs will commit.
     pending: Pending,
     /// Settings from before it.
     settings: SessionSettings,

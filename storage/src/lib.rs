@@ -12,6 +12,7 @@ mod log;
 mod manifest;
 mod object;
 mod scan;
+mod state;
 mod storage;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -27,7 +28,9 @@ pub use commit::*;
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{OwnTopic, ProducerIdentity, TopicId, TopicPartition, WriterEpoch};
 pub use log::LargeCommit;
+pub use log::watch::Watch;
 pub use scan::{ColumnBounds, GroupFilter, GroupStatistics, PartBounds, ScanCounts, ScanMeter, ScanPart};
+pub use state::KeyedTables;
 pub use storage::{OpenOptions, Snapshot, Storage};
 pub use tier::{DeclaredColumns, HoldsBack};
 pub use topic_config::*;

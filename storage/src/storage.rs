@@ -9,6 +9,7 @@
 //!   wherever it lies, however long it takes, whatever tiering or deletion does meanwhile.
 
 mod asked;
+mod keyed;
 mod snapshot;
 
 use std::collections::{BTreeSet, HashMap};
@@ -26,6 +27,7 @@ use crate::log::{LargeCommit, Node, Reach};
 use crate::object::open::Opening;
 use crate::scan::{self, Pinned, Sought};
 use crate::settings::{ObjectStoreOptions, StorageSettings};
+use crate::state::{State, View};
 use crate::tier::{DeclaredColumns, HoldsBack, Tier, takeover};
 use crate::topic_config::TopicConfig;
 use crate::view::{
@@ -73,6 +75,8 @@ pub struct Storage {
     node: Arc<Node>,
     /// What is cold, and the worker that makes it so.
     tier: Arc<Tier>,
+    /// The latest record per key of tables' topics; `None` on a disk that is not the machine's.
+    state: Option<Arc<State>>,
 }
 
 fn system_disk() -> Arc<dyn Disk> {
@@ -88,7 +92,7 @@ impl Storage {
     pub async fn open(options: OpenOptions) -> Result<Self> {
         takeover::prepare(&options, &system_disk(), None, false).await?;
         let node = Node::open(&options).await?;
-        Self::with_node(node, &options).await
+        Ok(Self::with_node(node, &options).await?.with_state(&options))
     }
 
     /// As [`Storage::open`], but an empty data directory is made from the newest checkpoint in the object store. The node
@@ -101,7 +105,7 @@ impl Storage {
     pub async fn take_over(options: OpenOptions) -> Result<Self> {
         takeover::prepare(&options, &system_disk(), None, true).await?;
         let node = Node::open(&options).await?;
-        Self::with_node(node, &options).await
+        Ok(Self::with_node(node, &options).await?.with_state(&options))
     }
 
     /// As [`Storage::open`], with the log on a disk that fails on demand.
@@ -162,7 +166,7 @@ impl Storage {
 
     async fn with_tier(node: Arc<Node>, tier: Result<Arc<Tier>>) -> Result<Self> {
         match tier {
-            Ok(tier) => Ok(Self { node, tier }),
+            Ok(tier) => Ok(Self { node, tier, state: None }),
             Err(error) => {
                 // The tier's error is the one to tell; the log closes whole or is recovered at the next start.
                 let _ = node.close().await;
@@ -176,6 +180,9 @@ impl Storage {
     /// # Errors
     /// What the last write or sync said.
     pub async fn close(&self) -> Result<()> {
+        if let Some(state) = &self.state {
+            state.close().await;
+        }
         self.tier.close().await;
         self.node.close().await
     }
@@ -506,8 +513,10 @@ impl Storage {
     /// # Errors
     /// [`Error::UnknownTopic`].
     pub fn snapshot(&self, topics: &[TopicId], from: &HashMap<TopicPartition, i64>) -> Result<Snapshot> {
+        // Before the pin: what it says is at or below what is pinned.
+        let views = self.state.as_ref().map(|state| state.views(topics)).unwrap_or_default();
         let pinned = Pinned::pin(&self.node, &self.tier, topics, from)?;
-        Ok(Snapshot::new(pinned))
+        Ok(Snapshot::new(pinned, views))
     }
 
     // --- tiering ---

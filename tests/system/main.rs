@@ -26,6 +26,7 @@ mod process;
 mod readme;
 mod relations;
 mod seeing;
+mod tables;
 mod takeover;
 mod tidy;
 mod time_travel;

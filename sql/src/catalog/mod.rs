@@ -12,6 +12,7 @@ use crate::statement::Name;
 
 mod cold;
 pub(crate) mod decode_errors;
+mod keyed;
 pub mod postgres;
 pub(crate) mod properties;
 pub(crate) mod relation;

@@ -21,6 +21,7 @@ use datafusion::sql::sqlparser::ast::{self, ObjectName, Visit, Visitor};
 
 use super::hidden::{expand_wildcards, folded_name, named_hidden, quote_fields};
 use super::naming::name_columns;
+use super::point::PointQuery;
 use super::spelling;
 use super::travel::{self, PositionCall, position_calls};
 use crate::catalog::{Catalog, DATABASE, Relation, SCHEMA, postgres, system};
@@ -41,6 +42,16 @@ pub(crate) struct Bound {
     pub(crate) topics: Vec<TopicId>,
     /// The catalog it was bound against.
     pub(crate) catalog_version: u64,
+    /// Set if it is one look-up by key.
+    pub(crate) point: Option<PointQuery>,
+}
+
+impl Bound {
+    /// The same plan to be run in another state, and only by being planned.
+    pub(crate) fn in_state(&self, state: SessionState) -> Self {
+        let Self { plan, topics, catalog_version, .. } = self;
+        Self { plan: plan.clone(), state, topics: topics.clone(), catalog_version: *catalog_version, point: None }
+    }
 }
 
 /// What binding stands on besides the query.
@@ -81,7 +92,8 @@ pub(crate) async fn bind(ground: &Ground<'_>, query: &WindowedQuery) -> Result<B
     let plan = plan.map_err(|error| located(error, &query.places))?;
     let plan = travel::attach(plan, &Box::pin(travel::moments(&state, query, &calls)).await?)?;
     let topics: BTreeSet<TopicId> = sources.iter().filter_map(|source| source.topic).collect();
-    Ok(Bound { plan, state, topics: topics.into_iter().collect(), catalog_version })
+    let (topics, point) = (topics.into_iter().collect(), PointQuery::of(&plan));
+    Ok(Bound { plan, state, topics, catalog_version, point })
 }
 
 /// DataFusion's error with the place it points at.
@@ -100,11 +112,11 @@ fn ast_location(line: u64, column: u64) -> datafusion::sql::sqlparser::tokenizer
 }
 
 /// A table of the statement's own.
-struct Named {
-    schema: String,
-    name: String,
-    table: Arc<dyn TableProvider>,
-    topic: Option<TopicId>,
+pub(super) struct Named {
+    pub(super) schema: String,
+    pub(super) name: String,
+    pub(super) table: Arc<dyn TableProvider>,
+    pub(super) topic: Option<TopicId>,
 }
 
 /// Resolves what the query names; on the way, puts the tree in order for hidden columns and fields.
@@ -220,7 +232,7 @@ fn position_table(ground: &Ground<'_>, call: &PositionCall) -> Result<Named> {
     Ok(Named { schema: system::SCHEMA.to_owned(), name: call.marker.clone(), table, topic: Some(id) })
 }
 
-fn register(ground: &Ground<'_>, context: &SessionContext, sources: &[Named]) -> Result<()> {
+pub(super) fn register(ground: &Ground<'_>, context: &SessionContext, sources: &[Named]) -> Result<()> {
     let database = Arc::new(MemoryCatalogProvider::new());
     for schema in [SCHEMA, "topics", system::SCHEMA] {
         let tables = MemorySchemaProvider::new();

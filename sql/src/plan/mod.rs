@@ -5,5 +5,7 @@ pub(crate) mod continuous;
 pub(crate) mod hidden;
 pub(crate) mod naming;
 pub(crate) mod parameters;
+pub(crate) mod point;
+pub(crate) mod returning;
 pub(crate) mod spelling;
 pub(crate) mod travel;

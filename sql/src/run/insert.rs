@@ -1,4 +1,4 @@
-//! INSERT and DELETE: rows become records, records batches, as few as there are partitions; one commit, or part of the
+//! INSERT: rows become records, records batches, as few as there are partitions; one commit, or part of the
 //! block's. A statement of its own that writes more than a commit holds goes on in a large one, so its memory is bounded;
 //! a block's records wait in memory for its COMMIT, since ROLLBACK TO may take them back.
 
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
 use aquifer_storage::record::format::{ColumnRole, Encoder, TOO_LONG, partition_of_key};
-use aquifer_storage::{Append, Commit, LargeCommit, Storage, Topic, TopicId};
+use aquifer_storage::{Append, Commit, LargeCommit, Storage, Topic, TopicId, Watch};
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::compute::{CastOptions, cast, cast_with_options};
 use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int64Type, Schema, SchemaRef};
@@ -19,8 +19,13 @@ use crate::catalog::Relation;
 use crate::error::{Error, Result, SqlState};
 use crate::oid;
 use crate::run::nested::nested;
+use crate::run::returning::Returned;
 use crate::statement::{Insert, Name};
 use crate::types::{field_of, oid_of_column};
+
+mod change;
+
+use change::Standing;
 
 /// Bytes after which a batch is closed and the next begun, so that consumers' usual limits take it.
 const BATCH_BYTES_MAX: usize = 512 << 10;
@@ -32,6 +37,8 @@ const PENDING_SHARE: u64 = 16;
 pub(crate) struct Pending {
     batches: BTreeMap<(TopicId, i32), Vec<BatchBuilder>>,
     bytes: usize,
+    /// What rows that were read and are written back rest on.
+    watches: Vec<Watch>,
 }
 
 impl Pending {
@@ -75,6 +82,7 @@ impl Pending {
     /// 54000 beyond `bytes_max`, a share of `memory.limit`.
     pub(crate) fn append(&mut self, other: Self, bytes_max: u64) -> Result<()> {
         self.bytes += other.bytes;
+        self.watches.extend(other.watches);
         for (place, builders) in other.batches {
             self.batches.entry(place).or_default().extend(builders);
         }
@@ -87,7 +95,7 @@ impl Pending {
     /// How much there is now.
     pub(crate) fn mark(&self) -> Mark {
         let lengths = self.batches.iter().map(|(place, builders)| (*place, builders.len())).collect();
-        Mark { lengths, bytes: self.bytes }
+        Mark { lengths, bytes: self.bytes, watches: self.watches.len() }
     }
 
     /// Forgets what came after a mark.
@@ -97,6 +105,17 @@ impl Pending {
             !builders.is_empty()
         });
         self.bytes = mark.bytes;
+        self.watches.truncate(mark.watches);
+    }
+
+    /// What waits for these topics, as it would be appended.
+    pub(crate) fn appends_to(&self, topics: &[TopicId]) -> Vec<Append> {
+        let wanted = self.batches.iter().filter(|((topic, _), _)| topics.contains(topic));
+        let build = |((topic, partition), builders): (&(TopicId, i32), &Vec<BatchBuilder>)| {
+            let batches = builders.iter().filter_map(|builder| builder.clone().build(Compression::None));
+            batches.map(|batch| Append { topic: *topic, partition: *partition, batch }).collect::<Vec<_>>()
+        };
+        wanted.flat_map(build).collect()
     }
 
     /// As a commit's appends.
@@ -169,8 +188,9 @@ impl Writing {
     ///
     /// # Errors
     /// What storage says; nothing of it is there then.
-    pub(crate) async fn commit(self, storage: &Storage) -> Result<()> {
-        let commit = Commit { appends: self.pending.into_appends(), ..Commit::default() };
+    pub(crate) async fn commit(mut self, storage: &Storage) -> Result<()> {
+        let watches = std::mem::take(&mut self.pending.watches);
+        let commit = Commit { appends: self.pending.into_appends(), watches, ..Commit::default() };
         let committed = match self.large {
             Some(large) => large.commit(commit).await,
             None => storage.commit(commit).await,
@@ -184,6 +204,7 @@ impl Writing {
 pub(crate) struct Mark {
     lengths: BTreeMap<(TopicId, i32), usize>,
     bytes: usize,
+    watches: usize,
 }
 
 /// Where the columns of an INSERT go.
@@ -217,7 +238,11 @@ pub(crate) fn targets(relation: &Relation, insert: &Insert) -> Result<Vec<Target
     Ok(targets)
 }
 
-fn target(relation: &Relation, name: &Name) -> Result<Target> {
+/// Where a column goes by its name.
+///
+/// # Errors
+/// 42703, and 0A000 for columns nobody writes.
+pub(crate) fn target(relation: &Relation, name: &Name) -> Result<Target> {
     if name.value == "rowtime" {
         return Ok(Target::RowTime);
     }
@@ -310,30 +335,15 @@ impl Writer {
         targets: &[Target],
         mut rows: SendableRecordBatchStream,
         writing: &mut Writing,
+        mut returned: Option<&mut Returned>,
     ) -> Result<usize> {
         let mut count = 0;
         while let Some(batch) = rows.try_next().await? {
             let (rows, times) = self.arrange(targets, &batch)?;
-            count += self.write(&rows, times.as_ref(), false, &mut writing.pending)?;
-            writing.relieve().await?;
-        }
-        Ok(count)
-    }
-
-    /// Rows to delete into tombstones; answers how many. The rows have all declared columns.
-    ///
-    /// # Errors
-    /// 0A000 for a relation without a primary key; what the rows say.
-    pub(crate) async fn delete(&self, mut rows: SendableRecordBatchStream, writing: &mut Writing) -> Result<usize> {
-        if !self.relation.is_keyed_table() {
-            let what = format!("DELETE from {} \"{}\"", self.relation.kind.word(), self.relation.name);
-            return Err(Error::unsupported(what).with_hint("only tables with a PRIMARY KEY forget rows"));
-        }
-        let targets: Vec<Target> = (0..self.relation.format.columns.len()).map(Target::Declared).collect();
-        let mut count = 0;
-        while let Some(batch) = rows.try_next().await? {
-            let (rows, _) = self.arrange(&targets, &batch)?;
-            count += self.write(&rows, None, true, &mut writing.pending)?;
+            count += self.write(&rows, times.as_ref(), false, None, &mut writing.pending)?;
+            if let Some(returned) = &mut returned {
+                returned.take(rows)?;
+            }
             writing.relieve().await?;
         }
         Ok(count)
@@ -390,6 +400,7 @@ impl Writer {
         rows: &RecordBatch,
         times: Option<&ArrayRef>,
         tombstones: bool,
+        standing: Option<&Standing<'_>>,
         pending: &mut Pending,
     ) -> Result<usize> {
         if self.relation.is_keyed_table() {
@@ -398,9 +409,14 @@ impl Writer {
         let deleted = tombstones.then(|| vec![true; rows.num_rows()]);
         let records = self.encoder.encode(rows, deleted.as_deref()).map_err(not_null)?;
         for (row, record) in records.iter().enumerate() {
-            let partition = match &record.key {
-                Some(key) => partition_of_key(key, self.topic.partitions),
-                None => self.keyless_partition,
+            let partition = match (standing, &record.key) {
+                (Some(standing), key) => {
+                    let partition = standing.partitions.value(row);
+                    key.iter().for_each(|key| standing.watch.touch(partition, key));
+                    partition
+                }
+                (None, Some(key)) => partition_of_key(key, self.topic.partitions),
+                (None, None) => self.keyless_partition,
             };
             let time = times.filter(|times| times.is_valid(row));
             let timestamp_ms = time.map_or(self.now_ms, |times| times.as_primitive::<Int64Type>().value(row));

@@ -1,11 +1,13 @@
 //! Statements that end: rows and tags.
 
 pub(crate) mod alter;
+pub(crate) mod contended;
 pub(crate) mod define;
 pub(crate) mod infer;
 pub(crate) mod insert;
 pub(crate) mod nested;
 pub(crate) mod query;
+pub(crate) mod returning;
 mod shape;
 pub(crate) mod show;
 pub(crate) mod transaction;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aquifer_storage::Append;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -34,6 +35,11 @@ pub(crate) struct Ready {
     pub(crate) state: SessionState,
 }
 
+/// What a transaction block has written so far, for the statements of it that read it; an extension of a bound plan's
+/// configuration.
+#[derive(Debug)]
+pub(crate) struct OwnWrites(pub(crate) Vec<Append>);
+
 /// A bound plan with its parameters put in.
 ///
 /// # Errors
@@ -57,6 +63,10 @@ pub(crate) async fn prepare(catalog: &Catalog, bound: &Bound, plan: LogicalPlan,
     }
     let snapshot = catalog.storage().snapshot(&bound.topics, &HashMap::new())?;
     let mut state = bound.state.clone();
+    let snapshot = match state.config().get_extension::<OwnWrites>() {
+        Some(own) => snapshot.with_own(&own.0, catalog.storage().clock().now_us())?,
+        None => snapshot,
+    };
     state.config_mut().set_extension(Arc::new(Scope { snapshot }));
     state.mark_start_execution();
     let plan = state.create_physical_plan(&plan).await.map_err(|error| located(error, places))?;
@@ -79,6 +89,14 @@ pub(crate) async fn run(
     places: &Places,
     deadline: Option<Instant>,
 ) -> Result<Rows> {
+    if let Some(point) = &bound.point
+        && let Some(rows) = before(deadline, point.run(parameters)).await?
+    {
+        let (schema, rows) = (point.schema(), futures::stream::iter([Ok(rows)]));
+        let columns = columns_of(&schema);
+        let stream = until(traveling(Box::pin(RecordBatchStreamAdapter::new(schema, rows))), deadline);
+        return Ok(Rows { columns, stream, live: false, tag: "SELECT" });
+    }
     let plan = with_parameters(&bound.plan, parameters)?;
     let ready = before(deadline, prepare(catalog, bound, plan, places)).await?;
     let columns = columns_of(&ready.plan.schema());

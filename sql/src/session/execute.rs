@@ -18,7 +18,7 @@ use crate::run::transaction;
 use crate::run::vacuum;
 use crate::run::{alter, define};
 use crate::statement::cursor::Places;
-use crate::statement::{Delete, Emit, Explain, Insert, Name, Sentence, SetSetting, WindowedQuery};
+use crate::statement::{Emit, Explain, Insert, Name, Sentence, SetSetting, WindowedQuery};
 use crate::stream::{self, ReplayFrom};
 
 impl Session {
@@ -37,7 +37,7 @@ impl Session {
             }
             Sentence::Explain(explain) => self.explain(explain, deadline).await,
             Sentence::Insert(insert) => self.insert(insert, prepared, parameters, deadline).await,
-            Sentence::Delete(delete) => self.delete(delete, prepared, parameters, deadline).await,
+            Sentence::Change(change) => self.change(change, prepared, parameters, deadline).await,
             Sentence::CreateRelation(create) => {
                 let (tag, notice) = define::create(&self.engine.catalog, create).await?;
                 notice.into_iter().for_each(|notice| self.notice(notice));
@@ -182,7 +182,7 @@ impl Session {
         Ok(Outcome::Rows(show::explain(explain, logical, ready, deadline).await?.into_rows()?))
     }
 
-    fn writer(&self, name: &Name) -> Result<Writer> {
+    pub(super) fn writer(&self, name: &Name) -> Result<Writer> {
         let relation = self.engine.catalog.relation(name)?;
         let topic = self.engine.catalog.topic_of(&relation)?;
         let storage = &self.engine.storage;
@@ -209,31 +209,21 @@ impl Session {
             None => self.bind_insert(insert, &mut Default::default()).await?,
         };
         targets.truncate(bound.plan.schema().fields().len());
+        let answer = match prepared.returning.as_ref().filter(|bound| bound.catalog_version == current) {
+            Some(bound) => Some(Arc::clone(bound)),
+            None => self.bind_returning_of_insert(insert).await?,
+        };
+        let mut returned = self.returned(answer.as_ref(), &relation)?;
         let mut writing = self.writing();
         let places = &insert.source.places;
         let rows = self.rows_to_write(&bound, parameters, places);
-        let count = query::before(deadline, async { writer.insert(&targets, rows.await?, &mut writing).await }).await?;
+        let work = async { writer.insert(&targets, rows.await?, &mut writing, returned.as_mut()).await };
+        let count = query::before(deadline, work).await?;
         self.write(writing).await?;
-        Ok(Outcome::Done(format!("INSERT 0 {count}")))
+        self.inserted((count, returned), answer.as_ref(), insert.returning.as_ref(), deadline).await
     }
 
-    async fn delete(
-        &mut self,
-        delete: &Delete,
-        prepared: &Prepared,
-        parameters: &[ScalarValue],
-        deadline: Option<Instant>,
-    ) -> Result<Outcome> {
-        let writer = self.writer(&delete.name)?;
-        let bound = self.rebound(prepared.bound.as_ref(), &delete.rows).await?;
-        let mut writing = self.writing();
-        let rows = self.rows_to_write(&bound, parameters, &delete.rows.places);
-        let count = query::before(deadline, async { writer.delete(rows.await?, &mut writing).await }).await?;
-        self.write(writing).await?;
-        Ok(Outcome::Done(format!("DELETE {count}")))
-    }
-
-    async fn rows_to_write(
+    pub(super) async fn rows_to_write(
         &self,
         bound: &Bound,
         parameters: &[ScalarValue],
@@ -245,7 +235,7 @@ impl Session {
     }
 
     /// Where a statement's records go.
-    fn writing(&self) -> Writing {
+    pub(super) fn writing(&self) -> Writing {
         if self.block.is_some() {
             Writing::in_block(Pending::default())
         } else {
@@ -254,7 +244,7 @@ impl Session {
     }
 
     /// Commits records, or keeps them for the block's commit.
-    async fn write(&mut self, writing: Writing) -> Result<()> {
+    pub(super) async fn write(&mut self, writing: Writing) -> Result<()> {
         if let Some(block) = &mut self.block {
             return block.pending.append(writing.pending, pending_bytes_max(&self.engine.storage));
         }

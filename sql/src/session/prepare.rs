@@ -47,6 +47,7 @@ impl Session {
 
     pub(super) async fn prepare_parsed(&self, parsed: &Arc<Parsed>, said: &[Option<DataType>]) -> Result<Prepared> {
         let mut known = BTreeMap::new();
+        let mut returning = None;
         let (bound, columns) = match &parsed.sentence {
             Sentence::Query(query) => {
                 let bound = self.bind(query).await?;
@@ -57,8 +58,15 @@ impl Session {
             Sentence::Explain(explain) => {
                 (Some(self.bind(&explain.query).await?), Some(TextTable::columns(show::EXPLAIN_COLUMNS)))
             }
-            Sentence::Insert(insert) => (Some(self.bind_insert(insert, &mut known).await?), None),
-            Sentence::Delete(delete) => (Some(self.bind(&delete.rows).await?), None),
+            Sentence::Insert(insert) => {
+                returning = self.bind_returning_of_insert(insert).await?;
+                (Some(self.bind_insert(insert, &mut known).await?), returned_columns(returning.as_deref())?)
+            }
+            Sentence::Change(change) => {
+                let rows = self.bind_change(change, &mut known).await?;
+                returning = self.bind_returning_of(change).await?;
+                (Some(rows), returned_columns(returning.as_deref())?)
+            }
             Sentence::ShowList(list) => match show::list_query(*list) {
                 Some(query) => {
                     let bound = self.bind_text(query).await?;
@@ -80,7 +88,7 @@ impl Session {
         };
         let oid = |number: usize| known.get(&number).map(|(_, oid)| *oid);
         let parameter_oids = (1..=parameters.len()).map(oid).collect();
-        Ok(Prepared { parameters, parameter_oids, columns, parsed: Arc::clone(parsed), bound })
+        Ok(Prepared { parameters, parameter_oids, columns, parsed: Arc::clone(parsed), bound, returning })
     }
 
     /// Binds one of our own queries.
@@ -234,6 +242,11 @@ fn topic_relation(topic: Arc<aquifer_storage::Topic>) -> CatalogRelation {
     }
 }
 
+/// Columns of RETURNING, if there is one.
+fn returned_columns(returning: Option<&Bound>) -> Result<Option<Vec<Column>>> {
+    returning.map(bound_columns).transpose()
+}
+
 /// Columns of a bound query, with the types it has once coerced.
 fn bound_columns(bound: &Bound) -> Result<Vec<Column>> {
     let state = &bound.state;
@@ -247,7 +260,7 @@ fn bound_columns(bound: &Bound) -> Result<Vec<Column>> {
 }
 
 /// Gives parameters that stand alone in VALUES or a select list the type of the column they go to.
-fn type_parameters(
+pub(super) fn type_parameters(
     query: &mut ast::Query,
     relation: &Relation,
     targets: &[Target],

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use aquifer_storage::record::format::ColumnType;
 
 pub(crate) mod alter;
+pub(crate) mod change;
 pub(crate) mod constructor;
 pub(crate) mod cursor;
 pub(crate) mod define;
@@ -44,8 +45,8 @@ pub(crate) enum Sentence {
     CreateAsSelect(CreateAsSelect),
     /// `INSERT INTO name [(columns)] VALUES … | SELECT …`.
     Insert(Insert),
-    /// `DELETE FROM name [WHERE …]`.
-    Delete(Delete),
+    /// `UPDATE name SET … [WHERE …]`, `DELETE FROM name [WHERE …]`.
+    Change(Box<Change>),
     /// `DROP STREAM | TABLE [IF EXISTS] name, … [DELETE TOPIC]`.
     Drop(Drop),
     /// `SHOW TOPICS` and its like.
@@ -340,15 +341,36 @@ pub(crate) struct Insert {
     pub(crate) columns: Vec<Name>,
     /// What.
     pub(crate) source: WindowedQuery,
+    /// RETURNING.
+    pub(crate) returning: Option<Returning>,
 }
 
-/// `DELETE FROM name [WHERE …]`.
+/// `UPDATE name SET … [WHERE …]`, `DELETE FROM name [WHERE …]`.
 #[derive(Clone, Debug)]
-pub(crate) struct Delete {
-    /// Where from.
+pub(crate) struct Change {
+    /// Whose rows.
     pub(crate) name: Name,
-    /// `SELECT * FROM name WHERE …`: the rows to go.
-    pub(crate) rows: WindowedQuery,
+    /// The same as written, with its alias.
+    pub(crate) from: ast::TableWithJoins,
+    /// SET; `None` deletes.
+    pub(crate) assignments: Option<Vec<(Name, ast::Expr)>>,
+    /// WHERE.
+    pub(crate) selection: Option<ast::Expr>,
+    /// RETURNING.
+    pub(crate) returning: Option<Returning>,
+    /// As written.
+    pub(crate) text: String,
+    /// Of the whole text, for errors.
+    pub(crate) places: Arc<cursor::Places>,
+}
+
+/// `RETURNING *, expression, …`: what is answered of the rows written.
+#[derive(Clone, Debug)]
+pub(crate) struct Returning {
+    /// As in a select list.
+    pub(crate) items: Vec<ast::SelectItem>,
+    /// Of the whole text, for errors.
+    pub(crate) places: Arc<cursor::Places>,
 }
 
 /// `DROP STREAM | TABLE [IF EXISTS] names [DELETE TOPIC]`.

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use datafusion::sql::sqlparser::ast::{self, FromTable, Ident, SetExpr, Statement as Ast, TableFactor, TableObject};
+use datafusion::sql::sqlparser::ast::{self, Ident, Statement as Ast, TableObject};
 use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
 use super::cursor::{Cursor, Places, lower_first, tokenize};
 use super::window::{attach, cut, folded};
-use super::{Delete, Insert, Name, Parsed, Sentence, WindowedQuery, alter, define, settings, show};
+use super::{Insert, Name, Parsed, Sentence, WindowedQuery, alter, change, define, settings, show};
 use crate::error::{Error, Result, SqlState};
 
 /// Statements of one text, at the most.
@@ -67,7 +67,8 @@ fn sentence(tokens: &[TokenWithSpan], places: &Arc<Places>, text: &str) -> Resul
             query_of(tokens, places).map(Sentence::Query)
         }
         () if cursor.at(&["insert"]) => insert(tokens, places),
-        () if cursor.at(&["delete"]) => delete(tokens, places),
+        () if cursor.at(&["update"]) => change::update(tokens, places),
+        () if cursor.at(&["delete"]) => change::delete(tokens, places),
         () => Err(refused(&cursor)),
     }
 }
@@ -75,7 +76,6 @@ fn sentence(tokens: &[TokenWithSpan], places: &Arc<Places>, text: &str) -> Resul
 /// Statements other databases have, by name; else a syntax error.
 fn refused(cursor: &Cursor<'_>) -> Error {
     const KNOWN: &[(&str, &str)] = &[
-        ("update", "INSERT into a table with a primary key replaces the row of that key"),
         ("merge", "INSERT into a table with a primary key replaces the row of that key"),
         ("truncate", "DROP … DELETE TOPIC, then CREATE again"),
         ("pause", "TERMINATE ends a query for good"),
@@ -114,7 +114,8 @@ pub(crate) fn query_of(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result
     attach(query, cut.marked, cut.emit, places, text)
 }
 
-fn text_of(tokens: &[TokenWithSpan], places: &Places) -> String {
+/// Tokens as they were written.
+pub(super) fn text_of(tokens: &[TokenWithSpan], places: &Places) -> String {
     let ends = tokens.first().zip(tokens.last());
     ends.map_or_else(String::new, |(first, last)| places.between(first.span.start, last.span.end).to_owned())
 }
@@ -158,7 +159,8 @@ fn location(text: &str) -> Option<Location> {
     Some(Location { line: line.trim().parse().ok()?, column: column.trim().parse().ok()? })
 }
 
-fn statement(tokens: &[TokenWithSpan], places: &Places) -> Result<Ast> {
+/// One of sqlparser's statements.
+pub(super) fn statement(tokens: &[TokenWithSpan], places: &Places) -> Result<Ast> {
     let mut parser = Parser::new(&PostgreSqlDialect {}).with_tokens_with_locations(tokens.to_vec());
     let statement = parser.parse_statement().map_err(|error| syntax_error(error, tokens, places))?;
     expect_end(&parser, tokens, places)?;
@@ -180,7 +182,6 @@ fn insert(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result<Sentence> {
     };
     let name = object_name(table, places)?;
     let extras = [
-        (insert.returning.is_some(), "RETURNING", "SELECT the rows afterwards"),
         (insert.on.is_some(), "ON CONFLICT", "INSERT into a table with a primary key replaces the row of that key"),
         (insert.table_alias.is_some(), "an alias in INSERT", "leave it out"),
     ];
@@ -194,11 +195,12 @@ fn insert(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result<Sentence> {
     };
     let columns = insert.columns.iter().map(|column| object_name(column, places)).collect::<Result<Vec<_>>>()?;
     let source = attach(source, cut.marked, None, places, text)?;
-    Ok(Sentence::Insert(Insert { name, columns, source }))
+    let returning = insert.returning.map(|items| change::returned(items, places)).transpose()?;
+    Ok(Sentence::Insert(Insert { name, columns, source, returning }))
 }
 
 /// A name of sqlparser's, `public.` taken off; `topics."x"` keeps its schema in the error.
-fn object_name(name: &ast::ObjectName, places: &Places) -> Result<Name> {
+pub(super) fn object_name(name: &ast::ObjectName, places: &Places) -> Result<Name> {
     let parts: Vec<&Ident> = name.0.iter().filter_map(ast::ObjectNamePart::as_ident).collect();
     let position = parts.first().and_then(|part| places.position(part.span.start)).unwrap_or(1);
     match parts.as_slice() {
@@ -211,31 +213,6 @@ fn object_name(name: &ast::ObjectName, places: &Places) -> Result<Name> {
             .with_position(position)
             .with_hint("only relations of schema public are")),
     }
-}
-
-fn delete(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result<Sentence> {
-    let Ast::Delete(delete) = statement(tokens, places)? else {
-        return Err(Cursor::new(tokens, places).expected("DELETE FROM"));
-    };
-    if delete.using.is_some() || delete.returning.is_some() || delete.limit.is_some() || !delete.order_by.is_empty() {
-        return Err(Error::unsupported("DELETE with USING, RETURNING, ORDER BY or LIMIT")
-            .with_hint("DELETE FROM name WHERE condition"));
-    }
-    let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) = &delete.from;
-    let [table] = from.as_slice() else {
-        return Err(Error::unsupported("DELETE from several tables").with_hint("DELETE FROM name WHERE condition"));
-    };
-    let TableFactor::Table { name, .. } = &table.relation else {
-        return Err(Error::unsupported("DELETE from anything but a table").with_hint("DELETE FROM name WHERE …"));
-    };
-    let name = object_name(name, places)?;
-    let mut rows = query_of(&tokenize("SELECT * FROM t")?, places)?;
-    if let SetExpr::Select(select) = rows.query.body.as_mut() {
-        select.from = from.clone();
-        select.selection = delete.selection;
-    }
-    rows.text = text_of(tokens, places);
-    Ok(Sentence::Delete(Delete { name, rows }))
 }
 
 /// `COPY name | (query) TO STDOUT`, the first word taken.

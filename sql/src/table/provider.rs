@@ -6,6 +6,7 @@ use std::sync::Arc;
 use aquifer_storage::{ScanMeter, ScanPart, ScanRequest, Snapshot, TopicPartition};
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
+use bytes::Bytes;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::DataFusionError;
 use datafusion::error::Result as DataFusionResult;
@@ -14,6 +15,7 @@ use datafusion::physical_plan::ExecutionPlan;
 
 use super::exec::{Partition, ScanExec};
 use super::lanes::deal;
+use super::lookup::{KeyLookupExec, keys_of};
 use super::past;
 use super::predicate::{Bounds, bounds};
 use super::source::{Source, SourceColumn};
@@ -66,6 +68,13 @@ impl SourceTable {
 
     fn rowtime_is_timestamp(&self) -> bool {
         self.source.relation.as_ref().is_none_or(|relation| relation.timestamp_column.is_none())
+    }
+
+    /// The keys to look up instead of scanning, if the filters name them and there is state to look into.
+    fn lookup_keys(&self, snapshot: &Snapshot, filters: &[Expr]) -> Option<Vec<Bytes>> {
+        let relation = self.source.relation.as_ref().filter(|relation| relation.is_keyed_table())?;
+        let may = self.window.is_none() && snapshot.has_state(self.source.topic.id);
+        may.then(|| keys_of(filters, relation)).flatten()
     }
 
     fn partitions(&self, snapshot: &Snapshot, bounds: &Bounds, committed_max_us: Option<i64>) -> Vec<Partition> {
@@ -162,6 +171,11 @@ impl TableProvider for SourceTable {
             partitions,
             limit,
         );
+        // The state knows the present only.
+        let keys = self.lookup_keys(&scope.snapshot, filters).filter(|_| committed_max_us.is_none());
+        if let Some(keys) = keys {
+            return Ok(Arc::new(KeyLookupExec::new(scan, keys)));
+        }
         let window = self.window.as_ref().map(tumbling).transpose()?;
         if !prunes {
             return Ok(Arc::new(scan.windowed(window)));

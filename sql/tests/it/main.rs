@@ -18,4 +18,5 @@ mod queries;
 mod replay;
 mod statements;
 mod support;
+mod tables;
 mod travel;

@@ -53,6 +53,7 @@ mod tail;
 mod tests;
 mod threads;
 mod transaction;
+pub(crate) mod watch;
 mod writer;
 
 use std::collections::{BTreeSet, HashSet};

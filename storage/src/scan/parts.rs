@@ -6,6 +6,7 @@
 //! groups as it is read, as is everything behind the first offsets that are lost, so that the error comes to whoever reads
 //! them.
 
+use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 
 use crate::error::Result;
@@ -44,6 +45,8 @@ pub(super) enum Kind {
     Cold(Wanted),
     /// In the log.
     Hot(Wanted),
+    /// These, with all raw columns.
+    Given(RecordBatch),
 }
 
 /// What is known for sure of the records of a part.
@@ -104,6 +107,11 @@ impl ScanPart {
         self
     }
 
+    /// Rows that its reader has itself, with all raw columns.
+    pub(crate) fn given(partition: TopicPartition, rows: RecordBatch) -> Self {
+        Self::of(partition, Kind::Given(rows))
+    }
+
     /// What is wanted below the seam and above it.
     pub(super) fn both(partition: TopicPartition, below: Wanted, above: Wanted) -> Vec<Self> {
         let below = (below.start < below.end).then_some(Kind::Cold(below));
@@ -116,6 +124,7 @@ impl ScanPart {
         let rows = match &kind {
             Kind::Groups(read, _) => read.groups.iter().map(|at| u64::from(at.group.rows)).sum(),
             Kind::Cold(wanted) | Kind::Hot(wanted) => span(wanted),
+            Kind::Given(rows) => rows.num_rows() as u64,
         };
         Self { partition, kind, rows }
     }

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use arrow::record_batch::RecordBatch;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt, future};
 
@@ -128,6 +129,7 @@ impl Pinned {
                 match step? {
                     Step::Object(read, wanted) => cold::open(&held.cold, &asked, read, wanted).await,
                     Step::Hot(partition, wanted) => held.read_hot(partition, &asked, wanted),
+                    Step::Given(rows) => read_given(&rows, &asked),
                 }
             }
         });
@@ -140,6 +142,7 @@ impl Pinned {
         match part.kind {
             Kind::Groups(read, wanted) => stream::iter([Ok(Step::Object(read, wanted))]).boxed(),
             Kind::Hot(wanted) => stream::iter([Ok(Step::Hot(partition, wanted))]).boxed(),
+            Kind::Given(rows) => stream::iter([Ok(Step::Given(rows))]).boxed(),
             Kind::Cold(wanted) => {
                 let Some(pinned) = self.partitions.get(&partition) else { return stream::empty().boxed() };
                 let (number, meter) = (partition.partition, Arc::clone(meter));
@@ -248,6 +251,14 @@ impl Pinned {
 enum Step {
     Object(ObjectRead, Wanted),
     Hot(TopicPartition, Wanted),
+    Given(RecordBatch),
+}
+
+fn read_given(rows: &RecordBatch, asked: &Arc<Asked>) -> Result<DecodedStream> {
+    let mut raw = RawRows::new(asked)?;
+    let columns: Vec<usize> = raw.columns().iter().map(|column| *column as usize).collect();
+    let rows = rows.project(&columns).map_err(Error::format("view rows"))?;
+    Ok(stream::iter([raw.read(rows)]).boxed())
 }
 
 /// What of the wanted offsets lies below the seam, and what does not.

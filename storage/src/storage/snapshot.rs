@@ -1,27 +1,36 @@
 //! `Snapshot`: partitions as they were in one moment, read as rows.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+
+use futures::{StreamExt, TryStreamExt};
 
 use crate::error::Result;
 use crate::ids::{TopicId, TopicPartition};
 use crate::scan::{Pinned, ScanPart};
+use crate::state::View;
+use crate::storage::keyed::OwnRows;
 use crate::view::{DeclaredScan, DecodedStream, PinnedRange, RowStream, ScanRequest, Topic};
 
 /// Some partitions, pinned in one act. Cheap to clone; while it lives, what it covers stays readable.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    inner: Arc<Pinned>,
+    pub(super) inner: Arc<Pinned>,
+    /// Keyed state of its topics, taken before they were pinned.
+    pub(super) views: Arc<HashMap<TopicId, View>>,
+    /// What its reader is about to commit; see [`Snapshot::with_own`].
+    pub(super) own: Arc<OwnRows>,
 }
 
 impl Snapshot {
-    pub(super) fn new(pinned: Pinned) -> Self {
-        Self { inner: Arc::new(pinned) }
+    pub(super) fn new(pinned: Pinned, views: HashMap<TopicId, View>) -> Self {
+        Self { inner: Arc::new(pinned), views: Arc::new(views), own: Arc::default() }
     }
 
     /// What is pinned of a partition.
     #[must_use]
     pub fn range(&self, partition: TopicPartition) -> Option<PinnedRange> {
-        self.inner.range(partition)
+        self.inner.range(partition).map(|range| self.with_own_end(partition, range))
     }
 
     /// The topics pinned.
@@ -35,7 +44,8 @@ impl Snapshot {
     /// # Errors
     /// [`crate::Error::UnknownPartition`] if it is not pinned; the stream gives [`crate::Error::Corrupt`] and [`crate::Error::ObjectStore`].
     pub fn scan(&self, partition: TopicPartition, request: ScanRequest) -> Result<RowStream> {
-        self.inner.scan(partition, &request)
+        let parts = self.whole(partition, &request)?;
+        Ok(self.read(parts, &request, None)?.map_ok(|decoded| decoded.rows).boxed())
     }
 
     /// What a request wants of a partition, as one part below the seam and one above: for who needs its rows in order.
@@ -43,7 +53,9 @@ impl Snapshot {
     /// # Errors
     /// [`crate::Error::UnknownPartition`] if it is not pinned, [`crate::Error::Corrupt`] if offsets are nowhere.
     pub fn whole(&self, partition: TopicPartition, request: &ScanRequest) -> Result<Vec<ScanPart>> {
-        self.inner.whole(partition, request)
+        let mut parts = self.inner.whole(partition, request)?;
+        parts.extend(self.own_part(partition, request));
+        Ok(parts)
     }
 
     /// The same in as many parts as may be read side by side or in another order, those it names in offset order. If so
@@ -57,7 +69,9 @@ impl Snapshot {
         request: &ScanRequest,
         enough: Option<u64>,
     ) -> Result<Vec<ScanPart>> {
-        self.inner.survey(partition, request, enough).await
+        let mut parts = self.inner.survey(partition, request, enough).await?;
+        parts.extend(self.own_part(partition, request));
+        Ok(parts)
     }
 
     /// Rows of parts of this snapshot, one part after the other, with declared columns or without: which columns, which

@@ -13,6 +13,7 @@ mod fuzz;
 mod held;
 mod housekeeping;
 mod kept;
+mod keyed;
 mod large_commits;
 mod offsets;
 mod past;

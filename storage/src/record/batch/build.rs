@@ -14,7 +14,7 @@ const LENGTH_BYTES_MAX: usize = 5;
 const RECORD_OVERHEAD_BYTES_MAX: usize = 5 * LENGTH_BYTES_MAX + 10 + 1;
 
 /// Makes a batch of records; what SQL, continuous queries and cold fetches write. Uncompressed unless said.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct BatchBuilder {
     body: Vec<u8>,
     count: i32,
