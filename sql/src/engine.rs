@@ -1,5 +1,6 @@
 //! `Engine`: the one door to SQL. It makes sessions, runs continuous queries, and knows what relations there are.
 
+use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
@@ -8,10 +9,12 @@ use aquifer_storage::settings::SettingInfo;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionState;
+use parking_lot::Mutex;
 
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::function::session_state;
+use crate::run::shape::Shape;
 use crate::session::Session;
 use crate::stream::Supervisor;
 
@@ -60,6 +63,8 @@ pub(crate) struct Inner {
     pub(crate) node_settings: Arc<Vec<SettingInfo>>,
     /// For `version()`.
     pub(crate) version: String,
+    /// How relations are written, as of a version of the catalog.
+    pub(crate) shapes: Mutex<(u64, HashMap<String, Arc<Shape>>)>,
     /// Whose turn it is to take records without a key: one partition per statement.
     pub(crate) keyless_turn: AtomicU64,
 }
@@ -90,6 +95,7 @@ impl Engine {
                 state,
                 node_settings: Arc::new(options.node_settings),
                 version: options.version,
+                shapes: Mutex::default(),
                 keyless_turn: AtomicU64::new(0),
             }),
         })

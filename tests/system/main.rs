@@ -31,3 +31,4 @@ mod tidy;
 mod transaction_kills;
 mod transactions;
 mod verify;
+mod writing;

@@ -3,6 +3,8 @@
 //! A definition of kind `relation` holds it as JSON; a continuous query's definition of kind `query` bears the name of
 //! the relation it writes. Fields are added with `#[serde(default)]`, never renamed: clusters keep these for ever.
 
+use std::collections::BTreeMap;
+
 use aquifer_storage::record::format::{ColumnRole, RecordFormat};
 use aquifer_storage::{Definition, TopicId};
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,21 @@ pub(crate) struct Relation {
     pub(crate) oid: u32,
     /// When it was made.
     pub(crate) created_at_us: i64,
+    /// DEFAULT expressions by column, as written.
+    #[serde(default)]
+    pub(crate) defaults: BTreeMap<String, String>,
+    /// CHECK constraints.
+    #[serde(default)]
+    pub(crate) checks: Vec<Check>,
+}
+
+/// A condition that every row SQL writes meets, or leaves open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Check {
+    /// Unique in its relation.
+    pub(crate) name: String,
+    /// As written.
+    pub(crate) expression: String,
 }
 
 impl Relation {
@@ -77,5 +94,24 @@ impl Relation {
     pub(crate) fn key_columns(&self) -> Vec<usize> {
         let columns = self.format.columns.iter().enumerate();
         columns.filter(|(_, column)| column.role == ColumnRole::Key).map(|(index, _)| index).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_definition_from_before_defaults_and_checks_is_read() {
+        let before = r#"{"name":"t","kind":"table","format":{"columns":[],"key_format":"none","value_format":"json",
+            "tombstones":false},"topic":"00000000-0000-0000-0000-000000000001","topic_name":"t",
+            "timestamp_column":null,"window":null,"query":null,"statement":"CREATE TABLE t ()","oid":16384,
+            "created_at_us":1}"#;
+        let mut relation: Relation = serde_json::from_str(before).unwrap();
+        assert!(relation.defaults.is_empty() && relation.checks.is_empty());
+        relation.defaults.insert("a".to_owned(), "now()".to_owned());
+        relation.checks.push(Check { name: "t_a_check".to_owned(), expression: "a > 0".to_owned() });
+        let read: Relation = serde_json::from_slice(&relation.to_bytes().unwrap()).unwrap();
+        assert_eq!(read, relation);
     }
 }

@@ -5,4 +5,5 @@ pub(crate) mod continuous;
 pub(crate) mod hidden;
 pub(crate) mod naming;
 pub(crate) mod parameters;
+pub(crate) mod scalar;
 pub(crate) mod spelling;

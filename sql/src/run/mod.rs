@@ -1,8 +1,15 @@
 //! Statements that end: rows and tags.
 
+mod convert;
+pub(crate) mod copy;
 pub(crate) mod define;
 pub(crate) mod insert;
+mod literal;
 pub(crate) mod query;
+pub(crate) mod rule;
+pub(crate) mod shape;
 pub(crate) mod show;
 pub(crate) mod transaction;
 pub(crate) mod vacuum;
+mod value;
+pub(crate) mod values;

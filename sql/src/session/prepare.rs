@@ -45,6 +45,9 @@ impl Session {
     }
 
     pub(super) async fn prepare_parsed(&self, parsed: &Arc<Parsed>, said: &[Option<DataType>]) -> Result<Prepared> {
+        if let Sentence::InsertValues(insert) = &parsed.sentence {
+            return self.prepare_values(parsed, insert, said).await;
+        }
         let mut known = BTreeMap::new();
         let (bound, columns) = match &parsed.sentence {
             Sentence::Query(query) => {
@@ -52,7 +55,7 @@ impl Session {
                 let columns = bound_columns(&bound)?;
                 (Some(bound), Some(columns))
             }
-            Sentence::CopyOut(query) => (Some(self.bind(query).await?), None),
+            Sentence::CopyOut(copy) => (Some(self.bind(&copy.query).await?), None),
             Sentence::Explain(explain) => {
                 (Some(self.bind(&explain.query).await?), Some(TextTable::columns(show::EXPLAIN_COLUMNS)))
             }
@@ -76,7 +79,7 @@ impl Session {
             None if matches!(parsed.sentence, Sentence::AbortTransaction(None)) => vec![DataType::Utf8],
             None => Vec::new(),
         };
-        Ok(Prepared { parameters, columns, parsed: Arc::clone(parsed), bound })
+        Ok(Prepared { parameters, columns, parsed: Arc::clone(parsed), bound, direct: None })
     }
 
     /// Binds one of our own queries.
@@ -94,8 +97,9 @@ impl Session {
         known: &mut BTreeMap<usize, DataType>,
     ) -> Result<Arc<Bound>> {
         let relation = self.engine.catalog.relation(&insert.name)?;
-        let targets = targets(&relation, insert)?;
+        let targets = targets(&relation, &insert.columns)?;
         let mut source = insert.source.clone();
+        put_defaults(&mut source.query, &relation, &targets)?;
         type_parameters(&mut source.query, &relation, &targets, known);
         let bound = self.bind(&source).await?;
         let given = bound.plan.schema().fields().len();
@@ -240,6 +244,36 @@ fn bound_columns(bound: &Bound) -> Result<Vec<Column>> {
     let options = state.config_options();
     let analyzed = state.analyzer().execute_and_check(bound.plan.clone(), options, |_, _| {})?;
     Ok(columns_of(analyzed.schema().as_arrow()))
+}
+
+/// Puts what a column declares, or NULL, where VALUES say DEFAULT.
+fn put_defaults(query: &mut ast::Query, relation: &Relation, targets: &[Target]) -> Result<()> {
+    let SetExpr::Values(values) = query.body.as_mut() else { return Ok(()) };
+    for row in &mut values.rows {
+        for (expr, target) in row.content.iter_mut().zip(targets) {
+            let is_default = matches!(expr, Expr::Identifier(ident)
+                if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"));
+            if is_default {
+                *expr = default_of(relation, *target)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn default_of(relation: &Relation, target: Target) -> Result<Expr> {
+    let Target::Declared(index) = target else { return Ok(Expr::value(Value::Null)) };
+    let Some(text) = relation.defaults.get(&relation.format.columns[index].name) else {
+        return Ok(Expr::value(Value::Null));
+    };
+    let mut parsed = parse::parse(&format!("SELECT ({text})"))?;
+    if let Some(Sentence::Query(query)) = parsed.pop().map(|parsed| parsed.sentence)
+        && let SetExpr::Select(select) = *query.query.body
+        && let Some(SelectItem::UnnamedExpr(expr)) = select.projection.into_iter().next()
+    {
+        return Ok(expr);
+    }
+    Err(Error::new(SqlState::InternalError, format!("{text} is not an expression")))
 }
 
 /// Gives parameters that stand alone in VALUES or a select list the type of the column they go to.

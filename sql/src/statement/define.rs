@@ -5,10 +5,11 @@ use std::sync::Arc;
 use aquifer_storage::record::format::ColumnType;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
+use super::constraint;
 use super::cursor::{Cursor, Places};
 use super::parse::query_of;
 use super::{
-    ColumnDefinition, ColumnMark, CreateAsSelect, CreateRelation, Drop, Name, Property, RelationKind, Sentence,
+    CheckDefinition, ColumnDefinition, ColumnMark, CreateAsSelect, CreateRelation, Drop, Name, Property, RelationKind, Sentence,
 };
 use crate::error::{Error, Result, SqlState};
 
@@ -47,7 +48,7 @@ pub(crate) fn create(cursor: &mut Cursor<'_>, places: &Arc<Places>, text: &str) 
     };
     let (name, if_not_exists) = create_name(cursor)?;
     if cursor.peek() == Some(&Token::LParen) {
-        let columns = columns(cursor, kind)?;
+        let (columns, checks) = columns(cursor, kind)?;
         let with = with_clause(cursor)?;
         if cursor.at(&["as"]) {
             return Err(Error::unsupported("a column list before AS SELECT")
@@ -56,7 +57,7 @@ pub(crate) fn create(cursor: &mut Cursor<'_>, places: &Arc<Places>, text: &str) 
         }
         cursor.end()?;
         let text = text.to_owned();
-        return Ok(Sentence::CreateRelation(CreateRelation { kind, name, if_not_exists, columns, with, text }));
+        return Ok(Sentence::CreateRelation(CreateRelation { kind, name, if_not_exists, columns, checks, with, text }));
     }
     let with = with_clause(cursor)?;
     if cursor.at(&["as"]) {
@@ -80,19 +81,24 @@ fn create_name(cursor: &mut Cursor<'_>) -> Result<(Name, bool)> {
     Ok((cursor.relation_name()?, if_not_exists))
 }
 
-fn columns(cursor: &mut Cursor<'_>, kind: RelationKind) -> Result<Vec<ColumnDefinition>> {
+fn columns(
+    cursor: &mut Cursor<'_>,
+    kind: RelationKind,
+) -> Result<(Vec<ColumnDefinition>, Vec<CheckDefinition>)> {
     cursor.expect_token(&Token::LParen)?;
-    let mut columns: Vec<ColumnDefinition> = Vec::new();
+    let (mut columns, mut checks): (Vec<ColumnDefinition>, Vec<CheckDefinition>) = Default::default();
     let mut keys: Vec<Name> = Vec::new();
     if cursor.eat_token(&Token::RParen) {
-        return Ok(columns);
+        return Ok((columns, checks));
     }
     loop {
         if cursor.eat(&["primary", "key"]) {
             keys.extend(key_list(cursor)?);
+        } else if let Some(check) = constraint::check(cursor, None)? {
+            checks.push(check);
         } else {
             refuse_constraint(cursor)?;
-            columns.push(column(cursor)?);
+            columns.push(column(cursor, &mut checks)?);
         }
         if cursor.eat_token(&Token::RParen) {
             break;
@@ -107,7 +113,7 @@ fn columns(cursor: &mut Cursor<'_>, kind: RelationKind) -> Result<Vec<ColumnDefi
         column.mark = Some(ColumnMark::PrimaryKey);
     }
     check_columns(&columns, kind)?;
-    Ok(columns)
+    Ok((columns, checks))
 }
 
 fn key_list(cursor: &mut Cursor<'_>) -> Result<Vec<Name>> {
@@ -123,24 +129,22 @@ fn key_list(cursor: &mut Cursor<'_>) -> Result<Vec<Name>> {
 fn refuse_constraint(cursor: &Cursor<'_>) -> Result<()> {
     let constraint = match () {
         () if cursor.at(&["unique"]) => "UNIQUE",
-        () if cursor.at(&["check"]) => "CHECK",
         () if cursor.at(&["foreign", "key"]) => "FOREIGN KEY",
         () if cursor.at(&["constraint"]) => "CONSTRAINT",
         () if cursor.at(&["references"]) => "REFERENCES",
-        () if cursor.at(&["default"]) => "DEFAULT",
         () if cursor.at(&["generated"]) => "GENERATED",
         () if cursor.at(&["collate"]) => "COLLATE",
         () => return Ok(()),
     };
     Err(Error::unsupported(constraint)
         .with_position(cursor.position())
-        .with_hint("a column takes KEY, PRIMARY KEY, HEADERS and NOT NULL"))
+        .with_hint("a column takes KEY, PRIMARY KEY, HEADERS, NOT NULL, DEFAULT and CHECK"))
 }
 
-fn column(cursor: &mut Cursor<'_>) -> Result<ColumnDefinition> {
+fn column(cursor: &mut Cursor<'_>, checks: &mut Vec<CheckDefinition>) -> Result<ColumnDefinition> {
     let (field, name) = cursor.identifier("a column name")?;
     let kind = column_type(cursor, 0)?;
-    let mut column = ColumnDefinition { name, field, kind, mark: None, not_null: false };
+    let mut column = ColumnDefinition { name, field, kind, mark: None, not_null: false, default: None };
     loop {
         let position = cursor.position();
         let mark = match () {
@@ -152,6 +156,18 @@ fn column(cursor: &mut Cursor<'_>) -> Result<ColumnDefinition> {
                 continue;
             }
             () if cursor.eat(&["null"]) => continue,
+            () if cursor.eat(&["default"]) => {
+                if column.default.replace(constraint::default(cursor)?).is_some() {
+                    let message = format!("multiple default values specified for column \"{}\"", column.name.value);
+                    return Err(Error::new(SqlState::SyntaxError, message).with_position(position));
+                }
+                continue;
+            }
+            () if cursor.at(&["check"]) || cursor.at(&["constraint"]) => {
+                let Some(check) = constraint::check(cursor, Some(&column.name.value))? else { break };
+                checks.push(check);
+                continue;
+            }
             () if cursor.at(&["header"]) => {
                 return Err(Error::unsupported("HEADER('key')")
                     .with_position(position)

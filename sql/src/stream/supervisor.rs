@@ -233,6 +233,8 @@ impl Supervisor {
             statement: create.text.clone(),
             oid,
             created_at_us: now_us,
+            defaults: Default::default(),
+            checks: Vec::new(),
         };
         let mut query_change = change(QUERY_KIND, name, Some(definition.to_bytes()?), Expect::Absent);
         query_change.holds = vec![definition.source_topic, definition.sink_topic];

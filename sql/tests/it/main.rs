@@ -15,3 +15,4 @@ mod oracle;
 mod queries;
 mod statements;
 mod support;
+mod writing;
