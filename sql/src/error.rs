@@ -23,6 +23,7 @@ pub enum SqlState {
     CheckViolation,
     SerializationFailure,
     CardinalityViolation,
+    InvalidColumnReference,
     InvalidAuthorization,
     InvalidSchemaName,
     DuplicateColumn,
@@ -86,6 +87,7 @@ impl SqlState {
             Self::CheckViolation => "23514",
             Self::SerializationFailure => "40001",
             Self::CardinalityViolation => "21000",
+            Self::InvalidColumnReference => "42P10",
             Self::InvalidAuthorization => "28000",
             Self::InvalidSchemaName => "3F000",
             Self::InvalidSavepoint => "3B001",
@@ -291,6 +293,7 @@ impl From<aquifer_storage::Error> for Error {
             Storage::Conflict { .. } => {
                 (SqlState::ObjectNotInPrerequisiteState, Some("somebody else changed it; try again"))
             }
+            Storage::RowsContended { .. } => (SqlState::SerializationFailure, Some("run the transaction again")),
             Storage::OffsetOutOfRange { .. } => (SqlState::SnapshotTooOld, Some("run the statement again")),
             Storage::OutOfOrderSequence { .. }
             | Storage::InvalidProducerEpoch { .. }

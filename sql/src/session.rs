@@ -21,6 +21,7 @@ use crate::settings::SessionSettings;
 use crate::statement::{Parsed, Sentence, parse};
 
 mod commitment;
+mod conflict;
 mod execute;
 mod prepare;
 mod savepoint;

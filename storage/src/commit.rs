@@ -5,6 +5,7 @@
 use bytes::Bytes;
 
 use crate::ids::{ProducerIdentity, TopicId, TopicPartition};
+use crate::log::watch::Watch;
 use crate::record::batch::CheckedBatch;
 use crate::topic_config::TopicConfig;
 use crate::view::GroupOffset;
@@ -42,6 +43,8 @@ pub struct Commit {
     /// Transactions begun, extended and ended. What begins or extends one counts before the appends, what ends one after
     /// everything else.
     pub transactions: Vec<TransactionChange>,
+    /// What it rests on: refused with [`crate::Error::RowsContended`] if a key that one of them has touched was written since.
+    pub watches: Vec<Watch>,
 }
 
 /// One batch for one partition; the log assigns its offsets.

@@ -104,6 +104,14 @@ pub enum Error {
         /// Kind and name, as `relation orders`.
         what: String,
     },
+    /// Rows that were read cannot be written back as if nothing had happened since; read them again.
+    #[error("rows of topic {topic} cannot be changed: {reason}")]
+    RowsContended {
+        /// The topic's name or id.
+        topic: String,
+        /// Who stands in the way.
+        reason: &'static str,
+    },
     /// The offset lies outside what the partition holds.
     #[error("offset {offset} is outside {log_start_offset}..{high_watermark}")]
     OffsetOutOfRange {
@@ -295,9 +303,11 @@ impl Error {
             Self::Full { .. } => ErrorKind::MakeRoom,
             Self::ReadOnly { .. } => ErrorKind::Restart,
             Self::Fenced { .. } | Self::ProducerFenced { .. } => ErrorKind::StepDown,
-            Self::ConcurrentTransactions { .. } | Self::Closed | Self::Io { .. } | Self::ObjectStore { .. } => {
-                ErrorKind::Retry
-            }
+            Self::RowsContended { .. }
+            | Self::ConcurrentTransactions { .. }
+            | Self::Closed
+            | Self::Io { .. }
+            | Self::ObjectStore { .. } => ErrorKind::Retry,
         }
     }
 

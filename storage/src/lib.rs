@@ -27,6 +27,7 @@ pub use commit::*;
 pub use error::{Error, ErrorKind, Result};
 pub use ids::{OwnTopic, ProducerIdentity, TopicId, TopicPartition, WriterEpoch};
 pub use log::LargeCommit;
+pub use log::watch::Watch;
 pub use storage::{OpenOptions, Snapshot, Storage};
 pub use tier::{DeclaredColumns, HoldsBack};
 pub use topic_config::*;

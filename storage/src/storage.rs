@@ -21,6 +21,7 @@ use crate::commit::{Commit, Receipt, TopicChange, Trim};
 use crate::error::{Error, Result};
 use crate::ids::{TopicId, TopicPartition, WriterEpoch};
 use crate::log::disk::{Disk, SystemDisk};
+use crate::log::watch::Watch;
 use crate::log::{LargeCommit, Node, Reach};
 use crate::object::open::Opening;
 use crate::scan::{self, Pinned, Sought};
@@ -482,6 +483,14 @@ impl Storage {
     /// [`Error::UnknownTopic`], [`Error::UnknownPartition`].
     pub fn local_start(&self, partition: TopicPartition) -> Result<i64> {
         self.node.hot_start(partition)
+    }
+
+    /// Watches a topic's keys: see [`Watch`]. Answered when everything before it is durable.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`], [`Error::RowsContended`], [`Error::ReadOnly`], [`Error::Full`], [`Error::Closed`].
+    pub async fn watch(&self, topic: TopicId) -> Result<Watch> {
+        self.node.watch(topic).await
     }
 
     // --- reading rows ---

@@ -20,7 +20,8 @@ fn psql_copies_a_file_in_and_out_again() {
     let (given, taken) = (directory.path().join("in.csv"), directory.path().join("out.csv"));
     let rows: String = (0..5000).map(|id| format!("{id},\"a \"\"b\"\",\n{id}\",2024-01-31 10:00:00.5\n")).collect();
     std::fs::write(&given, format!("id,name,at\n{rows}6000,,\n")).expect("written");
-    let psql = |command: &str| Foreign::psql(&node, &["-v", "ON_ERROR_STOP=1", "-A", "-t", "-c", command]).expect("installed");
+    let psql =
+        |command: &str| Foreign::psql(&node, &["-v", "ON_ERROR_STOP=1", "-A", "-t", "-c", command]).expect("installed");
     let copied = psql(&format!("\\copy t from '{}' csv header", given.display())).expect_success("\\copy from");
     assert_eq!(copied.trim(), "COPY 5001");
     let copy = format!("\\copy (SELECT * FROM t ORDER BY id) to '{}' with (format csv, header)", taken.display());

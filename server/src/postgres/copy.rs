@@ -32,7 +32,12 @@ enum Heeded {
 
 impl Connection {
     /// `COPY … TO STDOUT`.
-    pub(crate) async fn copy_out(&mut self, rows: Rows, format: CopyFormat, interrupts: &Interrupts) -> Result<(), Stop> {
+    pub(crate) async fn copy_out(
+        &mut self,
+        rows: Rows,
+        format: CopyFormat,
+        interrupts: &Interrupts,
+    ) -> Result<(), Stop> {
         copy_out(&rows.columns, &format, &mut self.wire.outgoing)?;
         let mut cursor = Cursor::start(rows, self.zone, self.worker.compute());
         let sent = cursor.send(&mut self.wire, &Format::Copy(format), 0, interrupts).await?;
@@ -170,5 +175,6 @@ impl Intake {
 }
 
 fn broken() -> Error {
-    Error::new(SqlState::InternalError, "the COPY broke down").with_hint("the server's log says where; please report it")
+    Error::new(SqlState::InternalError, "the COPY broke down")
+        .with_hint("the server's log says where; please report it")
 }

@@ -115,8 +115,7 @@ mod tests {
         let error = error.with_context("COPY t, line 3").with_column("t", "a");
         let PgWireBackendMessage::ErrorResponse(response) = error_response(&error, Severity::Error) else { panic!() };
         let fields: Vec<_> = response.fields[4..].iter().map(|(name, text)| (*name, text.as_str())).collect();
-        let wanted =
-            [(b'W', "COPY t, line 3"), (b's', "public"), (b't', "t"), (b'c', "a"), (b'n', "t_a_check")];
+        let wanted = [(b'W', "COPY t, line 3"), (b's', "public"), (b't', "t"), (b'c', "a"), (b'n', "t_a_check")];
         assert_eq!(fields, wanted);
     }
 

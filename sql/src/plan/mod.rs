@@ -4,6 +4,7 @@ pub(crate) mod bind;
 pub(crate) mod continuous;
 pub(crate) mod hidden;
 pub(crate) mod naming;
+pub(crate) mod pair;
 pub(crate) mod parameters;
 pub(crate) mod scalar;
 pub(crate) mod spelling;

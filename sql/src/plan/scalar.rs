@@ -64,7 +64,7 @@ impl Scalar {
             return Err(Error::new(SqlState::InternalError, "rewriting changed the statement"));
         };
         spelling::rewrite(&mut tree)?;
-        let context = context_of(state, columns)?;
+        let context = context_of(state, &[RELATION], columns)?;
         let statement = DataFusionStatement::Statement(Box::new(ast::Statement::Query(tree)));
         let state = context.state();
         let plan = state.statement_to_plan(statement).await?;
@@ -115,10 +115,12 @@ pub(crate) fn values_of(expr: &Arc<dyn PhysicalExpr>, rows: &RecordBatch) -> Res
     Ok(expr.evaluate(rows)?.into_array(rows.num_rows())?)
 }
 
-/// A context that knows nothing but a relation of these columns.
-fn context_of(state: &SessionState, columns: &SchemaRef) -> Result<SessionContext> {
+/// A context that knows nothing but relations of these names and columns.
+pub(super) fn context_of(state: &SessionState, relations: &[&str], columns: &SchemaRef) -> Result<SessionContext> {
     let tables = MemorySchemaProvider::new();
-    tables.register_table(RELATION.to_owned(), Arc::new(EmptyTable::new(Arc::clone(columns))))?;
+    for relation in relations {
+        tables.register_table((*relation).to_owned(), Arc::new(EmptyTable::new(Arc::clone(columns))))?;
+    }
     let database = Arc::new(MemoryCatalogProvider::new());
     database.register_schema(SCHEMA, Arc::new(tables))?;
     let catalogs = Arc::new(MemoryCatalogProviderList::new());
@@ -128,7 +130,8 @@ fn context_of(state: &SessionState, columns: &SchemaRef) -> Result<SessionContex
     Ok(context)
 }
 
-fn reads_plans(expr: &Expr) -> Result<bool> {
+/// Whether an expression needs more than a row.
+pub(super) fn reads_plans(expr: &Expr) -> Result<bool> {
     Ok(expr.exists(|expr| {
         Ok(matches!(expr, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::Placeholder(_)))
     })?)

@@ -6,9 +6,10 @@
 use std::sync::Arc;
 
 use aquifer_storage::record::format::ColumnType;
-use arrow::array::{RecordBatch, RecordBatchOptions};
+use arrow::array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::kernels::zip::zip;
 use arrow::datatypes::{Field as ArrowField, Schema};
-use datafusion::common::ScalarValue;
+use datafusion::error::DataFusionError;
 use tokio::time::Instant;
 
 use self::split::{Field, Fields, Lines, not_utf8};
@@ -58,16 +59,16 @@ struct Reader {
 struct Column {
     name: String,
     builder: ColumnBuilder,
-    default: ScalarValue,
+    /// Rows of the batch that have the default.
+    defaulted: Vec<usize>,
 }
 
 impl CopyIn {
-    /// Begins a copy into `targets`; `defaults` are values for fields that ask for one.
+    /// Begins a copy into `targets`.
     pub(crate) fn new(
         copy: &CopyFrom,
         writer: Writer,
         targets: Vec<Target>,
-        defaults: Vec<ScalarValue>,
         writing: Writing,
         deadline: Option<Instant>,
     ) -> Self {
@@ -81,10 +82,9 @@ impl CopyIn {
         };
         let kinds: Vec<(String, ColumnType)> = targets.iter().map(kind_of).collect();
         let fields: Vec<ArrowField> = kinds.iter().map(|(name, kind)| field_of(name, kind, true)).collect();
-        let columns = kinds.into_iter().zip(defaults);
-        let columns = columns.map(|((name, kind), default)| Column { name, builder: ColumnBuilder::new(&kind), default });
+        let column = |(name, kind)| Column { name, builder: ColumnBuilder::new(&kind), defaulted: Vec::new() };
         let reader = Reader {
-            columns: columns.collect(),
+            columns: kinds.into_iter().map(column).collect(),
             targets,
             schema: Arc::new(Schema::new(fields)),
             fields: Fields::default(),
@@ -159,11 +159,12 @@ impl CopyIn {
         if rows == 0 {
             return Ok(());
         }
-        let columns = self.reader.columns.iter_mut();
-        let arrays = columns.map(|column| column.builder.finish()).collect::<Result<Vec<_>>>()?;
+        let columns = self.reader.columns.iter_mut().zip(&self.reader.targets);
+        let arrays = columns.map(|(column, target)| column.finish(*target, rows, &self.writer));
+        let arrays = arrays.collect::<Result<Vec<_>>>()?;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.reader.schema), arrays, &options)
-            .map_err(datafusion::error::DataFusionError::from)?;
+            .map_err(DataFusionError::from)?;
         let written = self.writer.insert_batch(&self.reader.targets, &batch, &mut self.writing).await;
         written.map_err(|error| match error.row().and_then(|row| self.reader.numbers.get(row)) {
             Some(number) => error.with_context(format!("COPY {}, line {number}", self.relation)),
@@ -173,6 +174,20 @@ impl CopyIn {
         self.reader.numbers.clear();
         self.reader.bytes = 0;
         Ok(())
+    }
+}
+
+impl Column {
+    /// The batch's values, defaults put in.
+    fn finish(&mut self, target: Target, rows: usize, writer: &Writer) -> Result<ArrayRef> {
+        let values = self.builder.finish()?;
+        if self.defaulted.is_empty() {
+            return Ok(values);
+        }
+        let mut mask = vec![false; rows];
+        std::mem::take(&mut self.defaulted).into_iter().for_each(|row| mask[row] = true);
+        let defaults = writer.defaults_of(target, rows)?;
+        Ok(zip(&BooleanArray::from(mask), &defaults, &values).map_err(DataFusionError::from)?)
     }
 }
 
@@ -189,25 +204,22 @@ impl Reader {
             return Err(about(error.with_hint("name the columns the data has, or look at the DELIMITER")));
         }
         for (index, column) in self.columns.iter_mut().enumerate() {
-            let pushed = match self.fields.get(text, index) {
-                Some(Field::Null) => {
-                    column.builder.push_null();
-                    Ok(())
-                }
-                Some(Field::Text(value)) => column.builder.push_text(value).map_err(|error| (error, quoted(value))),
+            match self.fields.get(text, index) {
+                Some(Field::Null) => column.builder.push_null(),
+                Some(Field::Text(value)) => column.builder.push_text(value).map_err(|error| {
+                    let (name, value) = (&column.name, quoted(value));
+                    error.with_context(format!("COPY {relation}, line {number}, column {name}: {value}"))
+                })?,
                 Some(Field::Default) => {
-                    column.builder.push_scalar(&column.default).map_err(|error| (error, "default".to_owned()))
+                    column.builder.push_null();
+                    column.defaulted.push(self.numbers.len());
                 }
                 None => {
                     let message = format!("missing data for column \"{}\"", column.name);
                     let error = Error::new(SqlState::BadCopyFileFormat, message);
                     return Err(about(error.with_hint("name the columns the data has, or look at the DELIMITER")));
                 }
-            };
-            pushed.map_err(|(error, value)| {
-                let name = &column.name;
-                error.with_context(format!("COPY {relation}, line {number}, column {name}: {value}"))
-            })?;
+            }
         }
         self.numbers.push(number);
         self.bytes += line.len();

@@ -7,10 +7,10 @@ use std::sync::Arc;
 
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
 use aquifer_storage::record::format::{ColumnRole, partition_of_key};
-use aquifer_storage::{Append, Commit, LargeCommit, Storage, TopicId};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::datatypes::{DataType, Field, Int64Type};
-use datafusion::common::ScalarValue;
+use aquifer_storage::{Append, Commit, LargeCommit, Storage, TopicId, Watch};
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
+use bytes::Bytes;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
@@ -38,6 +38,8 @@ const PIECE_BYTES: usize = 2 << 20;
 pub(crate) struct Pending {
     batches: BTreeMap<(TopicId, i32), Vec<BatchBuilder>>,
     bytes: usize,
+    /// What rows that were read and are written back rest on.
+    watches: Vec<Watch>,
 }
 
 impl Pending {
@@ -81,6 +83,7 @@ impl Pending {
     /// 54000 beyond `bytes_max`, a share of `memory.limit`.
     pub(crate) fn append(&mut self, other: Self, bytes_max: u64) -> Result<()> {
         self.bytes += other.bytes;
+        self.watches.extend(other.watches);
         for (place, builders) in other.batches {
             self.batches.entry(place).or_default().extend(builders);
         }
@@ -93,7 +96,7 @@ impl Pending {
     /// How much there is now.
     pub(crate) fn mark(&self) -> Mark {
         let lengths = self.batches.iter().map(|(place, builders)| (*place, builders.len())).collect();
-        Mark { lengths, bytes: self.bytes }
+        Mark { lengths, bytes: self.bytes, watches: self.watches.len() }
     }
 
     /// Forgets what came after a mark.
@@ -103,6 +106,7 @@ impl Pending {
             !builders.is_empty()
         });
         self.bytes = mark.bytes;
+        self.watches.truncate(mark.watches);
     }
 
     /// As a commit's appends.
@@ -165,9 +169,11 @@ impl Writing {
             Some(large) => large,
             none => none.insert(storage.begin().await?),
         };
+        let watches = std::mem::take(&mut self.pending.watches);
         for append in std::mem::take(&mut self.pending).into_appends() {
             large.append(append).await?;
         }
+        self.pending.watches = watches;
         Ok(())
     }
 
@@ -184,12 +190,18 @@ impl Writing {
         self.pending.is_empty() && self.large.is_none()
     }
 
+    /// Whether anything of it may go to this topic.
+    pub(crate) fn may_hold(&self, topic: TopicId) -> bool {
+        self.large.is_some() || self.pending.batches.keys().any(|(held, _)| *held == topic)
+    }
+
     /// Commits all of it.
     ///
     /// # Errors
     /// What storage says; nothing of it is there then.
-    pub(crate) async fn commit(self, storage: &Storage) -> Result<()> {
-        let commit = Commit { appends: self.pending.into_appends(), ..Commit::default() };
+    pub(crate) async fn commit(mut self, storage: &Storage) -> Result<()> {
+        let watches = std::mem::take(&mut self.pending.watches);
+        let commit = Commit { appends: self.pending.into_appends(), watches, ..Commit::default() };
         let committed = match self.large {
             Some(large) => large.commit(commit).await,
             None => storage.commit(commit).await,
@@ -203,6 +215,7 @@ impl Writing {
 pub(crate) struct Mark {
     lengths: BTreeMap<(TopicId, i32), usize>,
     bytes: usize,
+    watches: usize,
 }
 
 /// Where the columns of an INSERT go.
@@ -262,6 +275,17 @@ pub(crate) fn target_type(relation: &Relation, target: Target) -> DataType {
     }
 }
 
+/// Rows that are to be written unless others of their keys are there.
+#[derive(Debug)]
+pub(crate) struct Proposed {
+    /// The columns that are written.
+    pub(crate) rows: RecordBatch,
+    /// The records' times, if the statement says them.
+    pub(crate) times: Option<ArrayRef>,
+    /// Of each row.
+    pub(crate) keys: Vec<Bytes>,
+}
+
 /// How one statement's rows are written.
 #[derive(Debug)]
 pub(crate) struct Writer {
@@ -293,17 +317,15 @@ impl Writer {
         &self.shape.relation
     }
 
-    /// The value of one row's column where none is given.
+    /// Values of so many rows' column where none are given.
     ///
     /// # Errors
-    /// What computing it says.
-    pub(crate) fn default_of(&self, target: Target) -> Result<ScalarValue> {
-        let Target::Declared(index) = target else { return Ok(ScalarValue::Int64(None)) };
+    /// What computing them says.
+    pub(crate) fn defaults_of(&self, target: Target, rows: usize) -> Result<ArrayRef> {
+        let Target::Declared(index) = target else { return Ok(new_null_array(&DataType::Int64, rows)) };
         let kind = self.shape.relation.format.columns[index].kind.arrow();
-        match self.defaults.values(index, 1, &kind)? {
-            Some(values) => Ok(ScalarValue::try_from_array(&values, 0)?),
-            None => Ok(ScalarValue::try_from(&kind)?),
-        }
+        let values = self.defaults.values(index, rows, &kind)?;
+        Ok(values.unwrap_or_else(|| new_null_array(&kind, rows)))
     }
 
     /// Rows of an INSERT into records; answers how many.
@@ -338,7 +360,7 @@ impl Writer {
         for start in (0..batch.num_rows()).step_by(step) {
             let piece = batch.slice(start, step.min(batch.num_rows() - start));
             let (rows, times) = self.arrange(targets, &piece)?;
-            let written = self.write(&rows, times.as_ref(), false, &mut writing.pending);
+            let written = self.write(&rows, times.as_ref(), false, None, &mut writing.pending);
             written.map_err(|error| error.behind_rows(start))?;
             writing.relieve().await?;
         }
@@ -359,9 +381,59 @@ impl Writer {
         let mut count = 0;
         while let Some(batch) = rows.try_next().await? {
             let (rows, _) = self.arrange(&targets, &batch)?;
-            count += self.write(&rows, None, true, &mut writing.pending)?;
+            count += self.write(&rows, None, true, None, &mut writing.pending)?;
             writing.relieve().await?;
         }
+        Ok(count)
+    }
+
+    /// Rows that an INSERT would write, none of them written: in the types declared and by the relation's rules, each with
+    /// its key's bytes.
+    ///
+    /// # Errors
+    /// As [`Writer::insert`].
+    pub(crate) fn propose(&self, targets: &[Target], batch: &RecordBatch) -> Result<Proposed> {
+        let (rows, times) = self.arrange(targets, batch)?;
+        self.shape.rules.check(self.relation(), &self.shape.declared, &rows, false)?;
+        let keys = self.keys_of(&rows)?;
+        Ok(Proposed { rows, times, keys })
+    }
+
+    /// Keys of rows with the columns that are written.
+    ///
+    /// # Errors
+    /// What the encoder says.
+    pub(crate) fn keys_of(&self, rows: &RecordBatch) -> Result<Vec<Bytes>> {
+        let keys_only = vec![true; rows.num_rows()];
+        let records = self.shape.encoder.encode(rows, Some(&keys_only))?;
+        Ok(records.into_iter().map(|record| record.key.unwrap_or_default()).collect())
+    }
+
+    /// The partition of a key that is not there yet.
+    pub(crate) fn partition_of(&self, key: &[u8]) -> i32 {
+        partition_of_key(key, self.shape.topic.partitions)
+    }
+
+    /// The columns that are written.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.shape.schema
+    }
+
+    /// Writes rows that were proposed; those that are there already into the partitions where they lie. They rest on
+    /// what `watch` has touched.
+    ///
+    /// # Errors
+    /// As [`Writer::insert`].
+    pub(crate) async fn write_over(
+        &self,
+        (rows, times): (&RecordBatch, Option<&ArrayRef>),
+        standing: Option<&Int32Array>,
+        watch: &Watch,
+        writing: &mut Writing,
+    ) -> Result<usize> {
+        let count = self.write(rows, times, false, standing, &mut writing.pending)?;
+        writing.pending.watches.push(watch.clone());
+        writing.relieve().await?;
         Ok(count)
     }
 
@@ -402,6 +474,7 @@ impl Writer {
         rows: &RecordBatch,
         times: Option<&ArrayRef>,
         tombstones: bool,
+        standing: Option<&Int32Array>,
         pending: &mut Pending,
     ) -> Result<usize> {
         let Shape { relation, topic, encoder, declared, rules, .. } = self.shape.as_ref();
@@ -409,9 +482,10 @@ impl Writer {
         let deleted = tombstones.then(|| vec![true; rows.num_rows()]);
         let records = encoder.encode(rows, deleted.as_deref())?;
         for (row, record) in records.iter().enumerate() {
-            let partition = match &record.key {
-                Some(key) => partition_of_key(key, topic.partitions),
-                None => self.keyless_partition,
+            let partition = match (standing, &record.key) {
+                (Some(partitions), _) => partitions.value(row),
+                (None, Some(key)) => partition_of_key(key, topic.partitions),
+                (None, None) => self.keyless_partition,
             };
             let time = times.filter(|times| times.is_valid(row));
             let timestamp_ms = time.map_or(self.now_ms, |times| times.as_primitive::<Int64Type>().value(row));

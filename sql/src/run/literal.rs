@@ -281,13 +281,10 @@ mod tests {
     #[test]
     fn arrays_know_quotes_nulls_and_arrays_within() {
         let some = |text: &str| Some(text.to_owned());
-        assert_eq!(items(r#"{a, "b,\"}" ,NULL,"null",{1,{"}"}}}"#).unwrap(), [
-            some("a"),
-            some("b,\"}"),
-            None,
-            some("null"),
-            some(r#"{1,{"}"}}"#),
-        ]);
+        assert_eq!(
+            items(r#"{a, "b,\"}" ,NULL,"null",{1,{"}"}}}"#).unwrap(),
+            [some("a"), some("b,\"}"), None, some("null"), some(r#"{1,{"}"}}"#),]
+        );
         assert_eq!(items(" { } ").unwrap(), []);
         for malformed in ["", "{", "a", "{a,}", "{,a}", "{\"a}", "{a\"b}", "{{a}", "{\"a\" b}"] {
             assert_eq!(array_items(malformed).unwrap_err().state, SqlState::InvalidTextRepresentation, "{malformed}");

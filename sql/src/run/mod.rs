@@ -1,6 +1,7 @@
 //! Statements that end: rows and tags.
 
-mod convert;
+pub(crate) mod conflict;
+pub(crate) mod convert;
 pub(crate) mod copy;
 pub(crate) mod define;
 pub(crate) mod insert;

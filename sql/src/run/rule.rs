@@ -3,10 +3,10 @@
 
 use std::sync::Arc;
 
+use aquifer_storage::record::format::ColumnRole;
 use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Schema};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use aquifer_storage::record::format::ColumnRole;
 use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::Volatility;
@@ -67,7 +67,9 @@ impl Rules {
             let scalar = Scalar::read(state, &schema, &check.expression, &what).await?;
             if scalar.kind != DataType::Boolean {
                 let message = format!("argument of CHECK must be type boolean, not type {}", scalar.kind);
-                return Err(Error::new(SqlState::DatatypeMismatch, message).with_hint("write a condition: CHECK (a > 0)"));
+                return Err(
+                    Error::new(SqlState::DatatypeMismatch, message).with_hint("write a condition: CHECK (a > 0)")
+                );
             }
             if scalar.volatility != Volatility::Immutable {
                 return Err(Error::unsupported(format!("a function whose answer changes in {what}"))
@@ -130,7 +132,9 @@ impl Rules {
         }
         match first {
             None => Ok(()),
-            Some((row, error)) => Err(error.with_detail(format!("Failing row contains ({}).", shown(rows, row)?)).with_row(row)),
+            Some((row, error)) => {
+                Err(error.with_detail(format!("Failing row contains ({}).", shown(rows, row)?)).with_row(row))
+            }
         }
     }
 }
@@ -181,10 +185,8 @@ pub(crate) async fn check_declared(state: &SessionState, relation: &Relation, no
 }
 
 fn is_null(relation: &Relation, column: &str, is_key: bool) -> Error {
-    let message = format!(
-        "null value in column \"{column}\" of relation \"{}\" violates not-null constraint",
-        relation.name
-    );
+    let message =
+        format!("null value in column \"{column}\" of relation \"{}\" violates not-null constraint", relation.name);
     let error = Error::new(SqlState::NotNullViolation, message).with_column(&relation.name, column);
     if is_key { error.with_hint("a primary key has a value in every row") } else { error }
 }

@@ -102,9 +102,7 @@ impl ColumnBuilder {
                 NullBufferBuilder::new(0),
                 fields.iter().map(|(name, kind)| (name.clone(), Self::new(kind))).collect(),
             ),
-            ColumnType::Map(value) => {
-                Values::Map(Nested::new(), StringBuilder::new(), Box::new(Self::new(value)))
-            }
+            ColumnType::Map(value) => Values::Map(Nested::new(), StringBuilder::new(), Box::new(Self::new(value))),
         };
         Self { kind: kind.clone(), values }
     }
@@ -424,4 +422,82 @@ fn check_json(text: &str) -> Result<()> {
 
 fn json_error(error: &serde_json::Error) -> Error {
     Error::new(SqlState::InvalidTextRepresentation, "invalid input syntax for type json").with_detail(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::util::display::array_value_to_string;
+
+    use super::*;
+
+    fn built(kind: &ColumnType, texts: &[&str]) -> Vec<String> {
+        let mut builder = ColumnBuilder::new(kind);
+        builder.push_null();
+        texts.iter().for_each(|text| builder.push_text(text).unwrap());
+        let array = builder.finish().unwrap();
+        assert_eq!((array.data_type(), array.null_count()), (&kind.arrow(), 1));
+        (1..array.len()).map(|row| array_value_to_string(&array, row).unwrap()).collect()
+    }
+
+    fn refused(kind: &ColumnType, text: &str) -> (&'static str, String) {
+        let error = ColumnBuilder::new(kind).push_text(text).unwrap_err();
+        (error.state.code(), error.message)
+    }
+
+    #[test]
+    fn every_type_is_read_from_its_text() {
+        assert_eq!(built(&ColumnType::Boolean, &["t", "off"]), ["true", "false"]);
+        assert_eq!(built(&ColumnType::SmallInt, &[" -32768 ", "+7"]), ["-32768", "7"]);
+        assert_eq!(built(&ColumnType::Real, &["1.5", "1e3"]), ["1.5", "1000.0"]);
+        assert_eq!(built(&ColumnType::Double, &["-0.1", "Infinity", "nan"]), ["-0.1", "inf", "NaN"]);
+        assert_eq!(built(&ColumnType::Decimal { precision: 5, scale: 2 }, &["1.005", "-3"]), ["1.01", "-3.00"]);
+        assert_eq!(built(&ColumnType::Text, &["", " a "]), ["", " a "]);
+        assert_eq!(built(&ColumnType::Bytes, &["\\x00ff", "a"]), ["00ff", "61"]);
+        let times = ["2024-01-31 10:00:00.5", "2024-01-31T10:00:00+02", "2024-01-31", "2024-01-31 10:00:00 UTC"];
+        let read = ["2024-01-31T10:00:00.500", "2024-01-31T08:00:00", "2024-01-31T00:00:00", "2024-01-31T10:00:00"];
+        assert_eq!(built(&ColumnType::Timestamp, &times), read);
+        assert_eq!(built(&ColumnType::TimestampTz, &times), read.map(|time| format!("{time}Z")));
+        assert_eq!(built(&ColumnType::Date, &["2024-02-29"]), ["2024-02-29"]);
+        assert_eq!(built(&ColumnType::Time, &["10:00:00.25"]), ["10:00:00.250"]);
+        let id = "A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11";
+        assert_eq!(built(&ColumnType::Uuid, &[id]), [id.to_lowercase()]);
+        assert_eq!(built(&ColumnType::Json, &["{\"a\": 1}"]), ["{\"a\": 1}"]);
+    }
+
+    #[test]
+    fn nested_types_are_read_from_arrays_and_json() {
+        let ints = ColumnType::Array(Box::new(ColumnType::Int));
+        assert_eq!(built(&ints, &["{1,NULL,3}", "{}"]), ["[1, , 3]", "[]"]);
+        let deep = ColumnType::Array(Box::new(ints.clone()));
+        assert_eq!(built(&deep, &["{{1},{2,3}}"]), ["[[1], [2, 3]]"]);
+        let place = ColumnType::Struct(vec![("city".to_owned(), ColumnType::Text), ("zips".to_owned(), ints)]);
+        assert_eq!(
+            built(&place, &["{\"zips\":[1,null],\"city\":\"Rome\"}", "{}"]),
+            ["{city: Rome, zips: [1, ]}", "{city: , zips: }"]
+        );
+        let prices = ColumnType::Map(Box::new(ColumnType::Decimal { precision: 5, scale: 2 }));
+        assert_eq!(built(&prices, &["{\"a\": 1.5, \"b\": \"2\"}"]), ["{a: 1.50, b: 2.00}"]);
+    }
+
+    #[test]
+    fn what_is_no_value_is_refused_in_postgres_s_words() {
+        let told = |code, message: &str| (code, message.to_owned());
+        let int = ColumnType::Int;
+        assert_eq!(refused(&int, "x"), told("22P02", "invalid input syntax for type integer: \"x\""));
+        assert_eq!(refused(&int, ""), told("22P02", "invalid input syntax for type integer: \"\""));
+        assert_eq!(refused(&int, "1.5"), told("22P02", "invalid input syntax for type integer: \"1.5\""));
+        assert_eq!(refused(&int, "3000000000"), told("22003", "value \"3000000000\" is out of range for type integer"));
+        let double = refused(&ColumnType::Double, "1e400");
+        assert_eq!(double, told("22003", "\"1e400\" is out of range for type double precision"));
+        assert_eq!(refused(&ColumnType::Decimal { precision: 3, scale: 1 }, "100").0, "22003");
+        assert_eq!(refused(&ColumnType::Date, "soon").0, "22007");
+        assert_eq!(refused(&ColumnType::Date, "2023-02-29").0, "22008");
+        assert_eq!(refused(&ColumnType::Timestamp, "2024-01-31 25:00:00").0, "22008");
+        assert_eq!(refused(&ColumnType::Time, "1000").0, "22007");
+        assert_eq!(refused(&ColumnType::Uuid, "x").0, "22P02");
+        assert_eq!(refused(&ColumnType::Json, "{").0, "22P02");
+        assert_eq!(refused(&ColumnType::Array(Box::new(ColumnType::Int)), "1").0, "22P02");
+        let long = refused(&ColumnType::Boolean, &"ü".repeat(200)).1;
+        assert!(long.ends_with(&format!("{}...\"", "ü".repeat(100))), "{long}");
+    }
 }

@@ -77,7 +77,12 @@ impl DirectInsert {
     ///
     /// # Errors
     /// 22P02, 22003 and the like, with the value's place; 42P02 for a parameter without a value.
-    pub(crate) fn rows(&self, insert: &InsertValues, parameters: &[ScalarValue], writer: &Writer) -> Result<RecordBatch> {
+    pub(crate) fn rows(
+        &self,
+        insert: &InsertValues,
+        parameters: &[ScalarValue],
+        writer: &Writer,
+    ) -> Result<RecordBatch> {
         let mut columns = Vec::with_capacity(self.kinds.len());
         for (column, kind) in self.kinds.iter().enumerate() {
             let mut builder = ColumnBuilder::new(kind);
@@ -87,7 +92,10 @@ impl DirectInsert {
                         builder.push_null();
                         Ok(())
                     }
-                    Literal::Default => builder.push_scalar(&writer.default_of(self.targets[column])?),
+                    Literal::Default => {
+                        let default = writer.defaults_of(self.targets[column], 1)?;
+                        builder.push_scalar(&ScalarValue::try_from_array(&default, 0)?)
+                    }
                     Literal::Boolean(value) => builder.push_scalar(&ScalarValue::Boolean(Some(*value))),
                     Literal::Number(text) | Literal::Text(text) => builder.push_text(text),
                     Literal::Parameter(number) => builder.push_scalar(parameter(parameters, *number)?),
@@ -145,7 +153,8 @@ fn is_simple(kind: &ColumnType) -> bool {
 /// Whether a literal is read as a planned one would be.
 fn takes(kind: &ColumnType, literal: &Literal) -> bool {
     match (literal, kind) {
-        (Literal::Null | Literal::Default | Literal::Text(_), _) => true,
+        (Literal::Null | Literal::Text(_), _) => true,
+        (Literal::Default, kind) => is_simple(kind),
         (Literal::Boolean(_), kind) => *kind == ColumnType::Boolean,
         // A fraction is rounded first.
         (Literal::Number(digits), ColumnType::SmallInt | ColumnType::Int | ColumnType::BigInt) => {

@@ -183,6 +183,9 @@ impl Session {
         parameters: &[ScalarValue],
         deadline: Option<Instant>,
     ) -> Result<Outcome> {
+        if let Some(conflict) = &insert.conflict {
+            return Box::pin(self.insert_or_change(insert, conflict, prepared, parameters, deadline)).await;
+        }
         let writer = self.writer(&insert.name).await?;
         let mut targets = targets(writer.relation(), &insert.columns)?;
         let current = self.engine.storage.catalog_version();
@@ -215,7 +218,7 @@ impl Session {
         Ok(Outcome::Done(format!("DELETE {count}")))
     }
 
-    async fn rows_to_write(
+    pub(super) async fn rows_to_write(
         &self,
         bound: &Bound,
         parameters: &[ScalarValue],

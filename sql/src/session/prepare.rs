@@ -59,7 +59,10 @@ impl Session {
             Sentence::Explain(explain) => {
                 (Some(self.bind(&explain.query).await?), Some(TextTable::columns(show::EXPLAIN_COLUMNS)))
             }
-            Sentence::Insert(insert) => (Some(self.bind_insert(insert, &mut known).await?), None),
+            Sentence::Insert(insert) => {
+                self.type_conflict(insert, &mut known).await?;
+                (Some(self.bind_insert(insert, &mut known).await?), None)
+            }
             Sentence::Delete(delete) => (Some(self.bind(&delete.rows).await?), None),
             Sentence::ShowList(list) => match show::list_query(*list) {
                 Some(query) => {
@@ -251,9 +254,7 @@ fn put_defaults(query: &mut ast::Query, relation: &Relation, targets: &[Target])
     let SetExpr::Values(values) = query.body.as_mut() else { return Ok(()) };
     for row in &mut values.rows {
         for (expr, target) in row.content.iter_mut().zip(targets) {
-            let is_default = matches!(expr, Expr::Identifier(ident)
-                if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"));
-            if is_default {
+            if is_default(expr) {
                 *expr = default_of(relation, *target)?;
             }
         }
@@ -261,7 +262,14 @@ fn put_defaults(query: &mut ast::Query, relation: &Relation, targets: &[Target])
     Ok(())
 }
 
-fn default_of(relation: &Relation, target: Target) -> Result<Expr> {
+/// Whether it is the word DEFAULT.
+pub(super) fn is_default(expr: &Expr) -> bool {
+    matches!(expr, Expr::Identifier(ident)
+        if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"))
+}
+
+/// What a column declares, or NULL.
+pub(super) fn default_of(relation: &Relation, target: Target) -> Result<Expr> {
     let Target::Declared(index) = target else { return Ok(Expr::value(Value::Null)) };
     let Some(text) = relation.defaults.get(&relation.format.columns[index].name) else {
         return Ok(Expr::value(Value::Null));
@@ -277,7 +285,7 @@ fn default_of(relation: &Relation, target: Target) -> Result<Expr> {
 }
 
 /// Gives parameters that stand alone in VALUES or a select list the type of the column they go to.
-fn type_parameters(
+pub(super) fn type_parameters(
     query: &mut ast::Query,
     relation: &Relation,
     targets: &[Target],

@@ -107,9 +107,8 @@ impl Session {
     pub(super) async fn copy_from(&mut self, copy: &CopyFrom, deadline: Option<Instant>) -> Result<Outcome> {
         let writer = self.writer(&copy.name).await?;
         let targets = targets(writer.relation(), &copy.columns)?;
-        let defaults = targets.iter().map(|target| writer.default_of(*target)).collect::<Result<Vec<_>>>()?;
         let writing = self.writing();
-        Ok(Outcome::CopyIn(Box::new(CopyIn::new(copy, writer, targets, defaults, writing, deadline))))
+        Ok(Outcome::CopyIn(Box::new(CopyIn::new(copy, writer, targets, writing, deadline))))
     }
 
     /// Ends a COPY whose data has all been taken: one commit, or part of the block's.

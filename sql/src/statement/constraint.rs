@@ -8,7 +8,17 @@ use crate::error::{Error, Result};
 
 /// Words that end a DEFAULT's expression, outside of parentheses.
 const ENDS: [&str; 12] = [
-    "not", "null", "check", "constraint", "primary", "key", "headers", "unique", "references", "generated", "collate",
+    "not",
+    "null",
+    "check",
+    "constraint",
+    "primary",
+    "key",
+    "headers",
+    "unique",
+    "references",
+    "generated",
+    "collate",
     "default",
 ];
 
@@ -61,7 +71,9 @@ pub(super) fn check(cursor: &mut Cursor<'_>, column: Option<&str>) -> Result<Opt
     };
     let expression = ahead.places().between(first.span.start, last.span.end).to_owned();
     if ahead.at(&["no", "inherit"]) || ahead.at(&["not", "valid"]) {
-        return Err(Error::unsupported("NO INHERIT or NOT VALID").with_position(ahead.position()).with_hint("leave it out"));
+        return Err(Error::unsupported("NO INHERIT or NOT VALID")
+            .with_position(ahead.position())
+            .with_hint("leave it out"));
     }
     *cursor = ahead;
     Ok(Some(CheckDefinition { name, column: column.map(str::to_owned), expression, position }))

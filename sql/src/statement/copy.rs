@@ -140,7 +140,9 @@ fn endpoint(cursor: &mut Cursor<'_>, word: &str, hint: &str) -> Result<()> {
         return Ok(());
     }
     if cursor.at(&["program"]) || cursor.text().is_some() {
-        return Err(Error::unsupported("COPY with a file or program of the server").with_position(position).with_hint(hint));
+        return Err(Error::unsupported("COPY with a file or program of the server")
+            .with_position(position)
+            .with_hint(hint));
     }
     Err(cursor.expected(&word.to_uppercase()))
 }
@@ -270,9 +272,7 @@ impl Options {
         let byte = |option: &Option<(String, usize)>, default: u8, name: &str| match option {
             None => Ok(default),
             Some((text, _)) if text.len() == 1 => Ok(text.as_bytes()[0]),
-            Some((_, position)) => {
-                Err(invalid(format!("COPY {name} must be a single one-byte character"), *position))
-            }
+            Some((_, position)) => Err(invalid(format!("COPY {name} must be a single one-byte character"), *position)),
         };
         let delimiter = byte(&self.delimiter, if csv { b',' } else { b'\t' }, "delimiter")?;
         let quote = byte(&self.quote, b'"', "quote")?;
@@ -356,9 +356,9 @@ fn refused(name: &str, position: usize) -> Error {
         ("force_quote, force_null, force_not_null", "write empty text in quotes and NULL without"),
     ];
     match KNOWN.iter().find(|(known, _)| *known == name) {
-        Some((_, hint)) => Error::unsupported(format!("COPY option {}", name.to_uppercase()))
-            .with_position(position)
-            .with_hint(*hint),
+        Some((_, hint)) => {
+            Error::unsupported(format!("COPY option {}", name.to_uppercase())).with_position(position).with_hint(*hint)
+        }
         None => Error::new(SqlState::SyntaxError, format!("option \"{name}\" not recognized"))
             .with_position(position)
             .with_hint("there are FORMAT, DELIMITER, NULL, HEADER, QUOTE, ESCAPE, ENCODING and DEFAULT"),
@@ -388,7 +388,10 @@ fn header(cursor: &mut Cursor<'_>) -> Result<Header> {
         "true" | "on" | "1" => Ok(Header::On),
         "false" | "off" | "0" => Ok(Header::Off),
         "match" => Ok(Header::Match),
-        _ => Err(Error::new(SqlState::SyntaxError, "header requires a Boolean value or \"match\"").with_position(position)),
+        _ => {
+            Err(Error::new(SqlState::SyntaxError, "header requires a Boolean value or \"match\"")
+                .with_position(position))
+        }
     }
 }
 

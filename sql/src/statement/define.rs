@@ -9,7 +9,8 @@ use super::constraint;
 use super::cursor::{Cursor, Places};
 use super::parse::query_of;
 use super::{
-    CheckDefinition, ColumnDefinition, ColumnMark, CreateAsSelect, CreateRelation, Drop, Name, Property, RelationKind, Sentence,
+    CheckDefinition, ColumnDefinition, ColumnMark, CreateAsSelect, CreateRelation, Drop, Name, Property, RelationKind,
+    Sentence,
 };
 use crate::error::{Error, Result, SqlState};
 
@@ -81,10 +82,7 @@ fn create_name(cursor: &mut Cursor<'_>) -> Result<(Name, bool)> {
     Ok((cursor.relation_name()?, if_not_exists))
 }
 
-fn columns(
-    cursor: &mut Cursor<'_>,
-    kind: RelationKind,
-) -> Result<(Vec<ColumnDefinition>, Vec<CheckDefinition>)> {
+fn columns(cursor: &mut Cursor<'_>, kind: RelationKind) -> Result<(Vec<ColumnDefinition>, Vec<CheckDefinition>)> {
     cursor.expect_token(&Token::LParen)?;
     let (mut columns, mut checks): (Vec<ColumnDefinition>, Vec<CheckDefinition>) = Default::default();
     let mut keys: Vec<Name> = Vec::new();

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use aquifer_storage::record::format::ColumnType;
 
+pub(crate) mod conflict;
 mod constraint;
 pub(crate) mod copy;
 pub(crate) mod cursor;
@@ -294,6 +295,8 @@ pub(crate) struct Insert {
     pub(crate) columns: Vec<Name>,
     /// What.
     pub(crate) source: WindowedQuery,
+    /// ON CONFLICT.
+    pub(crate) conflict: Option<Box<conflict::Conflict>>,
 }
 
 /// `DELETE FROM name [WHERE …]`.

@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
 use super::cursor::{Cursor, Places, lower_first, tokenize};
 use super::window::{attach, cut, folded};
-use super::{Delete, Insert, Name, Parsed, Sentence, WindowedQuery, copy, define, settings, show, values};
+use super::{Delete, Insert, Name, Parsed, Sentence, WindowedQuery, conflict, copy, define, settings, show, values};
 use crate::error::{Error, Result, SqlState};
 
 /// Statements of one text, at the most.
@@ -185,7 +185,6 @@ pub(crate) fn insert_by_parser(tokens: &[TokenWithSpan], places: &Arc<Places>) -
     let name = object_name(table, places)?;
     let extras = [
         (insert.returning.is_some(), "RETURNING", "SELECT the rows afterwards"),
-        (insert.on.is_some(), "ON CONFLICT", "INSERT into a table with a primary key replaces the row of that key"),
         (insert.table_alias.is_some(), "an alias in INSERT", "leave it out"),
     ];
     for (there, what, hint) in extras {
@@ -198,11 +197,12 @@ pub(crate) fn insert_by_parser(tokens: &[TokenWithSpan], places: &Arc<Places>) -
     };
     let columns = insert.columns.iter().map(|column| object_name(column, places)).collect::<Result<Vec<_>>>()?;
     let source = attach(source, cut.windows, None, places, text)?;
-    Ok(Insert { name, columns, source })
+    let conflict = insert.on.map(|on| conflict::conflict(on, places).map(Box::new)).transpose()?;
+    Ok(Insert { name, columns, source, conflict })
 }
 
 /// A name of sqlparser's, `public.` taken off; `topics."x"` keeps its schema in the error.
-fn object_name(name: &ast::ObjectName, places: &Places) -> Result<Name> {
+pub(super) fn object_name(name: &ast::ObjectName, places: &Places) -> Result<Name> {
     let parts: Vec<&Ident> = name.0.iter().filter_map(ast::ObjectNamePart::as_ident).collect();
     let position = parts.first().and_then(|part| places.position(part.span.start)).unwrap_or(1);
     match parts.as_slice() {

@@ -148,8 +148,8 @@ fn literal(cursor: &mut Cursor<'_>) -> Option<Literal> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::statement::parse::parse;
     use crate::statement::Sentence;
+    use crate::statement::parse::parse;
 
     fn read(sql: &str) -> Option<InsertValues> {
         match parse(sql).unwrap().remove(0).sentence {
@@ -161,20 +161,25 @@ mod tests {
 
     #[test]
     fn literals_and_parameters_are_read_with_their_places() {
-        let insert = read("INSERT INTO t (a, \"B\") VALUES (1, -2.5), ('x''y', E'\\n'), (NULL, true), ($2, default)").unwrap();
+        let insert =
+            read("INSERT INTO t (a, \"B\") VALUES (1, -2.5), ('x''y', E'\\n'), (NULL, true), ($2, default)").unwrap();
         assert_eq!((insert.name.value.as_str(), insert.columns[1].value.as_str(), insert.width), ("t", "B", 2));
         let literals: Vec<_> = insert.cells.iter().map(|cell| cell.literal.clone()).collect();
-        let (number, text) = (|text: &str| Literal::Number(text.to_owned()), |text: &str| Literal::Text(text.to_owned()));
-        assert_eq!(literals, [
-            number("1"),
-            number("-2.5"),
-            text("x'y"),
-            text("\n"),
-            Literal::Null,
-            Literal::Boolean(true),
-            Literal::Parameter(2),
-            Literal::Default,
-        ]);
+        let (number, text) =
+            (|text: &str| Literal::Number(text.to_owned()), |text: &str| Literal::Text(text.to_owned()));
+        assert_eq!(
+            literals,
+            [
+                number("1"),
+                number("-2.5"),
+                text("x'y"),
+                text("\n"),
+                Literal::Null,
+                Literal::Boolean(true),
+                Literal::Parameter(2),
+                Literal::Default,
+            ]
+        );
         assert_eq!(insert.cells[1].position, 35);
     }
 

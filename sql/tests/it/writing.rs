@@ -11,7 +11,9 @@ async fn copied_text_and_csv_become_the_rows_that_inserts_would_make() {
     let mut session = node.session();
     let columns = "(id bigint, name text, price decimal(10, 2), ok boolean, at timestamptz, day date, tags text[], \
                    doc jsonb, raw bytea, place STRUCT<city STRING, zip INT>, n double)";
-    run(&mut session, &format!("CREATE TABLE a {columns}; CREATE TABLE b {columns}; CREATE TABLE c {columns}")).await.unwrap();
+    run(&mut session, &format!("CREATE TABLE a {columns}; CREATE TABLE b {columns}; CREATE TABLE c {columns}"))
+        .await
+        .unwrap();
     let text = b"1\tAnn\\tB\t1.005\tt\t2024-01-31 10:00:00+02\t2024-01-31\t{a,\"b c\",NULL}\t{\"k\": 1}\t\\\\x00ff\t\
                  {\"city\":\"Rome\",\"zip\":5}\t1e3\n\\N\t\\N\t\\N\t\\N\t\\N\t\\N\t\\N\t\\N\t\\N\t\\N\t\\N\n";
     assert_eq!(copy_in(&mut session, "COPY a FROM STDIN", text).await.unwrap(), "COPY 2");
@@ -110,7 +112,7 @@ async fn a_copy_larger_than_a_commit_is_one_act_and_part_of_its_block() {
     }
     run(&mut session, "SAVEPOINT s; INSERT INTO t VALUES (-2, 'taken back'); ROLLBACK TO s; COMMIT").await.unwrap();
     let all = format!("{}|{}", 2 * rows + 1, rows + 1);
-    assert_eq!(run(&mut other, count).await.unwrap(), [all.clone()]);
+    assert_eq!(run(&mut other, count).await.unwrap(), std::slice::from_ref(&all));
     let node = node.restart().await;
     assert_eq!(run(&mut node.session(), count).await.unwrap(), [all]);
     assert_eq!(run(&mut node.session(), "SELECT count(*) FROM aquifer.transactions").await.unwrap(), ["0"]);
@@ -150,19 +152,22 @@ async fn defaults_fill_what_is_not_said() {
     run(&mut session, "INSERT INTO t (id, n, name) VALUES (3, DEFAULT, DEFAULT), (4, NULL, 'x')").await.unwrap();
     run(&mut session, "INSERT INTO t (id, n, name) VALUES (1 + 4, DEFAULT, upper('y'))").await.unwrap();
     run(&mut session, "INSERT INTO t (id) SELECT 6").await.unwrap();
-    let copy = "COPY t (id, n, name) FROM STDIN (FORMAT csv, DEFAULT '\\D')";
-    copy_in(&mut session, copy, b"7,\\D,\\D\n8,,z\n").await.unwrap();
+    let copy = "COPY t (id, n, name, u) FROM STDIN (FORMAT csv, DEFAULT '\\D')";
+    copy_in(&mut session, copy, b"7,\\D,\\D,\\D\n8,,z,\\D\n").await.unwrap();
     let rows = run(&mut session, "SELECT id, n, name, d FROM t ORDER BY id").await.unwrap();
-    assert_eq!(rows, [
-        "1|2|no name|-1.50",
-        "2|2|no name|-1.50",
-        "3|2|no name|-1.50",
-        "4|NULL|x|-1.50",
-        "5|2|Y|-1.50",
-        "6|2|no name|-1.50",
-        "7|2|no name|-1.50",
-        "8|NULL|z|-1.50",
-    ]);
+    assert_eq!(
+        rows,
+        [
+            "1|2|no name|-1.50",
+            "2|2|no name|-1.50",
+            "3|2|no name|-1.50",
+            "4|NULL|x|-1.50",
+            "5|2|Y|-1.50",
+            "6|2|no name|-1.50",
+            "7|2|no name|-1.50",
+            "8|NULL|z|-1.50",
+        ]
+    );
     let generated = "SELECT count(at), count(DISTINCT u), max(at) - min(at) < INTERVAL '1 hour' FROM t";
     assert_eq!(run(&mut session, generated).await.unwrap(), ["8|8|true"]);
     let recent = "SELECT count(*) FROM t WHERE at > now() - INTERVAL '1 hour' AND at <= now()";
@@ -282,4 +287,80 @@ async fn thousands_of_rows_in_one_statement_are_one_commit() {
     assert_eq!(run(&mut session, "SELECT count(*) FROM t").await.unwrap(), ["0"]);
     assert_eq!(run(&mut session, &values("(5000, NULL)")).await.unwrap(), ["INSERT 0 5001"]);
     assert_eq!(run(&mut session, "SELECT count(*), count(a), max(id) FROM t").await.unwrap(), ["5001|5000|5000"]);
+}
+
+#[tokio::test]
+async fn on_conflict_leaves_or_changes_the_row_that_is_there() {
+    let node = Node::start().await;
+    let mut session = node.session();
+    run(&mut session, "CREATE TABLE t (id text PRIMARY KEY, n int DEFAULT 1, note text, CHECK (n < 100))")
+        .await
+        .unwrap();
+    let rows = async || run(&mut node.session(), "SELECT * FROM t ORDER BY id").await.unwrap();
+    let count = "INSERT INTO t (id) VALUES ('a') ON CONFLICT (id) DO UPDATE SET n = t.n + excluded.n";
+    for _ in 0..3 {
+        assert_eq!(run(&mut session, count).await.unwrap(), ["INSERT 0 1"]);
+    }
+    assert_eq!(rows().await, ["a|3|NULL"]);
+    let nothing = "INSERT INTO t VALUES ('a', 9, 'x'), ('b', 2, 'y'), ('b', 3, 'z') ON CONFLICT DO NOTHING";
+    assert_eq!(run(&mut session, nothing).await.unwrap(), ["INSERT 0 1"]);
+    assert_eq!(rows().await, ["a|3|NULL", "b|2|y"]);
+    let some = "INSERT INTO t SELECT k, 50, 'new' FROM (VALUES ('a'), ('b'), ('c')) v(k) ON CONFLICT ON CONSTRAINT t_pkey \
+                DO UPDATE SET (n, note) = (excluded.n, excluded.note || '!') WHERE t.n > 2";
+    assert_eq!(run(&mut session, some).await.unwrap(), ["INSERT 0 2"], "the condition leaves one out");
+    assert_eq!(rows().await, ["a|50|new!", "b|2|y", "c|50|new"]);
+    run(&mut session, "DELETE FROM t WHERE id = 'b'").await.unwrap();
+    let prepared = "INSERT INTO t (id, n) VALUES ($1, $2) ON CONFLICT (id) DO UPDATE SET n = DEFAULT, note = $3";
+    let statement = session.parse(prepared).unwrap().remove(0);
+    let prepared = session.prepare(&statement, &[]).await.unwrap();
+    assert_eq!(prepared.parameters.len(), 3);
+    for key in ["b", "c"] {
+        let text = |text: &str| ScalarValue::Utf8(Some(text.to_owned()));
+        let values = vec![text(key), ScalarValue::Int32(Some(7)), text("by parameter")];
+        session.execute(&prepared, values).await.unwrap();
+    }
+    assert_eq!(rows().await, ["a|50|new!", "b|7|NULL", "c|1|by parameter"]);
+    for (sql, state) in [
+        ("INSERT INTO t VALUES ('z', 1, ''), ('z', 2, '') ON CONFLICT (id) DO UPDATE SET n = 1", "21000"),
+        ("INSERT INTO t VALUES ('a', 1, '') ON CONFLICT (note) DO NOTHING", "42P10"),
+        ("INSERT INTO t VALUES ('a', 1, '') ON CONFLICT ON CONSTRAINT nope DO NOTHING", "42704"),
+        ("INSERT INTO t VALUES ('a', 1, '') ON CONFLICT DO UPDATE SET n = 1", "42601"),
+        ("INSERT INTO t VALUES ('a', 1, '') ON CONFLICT (id) DO UPDATE SET n = n + 1", "42702"),
+        ("INSERT INTO t VALUES ('a', 1, '') ON CONFLICT (id) DO UPDATE SET id = 'b'", "0A000"),
+        ("INSERT INTO t VALUES ('a', 1, '') ON CONFLICT (id) DO UPDATE SET nope = 1", "42703"),
+        ("INSERT INTO t VALUES ('a', 1, '') ON CONFLICT (id) DO UPDATE SET n = (SELECT 1)", "0A000"),
+        ("INSERT INTO t VALUES ('a', 1, '') ON CONFLICT (id) DO UPDATE SET n = 100", "23514"),
+        ("INSERT INTO t VALUES ('a', 100, '') ON CONFLICT (id) DO NOTHING", "23514"),
+    ] {
+        let error = fails(&mut session, sql).await;
+        assert_eq!(error.state.code(), state, "{sql}: {error:?}");
+    }
+    run(&mut session, "CREATE STREAM s (id text KEY)").await.unwrap();
+    let error = fails(&mut session, "INSERT INTO s VALUES ('a') ON CONFLICT DO NOTHING").await;
+    assert_eq!(error.state.code(), "0A000");
+    assert!(error.message.contains("stream \"s\""), "{error:?}");
+    assert_eq!(rows().await, ["a|50|new!", "b|7|NULL", "c|1|by parameter"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_conflict_counts_every_one_of_many_that_come_at_once() {
+    let node = Node::start().await;
+    let mut session = node.session();
+    run(&mut session, "CREATE TABLE t (a int, b text, n int, PRIMARY KEY (a, b))").await.unwrap();
+    let counters = (0..8).map(async |_| {
+        let mut session = node.session();
+        for _ in 0..5 {
+            let count = "INSERT INTO t VALUES (1, 'x', 1), (2, 'y', 1) ON CONFLICT (b, a) DO UPDATE SET n = t.n + 1";
+            // One that loses too often may say so; then it has written nothing.
+            while let Err(error) = run(&mut session, count).await {
+                assert_eq!(error.state.code(), "40001", "{error:?}");
+            }
+        }
+    });
+    futures::future::join_all(counters).await;
+    assert_eq!(run(&mut session, "SELECT * FROM t ORDER BY a").await.unwrap(), ["1|x|40", "2|y|40"]);
+    run(&mut session, "BEGIN; INSERT INTO t VALUES (1, 'x', 1) ON CONFLICT (a, b) DO UPDATE SET n = 0").await.unwrap();
+    run(&mut node.session(), "INSERT INTO t VALUES (1, 'x', 7)").await.unwrap();
+    assert_eq!(fails(&mut session, "COMMIT").await.state.code(), "40001");
+    assert_eq!(run(&mut session, "SELECT n FROM t WHERE a = 1").await.unwrap(), ["7"]);
 }

@@ -106,6 +106,7 @@ impl LargeCommit {
     /// # Errors
     /// As [`crate::Storage::commit`], and that of an append that failed; nothing of it is there then.
     pub async fn commit(mut self, mut commit: Commit) -> Result<Receipt> {
+        commit.watches.iter().for_each(|watch| watch.own(self.producer.id));
         if let Err(error) = self.write(std::mem::take(&mut commit.appends)).await {
             // The cause is what the caller has to know; an abort that fails is tried again in the background.
             let _ = self.abort().await;

@@ -20,6 +20,7 @@ pub(crate) use crate::log::own::OFFSET_BYTES;
 use crate::log::own::{Change, OwnRecord, OwnState, PARTITIONS_MAX};
 use crate::log::producer::{Producers, Replaced, Verdict};
 use crate::log::transaction::{AbortedRange, Mark};
+use crate::log::watch::{Watch, Watches};
 use crate::record::batch::{BatchHeader, TimestampType};
 use crate::settings::OFFSETS_BYTES_MAX;
 use crate::view::{Definition, GroupOffset, IdleOffset, ProducerInfo, Topic};
@@ -44,6 +45,8 @@ pub(crate) struct Ledger {
     pub(crate) aborted: HashMap<TopicPartition, Vec<AbortedRange>>,
     /// Up to when the node that was taken over from is known, us: its producers may have been told more.
     pub(crate) taken_over_us: Option<i64>,
+    /// Keys written since somebody began to watch them.
+    pub(crate) watches: Watches,
 }
 
 /// What a judgement goes by, beside the ledger.
@@ -119,6 +122,8 @@ pub(crate) struct Request {
     pub(crate) overdue: Vec<String>,
     /// Whether transactions that nobody can end any more are to be ended.
     pub(crate) orphans: bool,
+    /// A watch to begin.
+    pub(crate) watch: Option<Watch>,
     /// Offsets of groups to remove if they are still as they were found.
     pub(crate) idle: Vec<IdleOffset>,
     /// Whose producers to tell of.
@@ -261,7 +266,7 @@ impl Judge<'_> {
     fn judge(&mut self, request: Request) -> Result<()> {
         let batch_bytes = request.batch_bytes();
         check_size(batch_bytes, self.terms.commit_bytes_max)?;
-        let Request { commit, producer_ids, begin, overdue, orphans, idle, producers_of, carried, .. } = request;
+        let Request { commit, producer_ids, begin, watch, overdue, orphans, idle, producers_of, carried, .. } = request;
         // These were judged when they first came.
         let own = &self.ledger.own;
         self.judged.batches.extend(carried.into_iter().filter(|placed| own.topic_of(placed.partition).is_ok()));
@@ -285,6 +290,10 @@ impl Judge<'_> {
             self.judged.transactions.push(producer);
         }
         self.transactions(&commit.transactions, false)?;
+        watch.map_or(Ok(()), |watch| self.ledger.watch(&watch))?;
+        for watch in &commit.watches {
+            self.ledger.watches.check(watch)?;
+        }
         for append in commit.appends {
             self.append(append)?;
         }
@@ -432,6 +441,7 @@ impl Judge<'_> {
                     Some(append_time_ms) => append.batch.with_append_time(append_time_ms),
                     None => append.batch,
                 };
+                self.ledger.watches.note(partition, base_offset, &batch);
                 self.judged.batches.push(PlacedBatch { partition, base_offset, batch, carried_us: None });
                 (base_offset, false)
             }

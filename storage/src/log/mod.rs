@@ -50,6 +50,7 @@ mod tail;
 #[cfg(test)]
 mod tests;
 mod transaction;
+pub(crate) mod watch;
 mod writer;
 
 use std::collections::{BTreeSet, HashSet};

@@ -232,7 +232,8 @@ impl Fields {
         self.unescaped.clear();
         let mut start = 0;
         loop {
-            let (place, next) = if format.csv { self.csv(format, line, start)? } else { self.text(format, line, start)? };
+            let (place, next) =
+                if format.csv { self.csv(format, line, start)? } else { self.text(format, line, start)? };
             self.places.push(place);
             match next {
                 Some(next) => start = next,
@@ -310,7 +311,9 @@ impl Fields {
             let Some(byte) = bytes.get(at) else { break at };
             match bytes.get(at + 1) {
                 _ if !in_quotes && *byte == format.delimiter => break at,
-                Some(next) if in_quotes && *byte == format.escape && (*next == format.quote || *next == format.escape) => {
+                Some(next)
+                    if in_quotes && *byte == format.escape && (*next == format.quote || *next == format.escape) =>
+                {
                     self.unescaped.push(*next);
                     at += 1;
                 }
@@ -330,9 +333,11 @@ impl Fields {
 pub(crate) fn not_utf8(bytes: &[u8], error: &std::str::Utf8Error) -> Error {
     let from = error.valid_up_to();
     let until = from + error.error_len().unwrap_or(bytes.len() - from).max(1);
-    let hex: Vec<String> = bytes.get(from..until).unwrap_or_default().iter().map(|byte| format!("0x{byte:02x}")).collect();
+    let hex: Vec<String> =
+        bytes.get(from..until).unwrap_or_default().iter().map(|byte| format!("0x{byte:02x}")).collect();
     let message = format!("invalid byte sequence for encoding \"UTF8\": {}", hex.join(" "));
-    Error::new(SqlState::CharacterNotInRepertoire, message).with_hint("all text is UTF8; convert the file: iconv -t UTF-8")
+    Error::new(SqlState::CharacterNotInRepertoire, message)
+        .with_hint("all text is UTF8; convert the file: iconv -t UTF-8")
 }
 
 /// The text format's escapes.
@@ -418,7 +423,11 @@ mod tests {
         let rows = read(&text_format(), data, 3).unwrap();
         assert_eq!(rows, [some(&["a", "b\tc\\\n"]), vec![None, Some("AAq".to_owned())], some(&[""])]);
         assert_eq!(read(&text_format(), b"a\r\nb\r\n", 1).unwrap(), [some(&["a"]), some(&["b"])]);
-        assert_eq!(read(&text_format(), b"a\\\nb", 2).unwrap(), [some(&["a\nb"])], "a break behind a backslash is data");
+        assert_eq!(
+            read(&text_format(), b"a\\\nb", 2).unwrap(),
+            [some(&["a\nb"])],
+            "a break behind a backslash is data"
+        );
     }
 
     #[test]
@@ -428,7 +437,8 @@ mod tests {
         assert_eq!(rows[0], [Some("1".to_owned()), None, Some(String::new())]);
         assert_eq!(rows[1], some(&["a \"b\"", "xy,zw", "l1\nl2"]));
         assert_eq!(rows[2], some(&["\\.", "2", "3"]));
-        let other = CopyFormat { quote: b'\'', escape: b'\\', delimiter: b';', default: Some("?".to_owned()), ..csv_format() };
+        let other =
+            CopyFormat { quote: b'\'', escape: b'\\', delimiter: b';', default: Some("?".to_owned()), ..csv_format() };
         let rows = read(&other, b"'it\\'s \\\\';?;'?'\n", 1).unwrap();
         assert_eq!(rows, [some(&["it's \\", "DEFAULT", "?"])]);
     }
