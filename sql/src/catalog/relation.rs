@@ -42,7 +42,15 @@ pub(crate) struct Relation {
     pub(crate) oid: u32,
     /// When it was made.
     pub(crate) created_at_us: i64,
-    /// DEFAULT expressions by column, as written.
+    /// What it declares of the rows that SQL writes.
+    #[serde(default)]
+    pub(crate) rules: DeclaredRules,
+}
+
+/// DEFAULT and CHECK, as written.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct DeclaredRules {
+    /// DEFAULT's expressions by column.
     #[serde(default)]
     pub(crate) defaults: BTreeMap<String, String>,
     /// CHECK constraints.
@@ -108,9 +116,9 @@ mod tests {
             "timestamp_column":null,"window":null,"query":null,"statement":"CREATE TABLE t ()","oid":16384,
             "created_at_us":1}"#;
         let mut relation: Relation = serde_json::from_str(before).unwrap();
-        assert!(relation.defaults.is_empty() && relation.checks.is_empty());
-        relation.defaults.insert("a".to_owned(), "now()".to_owned());
-        relation.checks.push(Check { name: "t_a_check".to_owned(), expression: "a > 0".to_owned() });
+        assert_eq!(relation.rules, DeclaredRules::default());
+        relation.rules.defaults.insert("a".to_owned(), "now()".to_owned());
+        relation.rules.checks.push(Check { name: "t_a_check".to_owned(), expression: "a > 0".to_owned() });
         let read: Relation = serde_json::from_slice(&relation.to_bytes().unwrap()).unwrap();
         assert_eq!(read, relation);
     }

@@ -9,7 +9,7 @@ use datafusion::execution::session_state::SessionState;
 
 use super::rule;
 use crate::catalog::properties::Properties;
-use crate::catalog::relation::Check;
+use crate::catalog::relation::{Check, DeclaredRules};
 use crate::catalog::{Catalog, QUERY_KIND, RELATION_KIND, Relation};
 use crate::error::{Error, Result, SqlState};
 use crate::statement::{ColumnMark, CreateRelation, Drop, Name, RelationKind};
@@ -145,8 +145,7 @@ pub(crate) async fn create(
         statement: create.text.clone(),
         oid,
         created_at_us: storage.clock().now_us(),
-        defaults: defaults_of(create),
-        checks: checks_of(create)?,
+        rules: DeclaredRules { defaults: defaults_of(create), checks: checks_of(create)? },
     };
     rule::check_declared(state, &relation, relation.created_at_us).await?;
     let commit = Commit {

@@ -51,18 +51,18 @@ impl Rules {
     /// whose answer is not always the same.
     pub(crate) async fn of(state: &SessionState, relation: &Relation) -> Result<Self> {
         let mut rules = Self::default();
-        if relation.defaults.is_empty() && relation.checks.is_empty() {
+        if relation.rules.defaults.is_empty() && relation.rules.checks.is_empty() {
             return Ok(rules);
         }
         let schema = written_schema(relation);
         for column in &relation.format.columns {
-            let text = relation.defaults.get(&column.name);
+            let text = relation.rules.defaults.get(&column.name);
             rules.defaults.push(match text {
                 Some(text) => Some(default(state, &schema, &column.name, text).await?),
                 None => None,
             });
         }
-        for check in &relation.checks {
+        for check in &relation.rules.checks {
             let what = format!("CHECK constraint \"{}\"", check.name);
             let scalar = Scalar::read(state, &schema, &check.expression, &what).await?;
             if scalar.kind != DataType::Boolean {
@@ -173,7 +173,7 @@ pub(crate) async fn check_declared(state: &SessionState, relation: &Relation, no
     let rules = Rules::of(state, relation).await?;
     let defaults = rules.defaults(state, now_us)?;
     for (index, column) in relation.format.columns.iter().enumerate() {
-        if relation.defaults.contains_key(&column.name) && column.role == ColumnRole::Headers {
+        if relation.rules.defaults.contains_key(&column.name) && column.role == ColumnRole::Headers {
             return Err(Error::unsupported("a DEFAULT of a HEADERS column").with_hint("SQL writes no headers"));
         }
         defaults.values(index, 1, &column.kind.arrow()).map_err(|error| {

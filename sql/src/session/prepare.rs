@@ -271,7 +271,7 @@ pub(super) fn is_default(expr: &Expr) -> bool {
 /// What a column declares, or NULL.
 pub(super) fn default_of(relation: &Relation, target: Target) -> Result<Expr> {
     let Target::Declared(index) = target else { return Ok(Expr::value(Value::Null)) };
-    let Some(text) = relation.defaults.get(&relation.format.columns[index].name) else {
+    let Some(text) = relation.rules.defaults.get(&relation.format.columns[index].name) else {
         return Ok(Expr::value(Value::Null));
     };
     let mut parsed = parse::parse(&format!("SELECT ({text})"))?;
