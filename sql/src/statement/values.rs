@@ -197,7 +197,7 @@ mod tests {
         let statements = parse("SELECT 1;\n  INSERT INTO t\nVALUES (1)").unwrap();
         let Sentence::InsertValues(insert) = &statements[1].sentence else { panic!("values") };
         let parsed = insert.as_insert().unwrap();
-        assert_eq!((parsed.name.position, insert.name.position), (24, 24));
+        assert_eq!((parsed.name.position, insert.name.position), (25, 25));
         assert_eq!(parsed.source.query.to_string(), "VALUES (1)");
     }
 }

@@ -78,9 +78,9 @@ async fn a_copy_larger_than_a_commit_is_one_act_and_part_of_its_block() {
     let node = Node::start().await;
     let (mut session, mut other) = (node.session(), node.session());
     run(&mut session, "CREATE TABLE t (id int, a text)").await.unwrap();
-    let filler = "x".repeat(1000);
+    let filler = "x".repeat(4000);
     // More than what a block keeps in memory.
-    let mut data: Vec<u8> = (0..40_000).flat_map(|id| format!("{id}\t{filler}\n").into_bytes()).collect();
+    let mut data: Vec<u8> = (0..10_000).flat_map(|id| format!("{id}\t{filler}\n").into_bytes()).collect();
     let count = "SELECT count(*), count(DISTINCT id) FROM t";
     let statement = session.parse("COPY t FROM STDIN").unwrap().remove(0);
     let prepared = session.prepare(&statement, &[]).await.unwrap();
@@ -168,8 +168,8 @@ async fn defaults_fill_what_is_not_said() {
             "8|NULL|z|-1.50",
         ]
     );
-    let generated = "SELECT count(at), count(DISTINCT u), max(at) - min(at) < INTERVAL '1 hour' FROM t";
-    assert_eq!(run(&mut session, generated).await.unwrap(), ["8|8|true"]);
+    let generated = "SELECT count(at), count(DISTINCT u) FROM t";
+    assert_eq!(run(&mut session, generated).await.unwrap(), ["8|8"]);
     let recent = "SELECT count(*) FROM t WHERE at > now() - INTERVAL '1 hour' AND at <= now()";
     assert_eq!(run(&mut session, recent).await.unwrap(), ["8"]);
     let node = node.restart().await;
