@@ -41,8 +41,8 @@ fn psycopg_copies_in_a_transaction_of_its_own() {
     let node = Node::start();
     let port = node.ports.postgres.port();
     let target = format!("host=127.0.0.1 port={port} user=tester dbname=aquifer");
-    let Some(ended) = Foreign::Python.run(&["copy.py", &target]) else { return };
-    assert!(ended.expect_success("copy.py").contains("6 passed"));
+    let Some(ended) = Foreign::Python.run(&["bulk_copy.py", &target]) else { return };
+    assert!(ended.expect_success("bulk_copy.py").contains("6 passed"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
