@@ -1,5 +1,6 @@
 //! `Engine`: the one door to SQL. It makes sessions, runs continuous queries, and knows what relations there are.
 
+use std::collections::HashMap;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Weak};
 
@@ -8,11 +9,13 @@ use aquifer_storage::settings::SettingInfo;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionState;
+use parking_lot::Mutex;
 
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::function::session_state;
 use crate::run::contended::Contended;
+use crate::run::shape::Shape;
 use crate::session::Session;
 use crate::stream::Supervisor;
 
@@ -63,6 +66,8 @@ pub(crate) struct Inner {
     pub(crate) version: String,
     /// Statements that were overtaken at a table.
     pub(crate) contended: Contended,
+    /// How relations are written, as of a version of the catalog.
+    pub(crate) shapes: Mutex<(u64, HashMap<String, Arc<Shape>>)>,
     /// Whose turn it is to take records without a key: one partition per statement.
     pub(crate) keyless_turn: AtomicU64,
 }
@@ -96,6 +101,7 @@ impl Engine {
                 node_settings: Arc::new(options.node_settings),
                 version: options.version,
                 contended: Contended::default(),
+                shapes: Mutex::default(),
                 keyless_turn: AtomicU64::new(0),
             }),
         })

@@ -18,6 +18,12 @@ pub enum SqlState {
     TooManyConnections,
     CharacterNotInRepertoire,
     DatetimeOutOfRange,
+    InvalidDatetimeFormat,
+    BadCopyFileFormat,
+    CheckViolation,
+    SerializationFailure,
+    CardinalityViolation,
+    InvalidColumnReference,
     InvalidAuthorization,
     InvalidSchemaName,
     DuplicateColumn,
@@ -79,6 +85,12 @@ impl SqlState {
             Self::TooManyConnections => "53300",
             Self::CharacterNotInRepertoire => "22021",
             Self::DatetimeOutOfRange => "22008",
+            Self::InvalidDatetimeFormat => "22007",
+            Self::BadCopyFileFormat => "22P04",
+            Self::CheckViolation => "23514",
+            Self::SerializationFailure => "40001",
+            Self::CardinalityViolation => "21000",
+            Self::InvalidColumnReference => "42P10",
             Self::InvalidAuthorization => "28000",
             Self::InvalidSchemaName => "3F000",
             Self::InvalidSavepoint => "3B001",
@@ -151,13 +163,30 @@ pub struct Error {
     pub position: Option<usize>,
     /// Where it came from.
     pub source: Option<Arc<dyn std::error::Error + Send + Sync>>,
+    /// Where it lies, beside the statement.
+    pub(crate) place: Option<Box<Whereabouts>>,
+}
+
+/// Where in data or in the catalog an error lies.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Whereabouts {
+    /// In words, as `COPY t, line 3, column amount: "x"`.
+    pub context: Option<String>,
+    /// The relation, in schema public.
+    pub relation: Option<String>,
+    /// A column of it.
+    pub column: Option<String>,
+    /// A constraint of it.
+    pub constraint: Option<String>,
+    /// Of the rows that were written together, from 0.
+    row: Option<usize>,
 }
 
 impl Error {
     /// An error with its code and message.
     #[must_use]
     pub fn new(state: SqlState, message: impl Into<String>) -> Self {
-        Self { state, message: message.into(), detail: None, hint: None, position: None, source: None }
+        Self { state, message: message.into(), detail: None, hint: None, position: None, source: None, place: None }
     }
 
     /// What is not supported, by name; always give a hint too.
@@ -185,6 +214,60 @@ impl Error {
     pub fn with_position(mut self, position: usize) -> Self {
         self.position = Some(position);
         self
+    }
+
+    /// Where it lies, beside the statement.
+    #[must_use]
+    pub fn whereabouts(&self) -> &Whereabouts {
+        static NOWHERE: Whereabouts =
+            Whereabouts { context: None, relation: None, column: None, constraint: None, row: None };
+        self.place.as_deref().unwrap_or(&NOWHERE)
+    }
+
+    fn place(&mut self) -> &mut Whereabouts {
+        self.place.get_or_insert_default()
+    }
+
+    /// Where in the client's data.
+    #[must_use]
+    pub fn with_context(mut self, context: impl Into<String>) -> Self {
+        self.place().context = Some(context.into());
+        self
+    }
+
+    /// Which column of a relation.
+    #[must_use]
+    pub fn with_column(mut self, relation: &str, column: &str) -> Self {
+        (self.place().relation, self.place().column) = (Some(relation.to_owned()), Some(column.to_owned()));
+        self
+    }
+
+    /// Which constraint of a relation.
+    #[must_use]
+    pub fn with_constraint(mut self, relation: &str, constraint: &str) -> Self {
+        (self.place().relation, self.place().constraint) = (Some(relation.to_owned()), Some(constraint.to_owned()));
+        self
+    }
+
+    /// Which of the rows that were written together, from 0.
+    #[must_use]
+    pub(crate) fn with_row(mut self, row: usize) -> Self {
+        self.place().row = Some(row);
+        self
+    }
+
+    /// The row it is about, if it is about one.
+    pub(crate) fn row(&self) -> Option<usize> {
+        self.whereabouts().row
+    }
+
+    /// The same, with rows in front that it did not know of.
+    #[must_use]
+    pub(crate) fn behind_rows(self, rows: usize) -> Self {
+        match self.row() {
+            Some(row) => self.with_row(row + rows),
+            None => self,
+        }
     }
 
     /// Where it came from.

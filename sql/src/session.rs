@@ -15,17 +15,23 @@ use crate::catalog::postgres::CatalogView;
 use crate::engine::{Inner, SessionOptions};
 use crate::error::{Error, Result, SqlState};
 use crate::plan::bind::Bound;
-use crate::run::insert::Pending;
+use crate::run::insert::Writing;
+use crate::run::values::DirectInsert;
 use crate::settings::SessionSettings;
 use crate::statement::{Parsed, Sentence, parse};
 
 mod change;
 mod commitment;
+mod conflict;
 mod execute;
 mod prepare;
 mod savepoint;
+mod write;
 
 pub use commitment::Commitment;
+
+pub use crate::run::copy::CopyIn;
+pub use crate::statement::copy::CopyFormat;
 
 /// One parsed statement, opaque to protocols.
 #[derive(Clone, Debug)]
@@ -46,6 +52,7 @@ pub struct Prepared {
     bound: Option<Arc<Bound>>,
     /// RETURNING's.
     returning: Option<Arc<Bound>>,
+    direct: Option<Arc<DirectInsert>>,
 }
 
 /// One result column as a protocol describes it.
@@ -69,8 +76,10 @@ pub struct Column {
 pub enum Outcome {
     /// Rows.
     Rows(Rows),
-    /// `COPY (query) TO STDOUT`: rows in COPY's text format.
-    CopyOut(Rows),
+    /// `COPY (query) TO STDOUT`: rows in that format.
+    CopyOut(Rows, CopyFormat),
+    /// `COPY name FROM STDIN`: takes the client's data, and ends with [`Session::end_copy`].
+    CopyIn(Box<CopyIn>),
     /// No rows; the command tag, as `INSERT 0 3`.
     Done(String),
     /// The empty statement.
@@ -104,7 +113,7 @@ pub enum TransactionStatus {
 #[derive(Debug)]
 struct Block {
     /// What its INSERTs, UPDATEs and DELETEs will commit.
-    pending: Pending,
+    writing: Writing,
     /// Settings from before it.
     settings: SessionSettings,
     failed: bool,

@@ -92,7 +92,7 @@ const KNOWN: &[Known] = &[
         "0",
         OneOf(&["0"]),
         "ms",
-        "an open block holds nothing, so it may idle",
+        "an open block holds no locks, so it may idle",
     ),
     reported(known("in_hot_standby", "off", ReadOnly, "word", "whether this node only follows")),
     reported(known("integer_datetimes", "on", ReadOnly, "word", "times travel as 64-bit integers")),

@@ -497,7 +497,6 @@ impl Storage {
     pub fn local_start(&self, partition: TopicPartition) -> Result<i64> {
         self.node.hot_start(partition)
     }
-
     // --- reading rows ---
 
     /// Returns when all that was committed before this call is durable and shown: a snapshot that is pinned then holds

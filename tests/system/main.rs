@@ -33,3 +33,4 @@ mod time_travel;
 mod transaction_kills;
 mod transactions;
 mod verify;
+mod writing;

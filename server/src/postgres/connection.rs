@@ -204,7 +204,9 @@ impl Connection {
                 self.sync().await;
                 return self.ready().await.map_err(Stop::Session);
             }
-            Ok(Request::CopyRemains | Request::Terminate) => Ok(()),
+            // What a client had on its way when its COPY failed.
+            Ok(Request::CopyData(_) | Request::CopyDone | Request::CopyFail(_)) => return Ok(()),
+            Ok(Request::Terminate) => Ok(()),
             Ok(request) => self.extended_request(request).await,
             Err(error) => Err(error.into()),
         };

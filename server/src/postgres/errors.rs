@@ -90,6 +90,13 @@ fn fields(error: &Error, severity: Severity) -> Vec<(u8, String)> {
     fields.extend(error.detail.as_deref().map(|detail| (b'D', text(detail))));
     fields.extend(error.hint.as_deref().map(|hint| (b'H', text(hint))));
     fields.extend(error.position.map(|position| (b'P', position.to_string())));
+    let place = error.whereabouts();
+    fields.extend(place.context.as_deref().map(|context| (b'W', text(context))));
+    if let Some(relation) = &place.relation {
+        fields.extend([(b's', "public".to_owned()), (b't', text(relation))]);
+    }
+    fields.extend(place.column.as_deref().map(|column| (b'c', text(column))));
+    fields.extend(place.constraint.as_deref().map(|constraint| (b'n', text(constraint))));
     fields
 }
 
@@ -103,6 +110,16 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_error_in_data_tells_where_it_lies() {
+        let error = Error::new(SqlState::CheckViolation, "no").with_constraint("t", "t_a_check");
+        let error = error.with_context("COPY t, line 3").with_column("t", "a");
+        let PgWireBackendMessage::ErrorResponse(response) = error_response(&error, Severity::Error) else { panic!() };
+        let fields: Vec<_> = response.fields[4..].iter().map(|(name, text)| (*name, text.as_str())).collect();
+        let wanted = [(b'W', "COPY t, line 3"), (b's', "public"), (b't', "t"), (b'c', "a"), (b'n', "t_a_check")];
+        assert_eq!(fields, wanted);
+    }
+
+    #[test]
     fn an_error_tells_code_message_hint_and_position() {
         let error = Error::new(SqlState::UndefinedTable, "relation \"a\0b\" does not exist")
             .with_hint("SHOW TABLES lists them")
@@ -114,5 +131,6 @@ mod tests {
         assert_eq!(field(b'H'), Some("SHOW TABLES lists them"));
         assert_eq!(field(b'P'), Some("15"));
         assert_eq!(field(b'V'), Some("ERROR"));
+        assert_eq!((field(b'W'), field(b't')), (None, None));
     }
 }

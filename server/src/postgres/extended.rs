@@ -103,7 +103,12 @@ impl Connection {
             Request::Execute { portal, rows_max } => self.execute(portal, rows_max, &interrupts).await,
             Request::Close(target, name) => Ok(self.forget(target, &name)?),
             Request::Flush => flush(&mut self.wire, &interrupts, false).await,
-            Request::Query(_) | Request::Sync | Request::Terminate | Request::CopyRemains => Ok(()),
+            Request::Query(_)
+            | Request::Sync
+            | Request::Terminate
+            | Request::CopyData(_)
+            | Request::CopyDone
+            | Request::CopyFail(_) => Ok(()),
         }
     }
 
@@ -191,7 +196,7 @@ impl Connection {
                 let portal = self.extended.portals.get(name).ok_or_else(|| no_portal(name))?;
                 let formats = match &portal.format {
                     Format::Values(formats) => Some(formats.clone()),
-                    Format::Copy => None,
+                    Format::Copy(_) => None,
                 };
                 (Arc::clone(&portal.statement), formats)
             }
@@ -231,8 +236,12 @@ impl Connection {
                         as_described(&rows.columns, prepared.columns.as_deref())?;
                         Box::new(Cursor::start(rows, self.zone, self.worker.compute()))
                     }
-                    Outcome::CopyOut(rows) => {
-                        self.copy_out(rows, interrupts).await?;
+                    Outcome::CopyOut(rows, format) => {
+                        self.copy_out(rows, format, interrupts).await?;
+                        return Ok(State::Done("COPY"));
+                    }
+                    Outcome::CopyIn(copy) => {
+                        self.copy_in(*copy, interrupts).await?;
                         return Ok(State::Done("COPY"));
                     }
                     Outcome::Done(tag) => {

@@ -69,8 +69,12 @@ pub(crate) enum Request {
     Flush,
     Sync,
     Terminate,
-    /// What a client may still send after a COPY that failed; nothing of it is heard.
-    CopyRemains,
+    /// Bytes of a COPY; nobody hears what comes after one that failed.
+    CopyData(Bytes),
+    /// A COPY's end.
+    CopyDone,
+    /// A COPY that the client gives up, and why.
+    CopyFail(String),
 }
 
 impl Request {
@@ -184,7 +188,9 @@ fn read(kind: u8, mut body: Body) -> Result<Request> {
         b'H' => Request::Flush,
         b'S' => Request::Sync,
         b'X' => Request::Terminate,
-        b'd' | b'c' | b'f' => return Ok(Request::CopyRemains),
+        b'd' => return Ok(Request::CopyData(body.0)),
+        b'c' => Request::CopyDone,
+        b'f' => Request::CopyFail(body.text()?),
         b'F' => return Err(Error::unsupported("the function call message").with_hint("call it in a SELECT")),
         _ => return Err(violation("a password was not asked for")),
     };

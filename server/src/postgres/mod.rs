@@ -7,6 +7,7 @@ mod binary;
 mod cancel;
 mod cells;
 mod connection;
+mod copy;
 mod cursor;
 mod errors;
 mod extended;

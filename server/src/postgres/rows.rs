@@ -1,7 +1,7 @@
 //! Rows on the wire: a batch as DataRow messages or as lines of COPY, written straight into what goes out.
 
 use aquifer_sql::error::{Error, Result, SqlState};
-use aquifer_sql::session::Column;
+use aquifer_sql::session::{Column, CopyFormat};
 use arrow::array::timezone::Tz;
 use arrow::record_batch::RecordBatch;
 use bytes::{BufMut, BytesMut};
@@ -10,6 +10,7 @@ use pgwire::messages::copy::{CopyOutResponse, MESSAGE_TYPE_BYTE_COPY_DATA};
 use pgwire::messages::data::{FORMAT_CODE_BINARY, FieldDescription, MESSAGE_TYPE_BYTE_DATA_ROW, RowDescription};
 
 use super::cells::Cells;
+use super::wire::encoded;
 use super::{binary, oids, text};
 
 /// How rows are written.
@@ -17,8 +18,8 @@ use super::{binary, oids, text};
 pub(crate) enum Format {
     /// DataRow; one code for all columns, or one each.
     Values(Vec<i16>),
-    /// Lines of COPY's text format.
-    Copy,
+    /// Lines of COPY.
+    Copy(CopyFormat),
 }
 
 impl Format {
@@ -59,10 +60,22 @@ pub(crate) fn describe(columns: &[Column], formats: Option<&[i16]>) -> PgWireBac
     PgWireBackendMessage::RowDescription(RowDescription::new(fields.collect()))
 }
 
-/// What opens a COPY in text format.
-pub(crate) fn copy_out(columns: usize) -> PgWireBackendMessage {
-    let count = i16::try_from(columns).unwrap_or(i16::MAX);
-    PgWireBackendMessage::CopyOutResponse(CopyOutResponse::new(0, count, vec![0; columns]))
+/// What opens a COPY, whose data is text either way; the line of its columns' names behind it, if it has one.
+///
+/// # Errors
+/// 54000 where that line is longer than a message.
+pub(crate) fn copy_out(columns: &[Column], format: &CopyFormat, out: &mut BytesMut) -> Result<()> {
+    let count = i16::try_from(columns.len()).unwrap_or(i16::MAX);
+    let opening = CopyOutResponse::new(0, count, vec![0; columns.len()]);
+    encoded(&PgWireBackendMessage::CopyOutResponse(opening), out)?;
+    if format.header {
+        out.put_u8(MESSAGE_TYPE_BYTE_COPY_DATA);
+        message(out, |out| {
+            format.write_header(columns.iter().map(|column| column.name.as_str()), out);
+            Ok(())
+        })?;
+    }
+    Ok(())
 }
 
 /// A batch made ready to be written row by row.
@@ -101,9 +114,9 @@ impl<'a> Rows<'a> {
                 out.put_u8(MESSAGE_TYPE_BYTE_DATA_ROW);
                 message(out, |out| self.values(formats, row, out))
             }
-            Format::Copy => {
+            Format::Copy(format) => {
                 out.put_u8(MESSAGE_TYPE_BYTE_COPY_DATA);
-                message(out, |out| self.line(row, out))
+                message(out, |out| self.line(format, row, out))
             }
         };
         if written.is_err() {
@@ -132,19 +145,17 @@ impl<'a> Rows<'a> {
         Ok(())
     }
 
-    fn line(&self, row: usize, out: &mut BytesMut) -> Result<()> {
+    fn line(&self, format: &CopyFormat, row: usize, out: &mut BytesMut) -> Result<()> {
         let mut value = BytesMut::new();
         for (index, (cells, column)) in self.cells.iter().zip(self.columns).enumerate() {
-            if index > 0 {
-                out.put_u8(b'\t');
-            }
+            format.write_start(index, out);
             if cells.is_null(row) {
-                out.put_slice(b"\\N");
+                format.write_field(None, out);
                 continue;
             }
             value.clear();
             text::write(cells, row, column.oid, self.zone, &mut value)?;
-            escape(&value, out);
+            format.write_field(Some(&value), out);
         }
         out.put_u8(b'\n');
         Ok(())
@@ -158,27 +169,6 @@ fn message(out: &mut BytesMut, body: impl FnOnce(&mut BytesMut) -> Result<()>) -
     let length = u32::try_from(out.len() - start).unwrap_or(u32::MAX);
     out[start..start + 4].copy_from_slice(&length.to_be_bytes());
     Ok(())
-}
-
-/// COPY's escapes: what would end a value or a line, and the backslash itself.
-fn escape(value: &[u8], out: &mut BytesMut) {
-    let mut from = 0;
-    for (at, byte) in value.iter().enumerate() {
-        let letter = match byte {
-            b'\\' => b'\\',
-            b'\n' => b'n',
-            b'\r' => b'r',
-            b'\t' => b't',
-            0x08 => b'b',
-            0x0c => b'f',
-            0x0b => b'v',
-            _ => continue,
-        };
-        out.put_slice(&value[from..at]);
-        out.put_slice(&[b'\\', letter]);
-        from = at + 1;
-    }
-    out.put_slice(&value[from..]);
 }
 
 #[cfg(test)]
@@ -213,9 +203,23 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_line_escapes_what_would_end_it() {
-        assert_eq!(written(&Format::Copy, 0)[5..], *b"7\ta\\tb\\\\c\\nd\n");
-        assert_eq!(written(&Format::Copy, 1)[5..], *b"\\N\t\\N\n");
+    fn a_copy_line_escapes_or_quotes_what_would_end_it() {
+        let text = CopyFormat {
+            csv: false,
+            delimiter: b'\t',
+            null: "\\N".to_owned(),
+            header: false,
+            header_match: false,
+            quote: b'"',
+            escape: b'"',
+            default: None,
+        };
+        let csv = Format::Copy(CopyFormat { csv: true, delimiter: b',', null: String::new(), ..text.clone() });
+        let text = Format::Copy(text);
+        assert_eq!(written(&text, 0)[5..], *b"7\ta\\tb\\\\c\\nd\n");
+        assert_eq!(written(&text, 1)[5..], *b"\\N\t\\N\n");
+        assert_eq!(written(&csv, 0)[5..], *b"7,\"a\tb\\c\nd\"\n");
+        assert_eq!(written(&csv, 1)[5..], *b",\n");
     }
 
     #[test]

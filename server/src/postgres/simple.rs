@@ -1,16 +1,15 @@
 //! The simple protocol: a text of statements, run one after the other; the first error passes over the rest.
 
 use aquifer_sql::error::{Error, SqlState};
-use aquifer_sql::session::{Outcome, Rows, Statement};
+use aquifer_sql::session::{Outcome, Statement};
 use pgwire::messages::PgWireBackendMessage;
-use pgwire::messages::copy::CopyDone;
 use pgwire::messages::response::{CommandComplete, EmptyQueryResponse};
 
 use super::connection::Connection;
 use super::cursor::{Cursor, Interrupts};
 use super::errors::Stop;
 use super::meter;
-use super::rows::{Format, copy_out, describe};
+use super::rows::{Format, describe};
 
 impl Connection {
     /// Runs a query text and answers all but ReadyForQuery.
@@ -48,20 +47,11 @@ impl Connection {
                 let sent = cursor.send(&mut self.wire, &format, 0, interrupts).await?;
                 self.complete(cursor.tag, Some(sent.rows)).await?;
             }
-            Outcome::CopyOut(rows) => self.copy_out(rows, interrupts).await?,
+            Outcome::CopyOut(rows, format) => self.copy_out(rows, format, interrupts).await?,
+            Outcome::CopyIn(copy) => self.copy_in(*copy, interrupts).await?,
             Outcome::Done(tag) => self.complete(&tag, None).await?,
             Outcome::Empty => self.wire.put(&PgWireBackendMessage::EmptyQueryResponse(EmptyQueryResponse::new()))?,
         }
-        Ok(())
-    }
-
-    /// `COPY … TO STDOUT`, in either protocol.
-    pub(crate) async fn copy_out(&mut self, rows: Rows, interrupts: &Interrupts) -> Result<(), Stop> {
-        self.wire.put(&copy_out(rows.columns.len()))?;
-        let mut cursor = Cursor::start(rows, self.zone, self.worker.compute());
-        let sent = cursor.send(&mut self.wire, &Format::Copy, 0, interrupts).await?;
-        self.wire.put(&PgWireBackendMessage::CopyDone(CopyDone::new()))?;
-        self.complete(cursor.tag, Some(sent.rows)).await?;
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 use std::future::pending;
 use std::io;
 
-use aquifer_sql::error::{Error, Result};
+use aquifer_sql::error::{Error, Result, SqlState};
 use bytes::BytesMut;
 use pgwire::messages::PgWireBackendMessage;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -17,6 +17,8 @@ use super::frame::{self, Framed, Opening};
 pub(crate) const FLUSH_BYTES: usize = 64 << 10;
 /// Bytes of later messages that are read while a statement runs; a client that sends more waits.
 const AHEAD_BYTES_MAX: usize = 64 << 10;
+/// Room for what is read at once.
+const READ_BYTES: usize = 16 << 10;
 /// Bytes the buffers keep once a large message has passed.
 const KEPT_BYTES_MAX: usize = 256 << 10;
 
@@ -42,6 +44,17 @@ pub(crate) struct Wire {
     message_bytes_max: usize,
 }
 
+/// Writes a message behind others.
+///
+/// # Errors
+/// 54000 where it is larger than the protocol can say.
+pub(crate) fn encoded(message: &PgWireBackendMessage, out: &mut BytesMut) -> Result<(), Error> {
+    message.encode(out).map_err(|error| {
+        Error::new(SqlState::ProgramLimitExceeded, format!("a message is too large: {error}"))
+            .with_hint("select less at once")
+    })
+}
+
 impl Wire {
     pub(crate) fn new(socket: TcpStream, message_bytes_max: usize) -> Self {
         let (read, write) = socket.into_split();
@@ -50,10 +63,7 @@ impl Wire {
 
     /// Lets a message wait to go out.
     pub(crate) fn put(&mut self, message: &PgWireBackendMessage) -> Result<(), Error> {
-        message.encode(&mut self.outgoing).map_err(|error| {
-            Error::new(aquifer_sql::error::SqlState::ProgramLimitExceeded, format!("a message is too large: {error}"))
-                .with_hint("select less at once")
-        })
+        encoded(message, &mut self.outgoing)
     }
 
     /// Sends what waits. May be dropped and called again: what was sent is gone from the buffer.
@@ -106,6 +116,7 @@ impl Wire {
             if self.incoming.is_empty() && self.incoming.capacity() > KEPT_BYTES_MAX {
                 self.incoming = BytesMut::new();
             }
+            self.incoming.reserve(READ_BYTES);
             if !matches!(self.read.read_buf(&mut self.incoming).await, Ok(1..)) {
                 return Heard::End;
             }

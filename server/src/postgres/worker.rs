@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use aquifer_sql::error::{Error, Result, SqlState};
-use aquifer_sql::session::{Commitment, Outcome, Prepared, Session, Statement};
+use aquifer_sql::session::{Commitment, CopyIn, Outcome, Prepared, Session, Statement};
 use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use tokio::runtime::Handle;
@@ -47,14 +47,34 @@ impl Worker {
         values: Vec<ScalarValue>,
         stop: impl Future<Output = S>,
     ) -> Result<Result<Outcome>, S> {
-        let session = Arc::clone(&self.session);
         let commitment = Commitment::default();
-        let own = commitment.clone();
+        let (session, own) = (Arc::clone(&self.session), commitment.clone());
         let work = async move {
             let mut session = session.lock().await;
             session.begin_statement(own);
             session.execute(&prepared, values).await
         };
+        self.committing(work, commitment, stop).await
+    }
+
+    /// [`Session::end_copy`], ended by `stop` in the same way.
+    pub(crate) async fn end_copy<S>(&self, copy: CopyIn, stop: impl Future<Output = S>) -> Result<Result<Outcome>, S> {
+        let commitment = Commitment::default();
+        let (session, own) = (Arc::clone(&self.session), commitment.clone());
+        let work = async move {
+            let mut session = session.lock().await;
+            session.begin_statement(own);
+            session.end_copy(copy).await
+        };
+        self.committing(work, commitment, stop).await
+    }
+
+    async fn committing<S>(
+        &self,
+        work: impl Future<Output = Result<Outcome>> + Send + 'static,
+        commitment: Commitment,
+        stop: impl Future<Output = S>,
+    ) -> Result<Result<Outcome>, S> {
         let mut work = AbortOnDropHandle::new(self.compute.spawn(work));
         tokio::select! {
             biased;

@@ -3,6 +3,8 @@
 //! A definition of kind `relation` holds it as JSON; a continuous query's definition of kind `query` bears the name of
 //! the relation it writes. Fields are added with `#[serde(default)]`, never renamed: clusters keep these for ever.
 
+use std::collections::BTreeMap;
+
 use aquifer_storage::record::format::{ColumnRole, RecordFormat};
 use aquifer_storage::{Definition, TopicId};
 use serde::{Deserialize, Serialize};
@@ -40,6 +42,29 @@ pub(crate) struct Relation {
     pub(crate) oid: u32,
     /// When it was made.
     pub(crate) created_at_us: i64,
+    /// What it declares of the rows that SQL writes.
+    #[serde(default)]
+    pub(crate) rules: DeclaredRules,
+}
+
+/// DEFAULT and CHECK, as written.
+#[derive(Clone, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub(crate) struct DeclaredRules {
+    /// DEFAULT's expressions by column.
+    #[serde(default)]
+    pub(crate) defaults: BTreeMap<String, String>,
+    /// CHECK constraints.
+    #[serde(default)]
+    pub(crate) checks: Vec<Check>,
+}
+
+/// A condition that every row SQL writes meets, or leaves open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Check {
+    /// Unique in its relation.
+    pub(crate) name: String,
+    /// As written.
+    pub(crate) expression: String,
 }
 
 impl Relation {
@@ -122,5 +147,19 @@ mod tests {
             r#"{"columns":[],"key_format":{"delimited":"|"},"value_format":"json_unwrapped","tombstones":false}"#;
         assert_eq!(serde_json::to_string(&format).unwrap(), written);
         assert_eq!(serde_json::to_string(&ColumnType::Varchar(5)).unwrap(), r#"{"varchar":5}"#);
+    }
+
+    #[test]
+    fn a_definition_from_before_defaults_and_checks_is_read() {
+        let before = r#"{"name":"t","kind":"table","format":{"columns":[],"key_format":"none","value_format":"json",
+            "tombstones":false},"topic":"00000000-0000-0000-0000-000000000001","topic_name":"t",
+            "timestamp_column":null,"window":null,"query":null,"statement":"CREATE TABLE t ()","oid":16384,
+            "created_at_us":1}"#;
+        let mut relation: Relation = serde_json::from_str(before).unwrap();
+        assert_eq!(relation.rules, DeclaredRules::default());
+        relation.rules.defaults.insert("a".to_owned(), "now()".to_owned());
+        relation.rules.checks.push(Check { name: "t_a_check".to_owned(), expression: "a > 0".to_owned() });
+        let read: Relation = serde_json::from_slice(&relation.to_bytes().unwrap()).unwrap();
+        assert_eq!(read, relation);
     }
 }

@@ -27,7 +27,8 @@ pub(crate) fn parameter_types(
     for number in limits(plan)? {
         types.insert(number, Some(DataType::Int64));
     }
-    let last = types.keys().next_back().copied().unwrap_or(0).max(said.len());
+    let last_of = |last: Option<&usize>| last.copied().unwrap_or(0);
+    let last = last_of(types.keys().next_back()).max(last_of(known.keys().next_back())).max(said.len());
     Ok((1..=last)
         .map(|number| {
             let said = said.get(number - 1).cloned().flatten();

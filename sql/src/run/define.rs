@@ -1,11 +1,15 @@
 //! CREATE and DROP of declared relations: each one commit.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aquifer_storage::record::format::{ColumnRole, ColumnType, DeclaredColumn, RecordFormat};
 use aquifer_storage::{Commit, DefinitionChange, Expect, Topic, TopicChange, TopicConfig, TopicId};
+use datafusion::execution::session_state::SessionState;
 
+use super::rule;
 use crate::catalog::properties::Properties;
+use crate::catalog::relation::{Check, DeclaredRules};
 use crate::catalog::{Catalog, QUERY_KIND, RELATION_KIND, Relation};
 use crate::error::{Error, Result, SqlState};
 use crate::run::alter::{in_use, readers, redefinition};
@@ -112,7 +116,11 @@ pub(crate) fn relation_change(relation: &Relation) -> Result<DefinitionChange> {
 ///
 /// # Errors
 /// What the declaration says, and storage.
-pub(crate) async fn create(catalog: &Catalog, create: &CreateRelation) -> Result<(String, Option<Error>)> {
+pub(crate) async fn create(
+    catalog: &Catalog,
+    state: &SessionState,
+    create: &CreateRelation,
+) -> Result<(String, Option<Error>)> {
     let tag = format!("CREATE {}", create.kind.word().to_uppercase());
     // Reading a sample keeps nobody from defining.
     if create.columns.is_none() && !create.replaces && is_taken(catalog, &create.name, create.if_not_exists)? {
@@ -164,7 +172,9 @@ pub(crate) async fn create(catalog: &Catalog, create: &CreateRelation) -> Result
         statement: create.text.clone(),
         oid: 0,
         created_at_us: storage.clock().now_us(),
+        rules: DeclaredRules { defaults: defaults_of(create), checks: checks_of(create)? },
     };
+    rule::check_declared(state, &relation, relation.created_at_us).await?;
     let definitions = match &replaced {
         Some(replaced) => {
             relation.oid = replaced.oid;
@@ -199,6 +209,37 @@ fn check_replaceable(catalog: &Catalog, replaced: &Relation, by: &Relation, name
         }
         _ => Ok(()),
     }
+}
+
+/// DEFAULT expressions by column.
+fn defaults_of(create: &CreateRelation) -> BTreeMap<String, String> {
+    let columns = create.columns.iter();
+    columns.filter_map(|column| Some((column.name.value.clone(), column.default.as_ref()?.0.clone()))).collect()
+}
+
+/// CHECK constraints, named as Postgres names them where no name is said.
+fn checks_of(create: &CreateRelation) -> Result<Vec<Check>> {
+    let mut checks: Vec<Check> = Vec::new();
+    for check in &create.checks {
+        let taken = |name: &str, checks: &[Check]| checks.iter().any(|check| check.name == name);
+        let name = match (&check.name, &check.column) {
+            (Some(name), _) if taken(name, &checks) => {
+                let message = format!("constraint \"{name}\" for relation \"{}\" already exists", create.name.value);
+                return Err(Error::new(SqlState::DuplicateObject, message)
+                    .with_position(check.position)
+                    .with_hint("give it another name"));
+            }
+            (Some(name), _) => name.clone(),
+            (None, column) => {
+                let column = column.as_ref().map_or_else(String::new, |column| format!("_{column}"));
+                let name = format!("{}{column}_check", create.name.value);
+                let numbered = (1..).map(|number| format!("{name}{number}"));
+                std::iter::once(name.clone()).chain(numbered).find(|name| !taken(name, &checks)).unwrap_or(name)
+            }
+        };
+        checks.push(Check { name, expression: check.expression.clone() });
+    }
+    Ok(checks)
 }
 
 fn format_of(create: &CreateRelation, properties: &Properties) -> Result<RecordFormat> {

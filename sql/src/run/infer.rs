@@ -16,7 +16,7 @@ use futures::TryStreamExt;
 use crate::catalog::Catalog;
 use crate::catalog::properties::Properties;
 use crate::error::{Error, Result, SqlState};
-use crate::run::shape::{Fields, Shape};
+use crate::run::inferred::{Fields, Shape};
 use crate::statement::parse::parse;
 use crate::statement::{CreateRelation, Property, RelationKind, Sentence};
 
@@ -256,7 +256,7 @@ fn declaration(create: &CreateRelation, topic: &str, sample: &Sample) -> Result<
             .with_hint("declare those you need, or wrap_single_value = false with one column of JSONB"));
     }
     let kind = create.kind.word().to_uppercase();
-    let name = super::shape::identifier(&create.name.value);
+    let name = super::inferred::identifier(&create.name.value);
     let (columns, with) = (columns.join(", "), with_of(&create.with, topic));
     Ok(format!("CREATE {kind} {name} ({columns}) WITH ({with})"))
 }

@@ -1,27 +1,30 @@
-//! INSERT: rows become records, records batches, as few as there are partitions; one commit, or part of the
-//! block's. A statement of its own that writes more than a commit holds goes on in a large one, so its memory is bounded;
-//! a block's records wait in memory for its COMMIT, since ROLLBACK TO may take them back.
+//! INSERT: rows become records, checked against what the relation declares; records batches, as few as there
+//! are partitions; one commit, or part of the block's. What is more than may wait in memory goes out as data of a large
+//! commit, which nobody sees before its end; what a savepoint may take back waits, since the log takes back all or nothing.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
-use aquifer_storage::record::format::{ColumnRole, Encoder, TOO_LONG, partition_of_key};
-use aquifer_storage::{Append, Commit, LargeCommit, Storage, Topic, TopicId, Watch};
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::compute::{CastOptions, cast, cast_with_options};
-use arrow::datatypes::{DataType, Field, Float32Type, Float64Type, Int64Type, Schema, SchemaRef};
-use arrow::error::ArrowError;
+use aquifer_storage::record::format::{ColumnRole, TOO_LONG, partition_of_key};
+use aquifer_storage::{Append, Commit, LargeCommit, Storage, TopicId, Watch};
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
+use bytes::Bytes;
+use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::TryStreamExt;
 
+use super::convert::convert;
+use super::rule::Defaults;
+use super::shape::Shape;
 use crate::catalog::Relation;
 use crate::error::{Error, Result, SqlState};
 use crate::oid;
 use crate::run::nested::nested;
 use crate::run::returning::Returned;
-use crate::statement::{Insert, Name};
-use crate::types::{field_of, oid_of_column};
+use crate::statement::Name;
+use crate::types::oid_of_column;
 
 mod change;
 
@@ -31,6 +34,12 @@ use change::Standing;
 const BATCH_BYTES_MAX: usize = 512 << 10;
 /// Records that wait for a commit may take this share of `memory.limit`.
 const PENDING_SHARE: u64 = 16;
+/// Commits of `wal.commit_bytes_max` that a block without savepoints keeps in memory, so that a small one holds up nobody
+/// who reads what it writes to; what is more goes out.
+const BLOCK_COMMITS_MAX: u64 = 4;
+
+/// Bytes of columns that are encoded at once, about.
+const PIECE_BYTES: usize = 2 << 20;
 
 /// Records on their way to one commit.
 #[derive(Debug, Default)]
@@ -134,7 +143,7 @@ fn too_much(bytes_max: u64) -> Error {
         "records of more than {bytes_max} bytes wait for their commit, which exceeds 1/{PENDING_SHARE} of memory.limit"
     );
     Error::new(SqlState::ProgramLimitExceeded, message)
-        .with_hint("COMMIT more often, insert outside of a block, or raise memory.limit")
+        .with_hint("COMMIT more often, RELEASE savepoints before writing much, or raise memory.limit")
 }
 
 /// Bytes that may wait in memory for a commit.
@@ -142,46 +151,71 @@ pub(crate) fn pending_bytes_max(storage: &Storage) -> u64 {
     storage.settings().memory_limit / PENDING_SHARE
 }
 
-/// A statement's records on their way to the log.
+/// A statement's or a block's records on their way to the log.
 #[derive(Debug, Default)]
 pub(crate) struct Writing {
     /// What is in memory.
     pub(crate) pending: Pending,
-    /// Who takes what is more than a commit holds; `None` in a block.
-    relief: Option<Storage>,
+    /// Who takes what is more than so many bytes; `None` where all of it waits in memory.
+    relief: Option<(Storage, u64)>,
     large: Option<LargeCommit>,
 }
 
 impl Writing {
-    /// Records that wait, or have waited, in memory for their block's end.
-    pub(crate) fn in_block(pending: Pending) -> Self {
-        Self { pending, ..Self::default() }
-    }
-
     /// Records of a statement that is committed by itself.
     pub(crate) fn alone(storage: Storage) -> Self {
-        Self { relief: Some(storage), ..Self::default() }
+        let bytes = storage.settings().wal_commit_bytes_max / 2;
+        Self { relief: Some((storage, bytes)), ..Self::default() }
     }
 
-    /// Writes what is in memory to a large commit, if it is half a commit by now.
+    /// Records of a block.
+    pub(crate) fn of_block(storage: Storage) -> Self {
+        let bytes = (BLOCK_COMMITS_MAX * storage.settings().wal_commit_bytes_max).min(pending_bytes_max(&storage) / 2);
+        Self { relief: Some((storage, bytes)), ..Self::default() }
+    }
+
+    /// Writes what is in memory to a large commit, if it is as much as is let go.
+    ///
+    /// # Errors
+    /// What storage says; then nothing of it can be committed any more.
     async fn relieve(&mut self) -> Result<()> {
-        let Some(storage) = &self.relief else { return Ok(()) };
-        if (self.pending.bytes as u64) < storage.settings().wal_commit_bytes_max / 2 {
+        let Some((storage, bytes)) = &self.relief else { return Ok(()) };
+        if (self.pending.bytes as u64) < *bytes {
             return Ok(());
         }
         let large = match &mut self.large {
             Some(large) => large,
             none => none.insert(storage.begin().await?),
         };
+        let watches = std::mem::take(&mut self.pending.watches);
         for append in std::mem::take(&mut self.pending).into_appends() {
             large.append(append).await?;
         }
+        self.pending.watches = watches;
         Ok(())
+    }
+
+    /// Takes all of it back; answered when nobody waits for it any more.
+    pub(crate) async fn abort(self) {
+        if let Some(large) = self.large {
+            // One that fails is tried again in the background.
+            let _ = large.abort().await;
+        }
     }
 
     /// Whether there is nothing.
     pub(crate) fn is_empty(&self) -> bool {
         self.pending.is_empty() && self.large.is_none()
+    }
+
+    /// Whether some of it is not in memory any more.
+    pub(crate) fn is_let_go(&self) -> bool {
+        self.large.is_some()
+    }
+
+    /// Whether anything of it may go to this topic.
+    pub(crate) fn may_hold(&self, topic: TopicId) -> bool {
+        self.large.is_some() || self.pending.batches.keys().any(|(held, _)| *held == topic)
     }
 
     /// Commits all of it.
@@ -216,18 +250,18 @@ pub(crate) enum Target {
     RowTime,
 }
 
-/// Targets of an INSERT's columns.
+/// Targets of the columns that an INSERT or COPY names; of none, all in declared order.
 ///
 /// # Errors
 /// 42703, 42701, and 0A000 for columns nobody writes.
-pub(crate) fn targets(relation: &Relation, insert: &Insert) -> Result<Vec<Target>> {
+pub(crate) fn targets(relation: &Relation, named: &[Name]) -> Result<Vec<Target>> {
     let columns = &relation.format.columns;
-    if insert.columns.is_empty() {
+    if named.is_empty() {
         let writable = columns.iter().enumerate().filter(|(_, column)| column.role != ColumnRole::Headers);
         return Ok(writable.map(|(index, _)| Target::Declared(index)).collect());
     }
     let mut targets = Vec::new();
-    for name in &insert.columns {
+    for name in named {
         let target = target(relation, name)?;
         if targets.contains(&target) {
             let message = format!("column \"{}\" specified more than once", name.value);
@@ -280,15 +314,22 @@ pub(crate) fn target_oid(relation: &Relation, target: Target) -> u32 {
     }
 }
 
-/// How rows are written.
+/// Rows that are to be written unless others of their keys are there.
+#[derive(Debug)]
+pub(crate) struct Proposed {
+    /// The columns that are written.
+    pub(crate) rows: RecordBatch,
+    /// The records' times, if the statement says them.
+    pub(crate) times: Option<ArrayRef>,
+    /// Of each row.
+    pub(crate) keys: Vec<Bytes>,
+}
+
+/// How one statement's rows are written.
 #[derive(Debug)]
 pub(crate) struct Writer {
-    relation: Arc<Relation>,
-    topic: Arc<Topic>,
-    encoder: Encoder,
-    schema: SchemaRef,
-    /// Declared indexes of the schema's columns.
-    declared: Vec<usize>,
+    shape: Arc<Shape>,
+    defaults: Defaults,
     /// Partition of this statement's records without a key.
     keyless_partition: i32,
     now_ms: i64,
@@ -297,39 +338,39 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// A writer into a relation.
-    ///
-    /// # Errors
-    /// 25006 if a continuous query writes it.
+    /// A writer of that shape; `defaults` are the statement's.
     pub(crate) fn new(
-        relation: Arc<Relation>,
-        topic: Arc<Topic>,
+        shape: Arc<Shape>,
+        defaults: Defaults,
         keyless_turn: u64,
         now_ms: i64,
         bytes_max: (usize, u64),
-    ) -> Result<Self> {
-        if let Some(query) = &relation.query {
-            let message = format!("{} \"{}\" is written by query \"{query}\"", relation.kind.word(), relation.name);
-            return Err(Error::new(SqlState::ReadOnly, message).with_hint("write to what the query reads"));
-        }
-        let encoder = Encoder::new(&relation.format)?;
-        let declared: Vec<usize> = (0..relation.format.columns.len())
-            .filter(|index| relation.format.columns[*index].role != ColumnRole::Headers)
-            .collect();
-        let field = |index: &usize| {
-            let column = &relation.format.columns[*index];
-            field_of(&column.name, &column.kind, true)
-        };
-        let schema = Arc::new(Schema::new(declared.iter().map(field).collect::<Vec<Field>>()));
-        let partitions = u64::try_from(topic.partitions).unwrap_or(1).max(1);
+    ) -> Self {
+        let partitions = u64::try_from(shape.topic.partitions).unwrap_or(1).max(1);
         let keyless_partition = i32::try_from(keyless_turn % partitions).unwrap_or(0);
-        Ok(Self { relation, topic, encoder, schema, declared, keyless_partition, now_ms, bytes_max })
+        Self { shape, defaults, keyless_partition, now_ms, bytes_max }
+    }
+
+    /// What it writes into.
+    pub(crate) fn relation(&self) -> &Arc<Relation> {
+        &self.shape.relation
+    }
+
+    /// Values of so many rows' column where none are given.
+    ///
+    /// # Errors
+    /// What computing them says.
+    pub(crate) fn defaults_of(&self, target: Target, rows: usize) -> Result<ArrayRef> {
+        let Target::Declared(index) = target else { return Ok(new_null_array(&DataType::Int64, rows)) };
+        let kind = self.shape.relation.format.columns[index].kind.arrow();
+        let values = self.defaults.values(index, rows, &kind)?;
+        Ok(values.unwrap_or_else(|| new_null_array(&kind, rows)))
     }
 
     /// Rows of an INSERT into records; answers how many.
     ///
     /// # Errors
-    /// What the rows, the casts and the encoder say.
+    /// What the rows, the casts, the declaration and the encoder say.
     pub(crate) async fn insert(
         &self,
         targets: &[Target],
@@ -339,25 +380,100 @@ impl Writer {
     ) -> Result<usize> {
         let mut count = 0;
         while let Some(batch) = rows.try_next().await? {
-            let (rows, times) = self.arrange(targets, &batch)?;
-            count += self.write(&rows, times.as_ref(), false, None, &mut writing.pending)?;
+            count += self.insert_batch(targets, &batch, writing, returned.as_deref_mut()).await?;
+        }
+        Ok(count)
+    }
+
+    /// Some rows of an INSERT or COPY into records; answers how many.
+    ///
+    /// # Errors
+    /// As [`Writer::insert`]; what is about one row names it by [`Error::row`].
+    pub(crate) async fn insert_batch(
+        &self,
+        targets: &[Target],
+        batch: &RecordBatch,
+        writing: &mut Writing,
+        mut returned: Option<&mut Returned>,
+    ) -> Result<usize> {
+        let pieces = batch.get_array_memory_size() / PIECE_BYTES + 1;
+        let step = batch.num_rows().div_ceil(pieces).max(1);
+        for start in (0..batch.num_rows()).step_by(step) {
+            let piece = batch.slice(start, step.min(batch.num_rows() - start));
+            let (rows, times) = self.arrange(targets, &piece)?;
+            let written = self.write(&rows, times.as_ref(), false, None, &mut writing.pending);
+            written.map_err(|error| error.behind_rows(start))?;
             if let Some(returned) = &mut returned {
                 returned.take(rows)?;
             }
             writing.relieve().await?;
         }
+        Ok(batch.num_rows())
+    }
+
+    /// Rows that an INSERT would write, none of them written: in the types declared and by the relation's rules, each with
+    /// its key's bytes.
+    ///
+    /// # Errors
+    /// As [`Writer::insert`].
+    pub(crate) fn propose(&self, targets: &[Target], batch: &RecordBatch) -> Result<Proposed> {
+        let (rows, times) = self.arrange(targets, batch)?;
+        self.shape.rules.check(self.relation(), &self.shape.declared, &rows, false)?;
+        let keys = self.keys_of(&rows)?;
+        Ok(Proposed { rows, times, keys })
+    }
+
+    /// Keys of rows with the columns that are written.
+    ///
+    /// # Errors
+    /// What the encoder says.
+    pub(crate) fn keys_of(&self, rows: &RecordBatch) -> Result<Vec<Bytes>> {
+        let keys_only = vec![true; rows.num_rows()];
+        let records = self.shape.encoder.encode(rows, Some(&keys_only))?;
+        Ok(records.into_iter().map(|record| record.key.unwrap_or_default()).collect())
+    }
+
+    /// The partition of a key that is not there yet.
+    pub(crate) fn partition_of(&self, key: &[u8]) -> i32 {
+        partition_of_key(key, self.shape.topic.partitions)
+    }
+
+    /// The columns that are written.
+    pub(crate) fn schema(&self) -> &SchemaRef {
+        &self.shape.schema
+    }
+
+    /// Writes rows that were proposed; those that are there already into the partitions where they lie. They rest on
+    /// what `watch` has touched.
+    ///
+    /// # Errors
+    /// As [`Writer::insert`].
+    pub(crate) async fn write_over(
+        &self,
+        (rows, times): (&RecordBatch, Option<&ArrayRef>),
+        standing: Option<&Int32Array>,
+        watch: &Watch,
+        writing: &mut Writing,
+    ) -> Result<usize> {
+        let standing = standing.map(|partitions| Standing { partitions, watch });
+        let count = self.write(rows, times, false, standing.as_ref(), &mut writing.pending)?;
+        writing.pending.watches.push(watch.clone());
+        writing.relieve().await?;
         Ok(count)
     }
 
-    /// Puts an INSERT's columns where they belong, in the types declared; the rest is NULL.
+    /// Puts an INSERT's columns where they belong, in the types declared; the rest has its default or is NULL.
     fn arrange(&self, targets: &[Target], batch: &RecordBatch) -> Result<(RecordBatch, Option<ArrayRef>)> {
         let rows = batch.num_rows();
         let column_of = |wanted: Target| targets.iter().position(|target| *target == wanted);
-        let mut columns = Vec::with_capacity(self.declared.len());
-        for (field, index) in self.schema.fields().iter().zip(&self.declared) {
+        let mut columns = Vec::with_capacity(self.shape.declared.len());
+        for (field, index) in self.shape.schema.fields().iter().zip(&self.shape.declared) {
             columns.push(match column_of(Target::Declared(*index)) {
-                None => new_null_array(field.data_type(), rows),
-                Some(place) => match nested(batch.column(place), &self.relation.format.columns[*index].kind)? {
+                None => match self.defaults.values(*index, rows, field.data_type())? {
+                    Some(values) => values,
+                    None => new_null_array(field.data_type(), rows),
+                },
+                Some(place) => match nested(batch.column(place), &self.relation().format.columns[*index].kind)? {
                     Some(column) => column,
                     None => self.convert(batch.column(place), field)?,
                 },
@@ -368,30 +484,16 @@ impl Writer {
             Some(place) => Some(self.convert(batch.column(place), &Field::new("rowtime", DataType::Int64, true))?),
         };
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options)
-            .map_err(datafusion::error::DataFusionError::from)?;
+        let rows = RecordBatch::try_new_with_options(Arc::clone(&self.shape.schema), columns, &options)
+            .map_err(DataFusionError::from)?;
         Ok((rows, times))
     }
 
     fn convert(&self, column: &ArrayRef, field: &Field) -> Result<ArrayRef> {
-        if column.data_type() == field.data_type() {
-            return Ok(Arc::clone(column));
-        }
-        let text = matches!(column.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
-        if text && *field.data_type() == DataType::Binary {
-            return bytes_of_text(column);
-        }
-        let strict = CastOptions { safe: false, ..CastOptions::default() };
-        let whole = if field.data_type().is_integer() { whole(column) } else { Ok(Arc::clone(column)) };
-        whole.and_then(|column| cast_with_options(&column, field.data_type(), &strict)).map_err(|source| {
-            let error = Error::from(datafusion::error::DataFusionError::from(source));
-            let state = match error.state {
-                SqlState::NumericValueOutOfRange | SqlState::InvalidTextRepresentation => error.state,
-                _ => SqlState::DatatypeMismatch,
-            };
+        convert(column, field.data_type()).map_err(|error| {
             let message =
-                format!("column \"{}\" of relation \"{}\": {}", field.name(), self.relation.name, error.message);
-            Error { state, message, ..error }
+                format!("column \"{}\" of relation \"{}\": {}", field.name(), self.relation().name, error.message);
+            Error { message, ..error }
         })
     }
 
@@ -403,11 +505,10 @@ impl Writer {
         standing: Option<&Standing<'_>>,
         pending: &mut Pending,
     ) -> Result<usize> {
-        if self.relation.is_keyed_table() {
-            self.refuse_null_keys(rows)?;
-        }
+        let Shape { relation, topic, encoder, declared, rules, .. } = self.shape.as_ref();
+        rules.check(relation, declared, rows, tombstones)?;
         let deleted = tombstones.then(|| vec![true; rows.num_rows()]);
-        let records = self.encoder.encode(rows, deleted.as_deref()).map_err(not_null)?;
+        let records = encoder.encode(rows, deleted.as_deref()).map_err(too_long)?;
         for (row, record) in records.iter().enumerate() {
             let partition = match (standing, &record.key) {
                 (Some(standing), key) => {
@@ -415,96 +516,30 @@ impl Writer {
                     key.iter().for_each(|key| standing.watch.touch(partition, key));
                     partition
                 }
-                (None, Some(key)) => partition_of_key(key, self.topic.partitions),
+                (None, Some(key)) => partition_of_key(key, topic.partitions),
                 (None, None) => self.keyless_partition,
             };
             let time = times.filter(|times| times.is_valid(row));
             let timestamp_ms = time.map_or(self.now_ms, |times| times.as_primitive::<Int64Type>().value(row));
             let bytes = (record.key.as_deref(), record.value.as_deref());
-            pending.push((self.topic.id, partition), timestamp_ms, bytes, self.bytes_max)?;
+            pending.push((topic.id, partition), timestamp_ms, bytes, self.bytes_max)?;
         }
         Ok(records.len())
     }
-
-    fn refuse_null_keys(&self, rows: &RecordBatch) -> Result<()> {
-        for (place, index) in self.declared.iter().enumerate() {
-            let column = &self.relation.format.columns[*index];
-            if column.role == ColumnRole::Key && rows.column(place).null_count() > 0 {
-                let message = format!(
-                    "null value in column \"{}\" of relation \"{}\" violates not-null constraint",
-                    column.name, self.relation.name
-                );
-                return Err(
-                    Error::new(SqlState::NotNullViolation, message).with_hint("a primary key has a value in every row")
-                );
-            }
-        }
-        Ok(())
-    }
 }
 
-/// The encoder's refusal of a NULL, or of a text that is too long, under its own code.
-fn not_null(error: aquifer_storage::Error) -> Error {
+/// The encoder's refusal of a text that is too long under its own code.
+fn too_long(error: aquifer_storage::Error) -> Error {
     if error.to_string().contains(TOO_LONG) {
         let state = SqlState::StringTooLong;
         return Error { state, ..Error::from(error) }.with_hint("ALTER … ALTER COLUMN … TYPE makes it longer");
     }
-    let null = error.to_string().to_lowercase().contains("null");
-    let mapped = Error::from(error);
-    if null { Error { state: SqlState::NotNullViolation, ..mapped } } else { mapped }
-}
-
-/// Numbers on their way to an integer, without their fraction: rounded as Postgres assigns them, floats to even, decimals
-/// away from zero. A cast alone would cut it off.
-pub(super) fn whole(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
-    match column.data_type() {
-        DataType::Float32 => {
-            Ok(Arc::new(column.as_primitive::<Float32Type>().unary::<_, Float32Type>(f32::round_ties_even)))
-        }
-        DataType::Float64 => {
-            Ok(Arc::new(column.as_primitive::<Float64Type>().unary::<_, Float64Type>(f64::round_ties_even)))
-        }
-        DataType::Decimal128(_, scale) if *scale > 0 => cast(column, &DataType::Decimal128(38, 0)),
-        _ => Ok(Arc::clone(column)),
-    }
-}
-
-/// Text into bytes as Postgres reads it: hex behind `\x`, else the text's own bytes.
-fn bytes_of_text(column: &ArrayRef) -> Result<ArrayRef> {
-    let texts = cast(column, &DataType::Utf8).map_err(datafusion::error::DataFusionError::from)?;
-    let mut bytes = arrow::array::BinaryBuilder::new();
-    for text in texts.as_string::<i32>() {
-        match text.map(|text| text.strip_prefix("\\x").ok_or(text)) {
-            None => bytes.append_null(),
-            Some(Err(text)) => bytes.append_value(text.as_bytes()),
-            Some(Ok(digits)) => bytes.append_value(hex(digits)?),
-        }
-    }
-    Ok(Arc::new(bytes.finish()))
-}
-
-fn hex(digits: &str) -> Result<Vec<u8>> {
-    let invalid = || {
-        Error::new(SqlState::InvalidTextRepresentation, format!("invalid hexadecimal data: \"{digits}\""))
-            .with_hint("two hexadecimal digits per byte behind \\x")
-    };
-    if !digits.len().is_multiple_of(2) || !digits.is_ascii() {
-        return Err(invalid());
-    }
-    let pairs = (0..digits.len()).step_by(2);
-    pairs.map(|at| u8::from_str_radix(&digits[at..at + 2], 16).map_err(|_| invalid())).collect()
+    Error::from(error)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn bytes_are_read_as_postgres_writes_them() {
-        assert_eq!(hex("00ff").unwrap(), vec![0, 255]);
-        assert_eq!(hex("0").unwrap_err().state, SqlState::InvalidTextRepresentation);
-        assert_eq!(hex("zz").unwrap_err().state, SqlState::InvalidTextRepresentation);
-    }
 
     #[test]
     fn more_than_may_wait_is_refused() {

@@ -11,7 +11,7 @@ use arrow::datatypes::DataType;
 use datafusion::error::DataFusionError;
 
 use crate::error::{Error, Result, SqlState};
-use crate::run::insert::whole;
+use crate::run::convert::whole;
 
 /// The column in a declared type with parts; `None` for one without.
 ///

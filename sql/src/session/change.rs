@@ -135,10 +135,10 @@ impl Session {
             None => self.bind_returning_of(change).await?,
         };
         let mut returned = self.returned(answer.as_ref(), &relation)?;
-        let writer = self.writer(&change.name)?;
+        let writer = self.writer(&change.name).await?;
         let watch = query::before(deadline, async { Ok(self.engine.storage.watch(relation.topic).await?) }).await?;
+        let bound = self.with_own_writes(&bound)?;
         let mut writing = self.writing();
-        let bound = self.with_own_writes(&bound);
         let rows = self.rows_to_write(&bound, parameters, &change.places);
         let deletes = change.assignments.is_none();
         let work =
@@ -163,15 +163,20 @@ impl Session {
     }
 
     /// The same plan, which reads what the block has written so far.
-    fn with_own_writes(&self, bound: &Arc<Bound>) -> Arc<Bound> {
-        let Some(block) = &self.block else { return Arc::clone(bound) };
-        let own = block.pending.appends_to(&bound.topics);
+    fn with_own_writes(&self, bound: &Arc<Bound>) -> Result<Arc<Bound>> {
+        let Some(block) = &self.block else { return Ok(Arc::clone(bound)) };
+        if block.writing.is_let_go() {
+            let message = "UPDATE and DELETE read what their transaction block has written, which is more than it keeps in memory";
+            return Err(Error::new(SqlState::ProgramLimitExceeded, message)
+                .with_hint("COMMIT before, or raise wal.commit_bytes_max"));
+        }
+        let own = block.writing.pending.appends_to(&bound.topics);
         if own.is_empty() {
-            return Arc::clone(bound);
+            return Ok(Arc::clone(bound));
         }
         let mut state = bound.state.clone();
         state.config_mut().set_extension(Arc::new(OwnWrites(own)));
-        Arc::new(bound.in_state(state))
+        Ok(Arc::new(bound.in_state(state)))
     }
 
     /// What an INSERT answers.

@@ -1,9 +1,9 @@
 //! Executing: what each sentence does.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use datafusion::common::ScalarValue;
+use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::execute_stream;
 use tokio::time::Instant;
 
@@ -11,7 +11,7 @@ use super::prepare::relation_list;
 use super::{Block, Outcome, Prepared, Rows, Session};
 use crate::error::{Error, Result, SqlState};
 use crate::plan::bind::Bound;
-use crate::run::insert::{Pending, Writer, Writing, pending_bytes_max, targets};
+use crate::run::insert::{Writing, pending_bytes_max, targets};
 use crate::run::query::{self, deadline, with_parameters};
 use crate::run::show::{self, TextTable};
 use crate::run::transaction;
@@ -31,15 +31,17 @@ impl Session {
             Sentence::Query(query) => {
                 self.query(query, prepared.bound.as_ref(), parameters, deadline).await.map(Outcome::Rows)
             }
-            Sentence::CopyOut(query) => {
-                let rows = self.query(query, prepared.bound.as_ref(), parameters, deadline).await?;
-                Ok(Outcome::CopyOut(Rows { tag: "COPY", ..rows }))
+            Sentence::CopyOut(copy) => {
+                let rows = self.query(&copy.query, prepared.bound.as_ref(), parameters, deadline).await?;
+                Ok(Outcome::CopyOut(Rows { tag: "COPY", ..rows }, copy.format.clone()))
             }
+            Sentence::CopyFrom(copy) => self.copy_from(copy, deadline).await,
+            Sentence::InsertValues(insert) => self.insert_values(insert, prepared, parameters, deadline).await,
             Sentence::Explain(explain) => self.explain(explain, deadline).await,
             Sentence::Insert(insert) => self.insert(insert, prepared, parameters, deadline).await,
             Sentence::Change(change) => self.change(change, prepared, parameters, deadline).await,
             Sentence::CreateRelation(create) => {
-                let (tag, notice) = define::create(&self.engine.catalog, create).await?;
+                let (tag, notice) = define::create(&self.engine.catalog, &self.engine.state, create).await?;
                 notice.into_iter().for_each(|notice| self.notice(notice));
                 self.defined(&tag);
                 Ok(Outcome::Done(tag))
@@ -107,7 +109,7 @@ impl Session {
             }
             Sentence::Begin => Ok(self.begin()),
             Sentence::Commit => self.commit().await,
-            Sentence::Rollback => Ok(self.rollback()),
+            Sentence::Rollback => Ok(self.rollback().await),
             Sentence::Savepoint(name) => self.savepoint(name),
             Sentence::Release(name) => self.release(name),
             Sentence::RollbackTo(name) => self.rollback_to(name),
@@ -182,17 +184,6 @@ impl Session {
         Ok(Outcome::Rows(show::explain(explain, logical, ready, deadline).await?.into_rows()?))
     }
 
-    pub(super) fn writer(&self, name: &Name) -> Result<Writer> {
-        let relation = self.engine.catalog.relation(name)?;
-        let topic = self.engine.catalog.topic_of(&relation)?;
-        let storage = &self.engine.storage;
-        let turn = self.engine.keyless_turn.fetch_add(1, Ordering::Relaxed);
-        let batch_bytes_max = topic.config.resolve(storage.settings()).max_message_bytes;
-        let batch_bytes_max = usize::try_from(batch_bytes_max).unwrap_or(usize::MAX);
-        let bytes_max = (batch_bytes_max, pending_bytes_max(storage));
-        Writer::new(relation, topic, turn, storage.clock().now_ms(), bytes_max)
-    }
-
     async fn insert(
         &mut self,
         insert: &Insert,
@@ -200,9 +191,11 @@ impl Session {
         parameters: &[ScalarValue],
         deadline: Option<Instant>,
     ) -> Result<Outcome> {
-        let relation = self.engine.catalog.relation(&insert.name)?;
-        let writer = self.writer(&insert.name)?;
-        let mut targets = targets(&relation, insert)?;
+        if let Some(conflict) = &insert.conflict {
+            return Box::pin(self.insert_or_change(insert, conflict, prepared, parameters, deadline)).await;
+        }
+        let writer = self.writer(&insert.name).await?;
+        let mut targets = targets(writer.relation(), &insert.columns)?;
         let current = self.engine.storage.catalog_version();
         let bound = match prepared.bound.as_ref().filter(|bound| bound.catalog_version == current) {
             Some(bound) => Arc::clone(bound),
@@ -228,27 +221,36 @@ impl Session {
         bound: &Bound,
         parameters: &[ScalarValue],
         places: &Places,
-    ) -> Result<datafusion::execution::SendableRecordBatchStream> {
+    ) -> Result<SendableRecordBatchStream> {
         let plan = with_parameters(&bound.plan, parameters)?;
         let ready = query::prepare(&self.engine.catalog, bound, plan, places).await?;
         Ok(execute_stream(ready.plan, ready.state.task_ctx())?)
     }
 
-    /// Where a statement's records go.
-    pub(super) fn writing(&self) -> Writing {
-        if self.block.is_some() {
-            Writing::in_block(Pending::default())
-        } else {
-            Writing::alone(self.engine.storage.clone())
+    /// Where a statement's records go. In a block it is the block's, which fails unless they are given back by
+    /// [`Session::write`]; only savepoints have it wait apart, since they may take it back.
+    pub(super) fn writing(&mut self) -> Writing {
+        match &mut self.block {
+            None => Writing::alone(self.engine.storage.clone()),
+            Some(block) if block.savepoints.is_empty() => {
+                block.failed = true;
+                std::mem::take(&mut block.writing)
+            }
+            Some(_) => Writing::default(),
         }
     }
 
     /// Commits records, or keeps them for the block's commit.
     pub(super) async fn write(&mut self, writing: Writing) -> Result<()> {
-        if let Some(block) = &mut self.block {
-            return block.pending.append(writing.pending, pending_bytes_max(&self.engine.storage));
+        match &mut self.block {
+            None => self.commit_writing(writing).await,
+            Some(block) if block.savepoints.is_empty() => {
+                block.writing = writing;
+                block.failed = false;
+                Ok(())
+            }
+            Some(block) => block.writing.pending.append(writing.pending, pending_bytes_max(&self.engine.storage)),
         }
-        self.commit_writing(writing).await
     }
 
     async fn commit_writing(&self, writing: Writing) -> Result<()> {
@@ -265,7 +267,7 @@ impl Session {
             self.notice(Error::new(SqlState::ActiveTransaction, message));
         } else {
             self.block = Some(Block {
-                pending: Pending::default(),
+                writing: Writing::of_block(self.engine.storage.clone()),
                 settings: self.settings.clone(),
                 failed: false,
                 savepoints: Vec::new(),
@@ -282,10 +284,11 @@ impl Session {
             }
             Some(block) if block.failed => {
                 self.settings.restore(&block.settings);
+                block.writing.abort().await;
                 Ok(Outcome::Done("ROLLBACK".to_owned()))
             }
             Some(block) => {
-                if let Err(error) = self.commit_writing(Writing::in_block(block.pending)).await {
+                if let Err(error) = self.commit_writing(block.writing).await {
                     self.settings.restore(&block.settings);
                     self.forget_view();
                     return Err(error);
@@ -296,10 +299,13 @@ impl Session {
         }
     }
 
-    fn rollback(&mut self) -> Outcome {
+    async fn rollback(&mut self) -> Outcome {
         match self.block.take() {
             None => self.notice(Error::new(SqlState::NoActiveTransaction, "there is no transaction in progress")),
-            Some(block) => self.settings.restore(&block.settings),
+            Some(block) => {
+                self.settings.restore(&block.settings);
+                block.writing.abort().await;
+            }
         }
         Outcome::Done("ROLLBACK".to_owned())
     }

@@ -46,6 +46,9 @@ impl Session {
     }
 
     pub(super) async fn prepare_parsed(&self, parsed: &Arc<Parsed>, said: &[Option<DataType>]) -> Result<Prepared> {
+        if let Sentence::InsertValues(insert) = &parsed.sentence {
+            return self.prepare_values(parsed, insert, said).await;
+        }
         let mut known = BTreeMap::new();
         let mut returning = None;
         let (bound, columns) = match &parsed.sentence {
@@ -54,11 +57,12 @@ impl Session {
                 let columns = bound_columns(&bound)?;
                 (Some(bound), Some(columns))
             }
-            Sentence::CopyOut(query) => (Some(self.bind(query).await?), None),
+            Sentence::CopyOut(copy) => (Some(self.bind(&copy.query).await?), None),
             Sentence::Explain(explain) => {
                 (Some(self.bind(&explain.query).await?), Some(TextTable::columns(show::EXPLAIN_COLUMNS)))
             }
             Sentence::Insert(insert) => {
+                self.type_conflict(insert, &mut known).await?;
                 returning = self.bind_returning_of_insert(insert).await?;
                 (Some(self.bind_insert(insert, &mut known).await?), returned_columns(returning.as_deref())?)
             }
@@ -88,7 +92,7 @@ impl Session {
         };
         let oid = |number: usize| known.get(&number).map(|(_, oid)| *oid);
         let parameter_oids = (1..=parameters.len()).map(oid).collect();
-        Ok(Prepared { parameters, parameter_oids, columns, parsed: Arc::clone(parsed), bound, returning })
+        Ok(Prepared { parameters, parameter_oids, columns, parsed: Arc::clone(parsed), bound, returning, direct: None })
     }
 
     /// Binds one of our own queries.
@@ -106,8 +110,9 @@ impl Session {
         known: &mut BTreeMap<usize, (DataType, u32)>,
     ) -> Result<Arc<Bound>> {
         let relation = self.engine.catalog.relation(&insert.name)?;
-        let targets = targets(&relation, insert)?;
+        let targets = targets(&relation, &insert.columns)?;
         let mut source = insert.source.clone();
+        put_defaults(&mut source.query, &relation, &targets)?;
         type_parameters(&mut source.query, &relation, &targets, known);
         let bound = self.bind(&source).await?;
         let given = bound.plan.schema().fields().len();
@@ -257,6 +262,41 @@ fn bound_columns(bound: &Bound) -> Result<Vec<Column>> {
     let options = state.config_options();
     let analyzed = state.analyzer().execute_and_check(bound.plan.clone(), options, |_, _| {})?;
     Ok(columns_of(analyzed.schema().as_arrow()))
+}
+
+/// Puts what a column declares, or NULL, where VALUES say DEFAULT.
+fn put_defaults(query: &mut ast::Query, relation: &Relation, targets: &[Target]) -> Result<()> {
+    let SetExpr::Values(values) = query.body.as_mut() else { return Ok(()) };
+    for row in &mut values.rows {
+        for (expr, target) in row.content.iter_mut().zip(targets) {
+            if is_default(expr) {
+                *expr = default_of(relation, *target)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Whether it is the word DEFAULT.
+pub(super) fn is_default(expr: &Expr) -> bool {
+    matches!(expr, Expr::Identifier(ident)
+        if ident.quote_style.is_none() && ident.value.eq_ignore_ascii_case("default"))
+}
+
+/// What a column declares, or NULL.
+pub(super) fn default_of(relation: &Relation, target: Target) -> Result<Expr> {
+    let Target::Declared(index) = target else { return Ok(Expr::value(Value::Null)) };
+    let Some(text) = relation.rules.defaults.get(&relation.format.columns[index].name) else {
+        return Ok(Expr::value(Value::Null));
+    };
+    let mut parsed = parse::parse(&format!("SELECT ({text})"))?;
+    if let Some(Sentence::Query(query)) = parsed.pop().map(|parsed| parsed.sentence)
+        && let SetExpr::Select(select) = *query.query.body
+        && let Some(SelectItem::UnnamedExpr(expr)) = select.projection.into_iter().next()
+    {
+        return Ok(expr);
+    }
+    Err(Error::new(SqlState::InternalError, format!("{text} is not an expression")))
 }
 
 /// Gives parameters that stand alone in VALUES or a select list the type of the column they go to.

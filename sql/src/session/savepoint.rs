@@ -24,7 +24,7 @@ impl Session {
             let message = format!("a block has at most {SAVEPOINTS_MAX} savepoints");
             return Err(Error::new(SqlState::ProgramLimitExceeded, message).with_hint("RELEASE some"));
         }
-        block.savepoints.push(Savepoint { name: name.to_owned(), mark: block.pending.mark(), settings });
+        block.savepoints.push(Savepoint { name: name.to_owned(), mark: block.writing.pending.mark(), settings });
         Ok(Outcome::Done("SAVEPOINT".to_owned()))
     }
 
@@ -42,7 +42,7 @@ impl Session {
         let place = place_of(&block.savepoints, name)?;
         block.savepoints.truncate(place + 1);
         if let Some(savepoint) = block.savepoints.last() {
-            block.pending.truncate(&savepoint.mark);
+            block.writing.pending.truncate(&savepoint.mark);
             self.settings.restore(&savepoint.settings);
         }
         block.failed = false;

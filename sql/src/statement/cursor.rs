@@ -12,7 +12,7 @@ pub(crate) const TEXT_BYTES_MAX: usize = 16 << 20;
 /// A text's lines, to make characters of the tokenizer's lines and columns.
 #[derive(Clone, Debug)]
 pub(crate) struct Places {
-    /// Per line: byte and character at which it begins, from 0.
+    /// Per line: byte and character at which it begins, from 0; one more for the end of the text.
     lines: Vec<(usize, usize)>,
     text: String,
 }
@@ -26,24 +26,34 @@ impl Places {
                 lines.push((byte + 1, chars + 1));
             }
         }
+        lines.push((text.len(), text.chars().count()));
         Self { lines, text: text.to_owned() }
     }
 
-    fn line(&self, place: Location) -> (usize, usize) {
+    /// Where the line begins, and whether each of its characters is a byte.
+    fn line(&self, place: Location) -> ((usize, usize), bool) {
         let index = usize::try_from(place.line).unwrap_or(usize::MAX).saturating_sub(1);
-        self.lines.get(index).or(self.lines.last()).copied().unwrap_or((0, 0))
+        let index = index.min(self.lines.len().saturating_sub(2));
+        match self.lines.get(index..index + 2) {
+            Some([start, end]) => (*start, end.0 - start.0 == end.1 - start.1),
+            _ => ((0, 0), false),
+        }
     }
 
     /// Character of `place`, from 1; `None` for a token that was made, not read.
     pub(crate) fn position(&self, place: Location) -> Option<usize> {
-        (place.line > 0).then(|| self.line(place).1 + usize::try_from(place.column).unwrap_or(1))
+        (place.line > 0).then(|| self.line(place).0.1 + usize::try_from(place.column).unwrap_or(1))
     }
 
     /// Byte of `place`, from 0.
     pub(crate) fn byte(&self, place: Location) -> usize {
-        let start = self.line(place).0;
+        let ((start, _), is_ascii) = self.line(place);
         let columns = usize::try_from(place.column).unwrap_or(1).saturating_sub(1);
         let rest = self.text.get(start..).unwrap_or("");
+        // A text of thousands of statements in one line must not be walked once for each.
+        if is_ascii {
+            return start + columns.min(rest.len());
+        }
         start + rest.char_indices().nth(columns).map_or(rest.len(), |(byte, _)| byte)
     }
 

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use aquifer_storage::record::format::ColumnType;
 use datafusion::sql::sqlparser::tokenizer::Token;
 
+use super::constraint;
 use super::cursor::{Cursor, Places};
 use super::parse::query_of;
 use super::{
-    ColumnDefinition, ColumnMark, CreateAsSelect, CreateRelation, Drop, Name, Property, RelationKind, Sentence,
+    CheckDefinition, ColumnDefinition, ColumnMark, CreateAsSelect, CreateRelation, Drop, Name, Property, RelationKind,
+    Sentence,
 };
 use crate::error::{Error, Result, SqlState};
 
@@ -51,7 +53,8 @@ pub(crate) fn create(cursor: &mut Cursor<'_>, places: &Arc<Places>, text: &str) 
             .with_hint("say one of them"));
     }
     if cursor.peek() == Some(&Token::LParen) {
-        let columns = Some(columns(cursor, kind)?);
+        let (columns, checks) = columns(cursor, kind)?;
+        let columns = Some(columns);
         let with = with_clause(cursor)?;
         if cursor.at(&["as"]) {
             return Err(Error::unsupported("a column list before AS SELECT")
@@ -60,13 +63,13 @@ pub(crate) fn create(cursor: &mut Cursor<'_>, places: &Arc<Places>, text: &str) 
         }
         cursor.end()?;
         let text = text.to_owned();
-        let create = CreateRelation { kind, name, if_not_exists, replaces, columns, with, text };
+        let create = CreateRelation { kind, name, if_not_exists, replaces, columns, checks, with, text };
         return Ok(Sentence::CreateRelation(create));
     }
     let with = with_clause(cursor)?;
     if cursor.at_end() && !with.is_empty() {
-        let (columns, text) = (None, text.to_owned());
-        let create = CreateRelation { kind, name, if_not_exists, replaces, columns, with, text };
+        let (columns, checks, text) = (None, Vec::new(), text.to_owned());
+        let create = CreateRelation { kind, name, if_not_exists, replaces, columns, checks, with, text };
         return Ok(Sentence::CreateRelation(create));
     }
     if cursor.at(&["as"]) {
@@ -100,19 +103,21 @@ fn create_name(cursor: &mut Cursor<'_>) -> Result<(Name, bool)> {
     Ok((cursor.relation_name()?, if_not_exists))
 }
 
-fn columns(cursor: &mut Cursor<'_>, kind: RelationKind) -> Result<Vec<ColumnDefinition>> {
+fn columns(cursor: &mut Cursor<'_>, kind: RelationKind) -> Result<(Vec<ColumnDefinition>, Vec<CheckDefinition>)> {
     cursor.expect_token(&Token::LParen)?;
-    let mut columns: Vec<ColumnDefinition> = Vec::new();
+    let (mut columns, mut checks): (Vec<ColumnDefinition>, Vec<CheckDefinition>) = Default::default();
     let mut keys: Vec<Name> = Vec::new();
     if cursor.eat_token(&Token::RParen) {
-        return Ok(columns);
+        return Ok((columns, checks));
     }
     loop {
         if cursor.eat(&["primary", "key"]) {
             keys.extend(key_list(cursor)?);
+        } else if let Some(check) = constraint::check(cursor, None)? {
+            checks.push(check);
         } else {
             refuse_constraint(cursor)?;
-            columns.push(column(cursor)?);
+            columns.push(column(cursor, &mut checks)?);
         }
         if cursor.eat_token(&Token::RParen) {
             break;
@@ -127,7 +132,7 @@ fn columns(cursor: &mut Cursor<'_>, kind: RelationKind) -> Result<Vec<ColumnDefi
         column.mark = Some(ColumnMark::PrimaryKey);
     }
     check_columns(&columns, kind)?;
-    Ok(columns)
+    Ok((columns, checks))
 }
 
 fn key_list(cursor: &mut Cursor<'_>) -> Result<Vec<Name>> {
@@ -143,25 +148,23 @@ fn key_list(cursor: &mut Cursor<'_>) -> Result<Vec<Name>> {
 pub(super) fn refuse_constraint(cursor: &Cursor<'_>) -> Result<()> {
     let constraint = match () {
         () if cursor.at(&["unique"]) => "UNIQUE",
-        () if cursor.at(&["check"]) => "CHECK",
         () if cursor.at(&["foreign", "key"]) => "FOREIGN KEY",
         () if cursor.at(&["constraint"]) => "CONSTRAINT",
         () if cursor.at(&["references"]) => "REFERENCES",
-        () if cursor.at(&["default"]) => "DEFAULT",
         () if cursor.at(&["generated"]) => "GENERATED",
         () if cursor.at(&["collate"]) => "COLLATE",
         () => return Ok(()),
     };
     Err(Error::unsupported(constraint)
         .with_position(cursor.position())
-        .with_hint("a column takes KEY, PRIMARY KEY, HEADERS and NOT NULL"))
+        .with_hint("a column takes KEY, PRIMARY KEY, HEADERS, NOT NULL, DEFAULT and CHECK"))
 }
 
 /// `name type`, and what marks it.
-pub(super) fn column(cursor: &mut Cursor<'_>) -> Result<ColumnDefinition> {
+pub(super) fn column(cursor: &mut Cursor<'_>, checks: &mut Vec<CheckDefinition>) -> Result<ColumnDefinition> {
     let (field, name) = cursor.identifier("a column name")?;
     let kind = column_type(cursor, 0)?;
-    let mut column = ColumnDefinition { name, field, kind, mark: None, not_null: false };
+    let mut column = ColumnDefinition { name, field, kind, mark: None, not_null: false, default: None };
     loop {
         let position = cursor.position();
         let mark = match () {
@@ -173,6 +176,18 @@ pub(super) fn column(cursor: &mut Cursor<'_>) -> Result<ColumnDefinition> {
                 continue;
             }
             () if cursor.eat(&["null"]) => continue,
+            () if cursor.eat(&["default"]) => {
+                if column.default.replace(constraint::default(cursor)?).is_some() {
+                    let message = format!("multiple default values specified for column \"{}\"", column.name.value);
+                    return Err(Error::new(SqlState::SyntaxError, message).with_position(position));
+                }
+                continue;
+            }
+            () if cursor.at(&["check"]) || cursor.at(&["constraint"]) => {
+                let Some(check) = constraint::check(cursor, Some(&column.name.value))? else { break };
+                checks.push(check);
+                continue;
+            }
             () if cursor.at(&["header"]) => {
                 return Err(Error::unsupported("HEADER('key')")
                     .with_position(position)

@@ -12,13 +12,17 @@ use aquifer_storage::record::format::ColumnType;
 
 pub(crate) mod alter;
 pub(crate) mod change;
+pub(crate) mod conflict;
+mod constraint;
 pub(crate) mod constructor;
+pub(crate) mod copy;
 pub(crate) mod cursor;
 pub(crate) mod define;
 pub(crate) mod parse;
 pub(crate) mod settings;
 pub(crate) mod show;
 pub(crate) mod travel;
+pub(crate) mod values;
 pub(crate) mod window;
 
 /// One statement of a query text.
@@ -45,6 +49,8 @@ pub(crate) enum Sentence {
     CreateAsSelect(CreateAsSelect),
     /// `INSERT INTO name [(columns)] VALUES … | SELECT …`.
     Insert(Insert),
+    /// `INSERT INTO name [(columns)] VALUES …` of literals and parameters only.
+    InsertValues(values::InsertValues),
     /// `UPDATE name SET … [WHERE …]`, `DELETE FROM name [WHERE …]`.
     Change(Box<Change>),
     /// `DROP STREAM | TABLE [IF EXISTS] name, … [DELETE TOPIC]`.
@@ -81,8 +87,10 @@ pub(crate) enum Sentence {
     Release(String),
     /// `ROLLBACK TO [SAVEPOINT] name`.
     RollbackTo(String),
-    /// `COPY name | (query) TO STDOUT`.
-    CopyOut(WindowedQuery),
+    /// `COPY name [(columns)] FROM STDIN`.
+    CopyFrom(copy::CopyFrom),
+    /// `COPY name [(columns)] | (query) TO STDOUT`.
+    CopyOut(copy::CopyOut),
     /// `DISCARD ALL` and its like: the session as new.
     Discard,
     /// `DEALLOCATE name | ALL`: the protocol's prepared statements.
@@ -235,6 +243,21 @@ pub(crate) struct ColumnDefinition {
     pub(crate) mark: Option<ColumnMark>,
     /// NOT NULL was said.
     pub(crate) not_null: bool,
+    /// DEFAULT's expression as written, and where it stands.
+    pub(crate) default: Option<(String, usize)>,
+}
+
+/// `[CONSTRAINT name] CHECK (condition)`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CheckDefinition {
+    /// As said.
+    pub(crate) name: Option<String>,
+    /// The column it was said behind.
+    pub(crate) column: Option<String>,
+    /// As written.
+    pub(crate) expression: String,
+    /// Character of the statement, from 1.
+    pub(crate) position: usize,
 }
 
 /// What makes a column special.
@@ -261,6 +284,8 @@ pub(crate) struct CreateRelation {
     pub(crate) replaces: bool,
     /// Its columns; `None`: those that its topic's records show.
     pub(crate) columns: Option<Vec<ColumnDefinition>>,
+    /// Conditions on its rows.
+    pub(crate) checks: Vec<CheckDefinition>,
     /// Its properties.
     pub(crate) with: Vec<Property>,
     /// As written.
@@ -343,6 +368,8 @@ pub(crate) struct Insert {
     pub(crate) source: WindowedQuery,
     /// RETURNING.
     pub(crate) returning: Option<Returning>,
+    /// ON CONFLICT.
+    pub(crate) conflict: Option<Box<conflict::Conflict>>,
 }
 
 /// `UPDATE name SET … [WHERE …]`, `DELETE FROM name [WHERE …]`.

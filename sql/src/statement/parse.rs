@@ -9,7 +9,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
 use super::cursor::{Cursor, Places, lower_first, tokenize};
 use super::window::{attach, cut, folded};
-use super::{Insert, Name, Parsed, Sentence, WindowedQuery, alter, change, define, settings, show};
+use super::{Insert, Name, Parsed, Sentence, WindowedQuery, alter, change, conflict, copy, define, settings, show, values};
 use crate::error::{Error, Result, SqlState};
 
 /// Statements of one text, at the most.
@@ -55,7 +55,7 @@ fn sentence(tokens: &[TokenWithSpan], places: &Arc<Places>, text: &str) -> Resul
         () if cursor.eat(&["checkpoint"]) => cursor.end().map(|()| Sentence::Checkpoint),
         () if cursor.eat(&["call"]) => call(&mut cursor),
         () if cursor.eat(&["vacuum"]) => show::vacuum(&mut cursor),
-        () if cursor.eat(&["copy"]) => copy(&mut cursor, places),
+        () if cursor.eat(&["copy"]) => copy::copy(&mut cursor, places),
         () if cursor.eat(&["discard"]) => discard(&mut cursor),
         () if cursor.eat(&["deallocate"]) => deallocate(&mut cursor),
         () if cursor.at(&["select"])
@@ -66,7 +66,10 @@ fn sentence(tokens: &[TokenWithSpan], places: &Arc<Places>, text: &str) -> Resul
         {
             query_of(tokens, places).map(Sentence::Query)
         }
-        () if cursor.at(&["insert"]) => insert(tokens, places),
+        () if cursor.at(&["insert"]) => match values::InsertValues::read(tokens, places, text) {
+            Some(insert) => Ok(Sentence::InsertValues(insert)),
+            None => insert_by_parser(tokens, places).map(Sentence::Insert),
+        },
         () if cursor.at(&["update"]) => change::update(tokens, places),
         () if cursor.at(&["delete"]) => change::delete(tokens, places),
         () => Err(refused(&cursor)),
@@ -167,7 +170,8 @@ pub(super) fn statement(tokens: &[TokenWithSpan], places: &Places) -> Result<Ast
     Ok(statement)
 }
 
-fn insert(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result<Sentence> {
+/// INSERT as sqlparser reads it.
+pub(crate) fn insert_by_parser(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result<Insert> {
     let text = text_of(tokens, places);
     let cut = cut(tokens, places)?;
     if cut.emit.is_some() {
@@ -182,7 +186,7 @@ fn insert(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result<Sentence> {
     };
     let name = object_name(table, places)?;
     let extras = [
-        (insert.on.is_some(), "ON CONFLICT", "INSERT into a table with a primary key replaces the row of that key"),
+        (insert.on.is_some() && insert.returning.is_some(), "RETURNING behind ON CONFLICT", "SELECT the rows afterwards"),
         (insert.table_alias.is_some(), "an alias in INSERT", "leave it out"),
     ];
     for (there, what, hint) in extras {
@@ -195,8 +199,9 @@ fn insert(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result<Sentence> {
     };
     let columns = insert.columns.iter().map(|column| object_name(column, places)).collect::<Result<Vec<_>>>()?;
     let source = attach(source, cut.marked, None, places, text)?;
+    let conflict = insert.on.map(|on| conflict::conflict(on, places).map(Box::new)).transpose()?;
     let returning = insert.returning.map(|items| change::returned(items, places)).transpose()?;
-    Ok(Sentence::Insert(Insert { name, columns, source, returning }))
+    Ok(Insert { name, columns, source, conflict, returning })
 }
 
 /// A name of sqlparser's, `public.` taken off; `topics."x"` keeps its schema in the error.
@@ -215,57 +220,6 @@ pub(super) fn object_name(name: &ast::ObjectName, places: &Places) -> Result<Nam
     }
 }
 
-/// `COPY name | (query) TO STDOUT`, the first word taken.
-fn copy(cursor: &mut Cursor<'_>, places: &Arc<Places>) -> Result<Sentence> {
-    let query = if cursor.peek() == Some(&Token::LParen) {
-        query_of(cursor.parenthesized()?, places)?
-    } else {
-        let start = cursor.rest();
-        let before = cursor.index();
-        cursor.relation_name()?;
-        let name = start.get(..cursor.index() - before).unwrap_or(&[]);
-        if cursor.peek() == Some(&Token::LParen) {
-            return Err(Error::unsupported("COPY name (columns)")
-                .with_position(cursor.position())
-                .with_hint("COPY (SELECT columns FROM name) TO STDOUT"));
-        }
-        let select = tokenize("SELECT * FROM")?;
-        query_of(&[select.as_slice(), name].concat(), places)?
-    };
-    let position = cursor.position();
-    if cursor.at(&["from"]) {
-        return Err(Error::unsupported("COPY … FROM")
-            .with_position(position)
-            .with_hint("INSERT INTO … VALUES, or produce to the topic over Kafka's protocol"));
-    }
-    cursor.expect(&["to"])?;
-    if !cursor.eat(&["stdout"]) {
-        return Err(Error::unsupported("COPY to a file or program")
-            .with_position(position)
-            .with_hint("COPY (query) TO STDOUT; psql's \\copy writes a file on your side"));
-    }
-    copy_options(cursor)?;
-    Ok(Sentence::CopyOut(query))
-}
-
-/// Only the text format, said or not.
-fn copy_options(cursor: &mut Cursor<'_>) -> Result<()> {
-    cursor.eat(&["with"]);
-    if cursor.at_end() {
-        return Ok(());
-    }
-    let position = cursor.position();
-    let plain = cursor.eat_token(&Token::LParen)
-        && cursor.eat(&["format"])
-        && (cursor.eat(&["text"]) || cursor.text().is_some_and(|format| format.eq_ignore_ascii_case("text")))
-        && cursor.eat_token(&Token::RParen)
-        && cursor.at_end();
-    if plain {
-        return Ok(());
-    }
-    Err(Error::unsupported("this option of COPY")
-        .with_position(position)
-        .with_hint("COPY writes Postgres's text format: COPY (query) TO STDOUT"))
 }
 
 /// `CALL aquifer.abort_transaction('transactional id' | $1)`, the first word taken.

@@ -245,6 +245,7 @@ impl Supervisor {
             statement: create.text.clone(),
             oid,
             created_at_us: now_us,
+            rules: Default::default(),
         };
         let mut query_change = change(QUERY_KIND, name, Some(definition.to_bytes()?), Expect::Absent);
         query_change.holds = vec![definition.source_topic, definition.sink_topic];

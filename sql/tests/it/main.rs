@@ -20,3 +20,4 @@ mod statements;
 mod support;
 mod tables;
 mod travel;
+mod writing;

@@ -180,11 +180,11 @@ async fn open_with_clock(
 /// Runs one statement in a session.
 pub(crate) async fn run(session: &mut Session, sql: &str) -> Result<Table, Error> {
     match outcome(session, sql).await? {
-        Outcome::Rows(rows) | Outcome::CopyOut(rows) => {
+        Outcome::Rows(rows) | Outcome::CopyOut(rows, _) => {
             let batches: Vec<RecordBatch> = rows.stream.try_collect().await.map_err(Error::from)?;
             Ok(batches.iter().flat_map(cells).collect())
         }
-        Outcome::Done(_) | Outcome::Empty => Ok(Vec::new()),
+        Outcome::Done(_) | Outcome::Empty | Outcome::CopyIn(_) => Ok(Vec::new()),
     }
 }
 

@@ -56,7 +56,8 @@ pub(crate) async fn run(session: &mut Session, sql: &str) -> Result<Vec<String>,
 /// The lines of one outcome; see [`run`].
 pub(crate) async fn lines_of(outcome: Outcome) -> Result<Vec<String>, Error> {
     let rows = match outcome {
-        Outcome::Rows(rows) | Outcome::CopyOut(rows) => rows,
+        Outcome::Rows(rows) | Outcome::CopyOut(rows, _) => rows,
+        Outcome::CopyIn(_) => panic!("a COPY wants data"),
         Outcome::Done(tag) => return Ok(vec![tag]),
         Outcome::Empty => return Ok(Vec::new()),
     };
@@ -75,6 +76,20 @@ pub(crate) async fn lines_of(outcome: Outcome) -> Result<Vec<String>, Error> {
         }
     }
     Ok(lines)
+}
+
+/// Runs a COPY FROM STDIN with that data, which comes in portions of a few bytes; its tag.
+pub(crate) async fn copy_in(session: &mut Session, sql: &str, data: &[u8]) -> Result<String, Error> {
+    let statement = session.parse(sql)?.remove(0);
+    let prepared = session.prepare(&statement, &[]).await?;
+    let Outcome::CopyIn(mut copy) = session.execute(&prepared, Vec::new()).await? else { panic!("{sql} takes data") };
+    for portion in data.chunks(7) {
+        copy.write(portion).await?;
+    }
+    match session.end_copy(*copy).await? {
+        Outcome::Done(tag) => Ok(tag),
+        _ => panic!("a COPY ends with a tag"),
+    }
 }
 
 /// The same, sorted, for results without an order.

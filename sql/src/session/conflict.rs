@@ -1,0 +1,360 @@
+//! `INSERT … ON CONFLICT`: rows of a table's key that are there are left, or changed, in one act with the insert of the others.
+//!
+//! The statement watches its keys before it reads (`aquifer_storage::Watch`), and its commit is refused if somebody else has
+//! written one of them since. By itself it runs again then; in a block COMMIT answers 40001.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use aquifer_storage::Watch;
+use aquifer_storage::record::format::ColumnRole;
+use arrow::array::{ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch};
+use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter};
+use arrow::datatypes::{DataType, Field, Schema};
+use bytes::Bytes;
+use datafusion::common::ScalarValue;
+use datafusion::error::DataFusionError;
+use datafusion::physical_plan::execute_stream;
+use datafusion::sql::sqlparser::ast::{Expr, Ident, SelectItem, SetExpr};
+use futures::TryStreamExt;
+use tokio::time::Instant;
+
+use super::prepare::{default_of, is_default, type_parameters};
+use super::{Outcome, Prepared, Session};
+use crate::catalog::Relation;
+use crate::error::{Error, Result, SqlState};
+use crate::plan::pair::{Pair, template};
+use crate::run::conflict::{Met, Standing, keys_of, split};
+use crate::run::convert::convert;
+use crate::run::insert::{Proposed, Target, Writer, pending_bytes_max, targets};
+use crate::run::query::{self, with_parameters};
+use crate::run::shape::written_schema;
+use crate::statement::conflict::{self, Conflict, Update};
+use crate::statement::cursor::Places;
+use crate::statement::{Insert, Name, Sentence, parse};
+
+/// Times a statement is run when others write its keys meanwhile.
+const ATTEMPTS_MAX: usize = 16;
+/// Keys that are looked for one by one; for more the table is read once.
+const KEYS_MAX: usize = 1000;
+
+/// An update as it was planned: where its values go, and what computes them, a condition last.
+struct Planned {
+    targets: Vec<usize>,
+    has_condition: bool,
+    pair: Pair,
+}
+
+impl Session {
+    /// Gives the parameters of ON CONFLICT their types.
+    pub(super) async fn type_conflict(&self, insert: &Insert, known: &mut BTreeMap<usize, DataType>) -> Result<()> {
+        let Some(conflict) = &insert.conflict else { return Ok(()) };
+        let relation = self.engine.catalog.relation(&insert.name)?;
+        check(&relation, &insert.name, conflict)?;
+        let Some(update) = &conflict.update else { return Ok(()) };
+        let planned = self.plan_update(&relation, update, &insert.source.places, known).await?;
+        for (name, kind) in planned.pair.plan.get_parameter_types()? {
+            let number = crate::plan::parameters::number(&name)?;
+            known.entry(number).or_insert_with(|| kind.unwrap_or(DataType::Utf8));
+        }
+        Ok(())
+    }
+
+    async fn plan_update(
+        &self,
+        relation: &Relation,
+        update: &Update,
+        places: &Places,
+        known: &mut BTreeMap<usize, DataType>,
+    ) -> Result<Planned> {
+        let targets = assigned(relation, update)?;
+        let mut query = template(&relation.name)?;
+        if let SetExpr::Select(select) = query.body.as_mut() {
+            let values = targets.iter().zip(&update.assignments).map(|(target, (_, value))| {
+                let value =
+                    if is_default(value) { default_of(relation, Target::Declared(*target))? } else { value.clone() };
+                Ok(value)
+            });
+            let mut exprs = values.collect::<Result<Vec<Expr>>>()?;
+            exprs.extend(update.selection.clone());
+            let named = |(index, expr)| SelectItem::ExprWithAlias { expr, alias: Ident::new(format!("c{index}")) };
+            select.projection = exprs.into_iter().enumerate().map(named).collect();
+        }
+        let declared: Vec<Target> = targets.iter().map(|target| Target::Declared(*target)).collect();
+        type_parameters(&mut query, relation, &declared, known);
+        let schema = written_schema(relation);
+        let pair = Pair::plan(&self.engine.state, &relation.name, &schema, query, places).await?;
+        Ok(Planned { targets, has_condition: update.selection.is_some(), pair })
+    }
+
+    pub(super) async fn insert_or_change(
+        &mut self,
+        insert: &Insert,
+        conflict: &Conflict,
+        prepared: &Prepared,
+        parameters: &[ScalarValue],
+        deadline: Option<Instant>,
+    ) -> Result<Outcome> {
+        for _ in 1..ATTEMPTS_MAX {
+            match self.try_insert_or_change(insert, conflict, prepared, parameters, deadline).await {
+                Err(error) if error.state == SqlState::SerializationFailure && self.block.is_none() => {}
+                outcome => return outcome,
+            }
+        }
+        self.try_insert_or_change(insert, conflict, prepared, parameters, deadline).await
+    }
+
+    async fn try_insert_or_change(
+        &mut self,
+        insert: &Insert,
+        conflict: &Conflict,
+        prepared: &Prepared,
+        parameters: &[ScalarValue],
+        deadline: Option<Instant>,
+    ) -> Result<Outcome> {
+        let writer = self.writer(&insert.name).await?;
+        let relation = Arc::clone(writer.relation());
+        check(&relation, &insert.name, conflict)?;
+        self.refuse_own_writes(&relation)?;
+        let planned = match &conflict.update {
+            Some(update) => {
+                Some(self.plan_update(&relation, update, &insert.source.places, &mut BTreeMap::new()).await?)
+            }
+            None => None,
+        };
+        let work = async {
+            let watch = self.engine.storage.watch(relation.topic).await?;
+            let proposals = self.proposals(insert, prepared, parameters, &writer).await?;
+            let standing = self.standing(&relation, &proposals, &writer).await?;
+            for key in proposals.iter().flat_map(|proposed| &proposed.keys) {
+                watch.touch(writer.partition_of(key), key);
+            }
+            Ok((watch, split(&proposals, &standing, planned.is_some())?))
+        };
+        let (watch, split) = query::before(deadline, work).await?;
+        let mut writing = self.writing();
+        let mut count = 0;
+        if let Some((rows, times)) = &split.new {
+            count += writer.write_over((rows, times.as_ref()), None, &watch, &mut writing).await?;
+        }
+        if let (Some(met), Some(planned)) = (&split.met, &planned) {
+            let (rows, partitions) = changed(&relation, met, planned, parameters)?;
+            touch(&watch, &partitions, &writer.keys_of(&rows)?);
+            count += writer.write_over((&rows, None), Some(&partitions), &watch, &mut writing).await?;
+        }
+        self.write(writing).await?;
+        Ok(Outcome::Done(format!("INSERT 0 {count}")))
+    }
+
+    /// A block's own records are not read yet.
+    fn refuse_own_writes(&self, relation: &Relation) -> Result<()> {
+        let Some(block) = &self.block else { return Ok(()) };
+        if !block.writing.may_hold(relation.topic) {
+            return Ok(());
+        }
+        let what = format!("ON CONFLICT on table \"{}\", which the transaction block has written", relation.name);
+        Err(Error::unsupported(what).with_hint("put the rows into one INSERT, or COMMIT in between"))
+    }
+
+    /// The rows of the statement, as they would be written.
+    async fn proposals(
+        &self,
+        insert: &Insert,
+        prepared: &Prepared,
+        parameters: &[ScalarValue],
+        writer: &Writer,
+    ) -> Result<Vec<Proposed>> {
+        let mut targets = targets(writer.relation(), &insert.columns)?;
+        let current = self.engine.storage.catalog_version();
+        let bound = match prepared.bound.as_ref().filter(|bound| bound.catalog_version == current) {
+            Some(bound) => Arc::clone(bound),
+            None => self.bind_insert(insert, &mut BTreeMap::new()).await?,
+        };
+        targets.truncate(bound.plan.schema().fields().len());
+        let mut rows = self.rows_to_write(&bound, parameters, &insert.source.places).await?;
+        let bytes_max = pending_bytes_max(&self.engine.storage);
+        let (mut proposals, mut bytes) = (Vec::new(), 0);
+        while let Some(batch) = rows.try_next().await? {
+            let proposed = writer.propose(&targets, &batch)?;
+            bytes += proposed.rows.get_array_memory_size() as u64;
+            if bytes > bytes_max {
+                let message = format!("rows of more than {bytes_max} bytes in one INSERT … ON CONFLICT");
+                return Err(Error::new(SqlState::ProgramLimitExceeded, message)
+                    .with_hint("insert fewer rows at once, or raise memory.limit"));
+            }
+            proposals.push(proposed);
+        }
+        Ok(proposals)
+    }
+
+    /// The rows that are there under the proposals' keys.
+    async fn standing(&self, relation: &Relation, proposals: &[Proposed], writer: &Writer) -> Result<Standing> {
+        let keys = keys_of(proposals);
+        let mut standing = Standing::default();
+        if keys.is_empty() {
+            return Ok(standing);
+        }
+        let (text, values) = lookup(relation, proposals, writer, &keys)?;
+        let Some(Sentence::Query(query)) = parse::parse(&text)?.pop().map(|parsed| parsed.sentence) else {
+            return Err(Error::new(SqlState::InternalError, format!("{text} is not a query")));
+        };
+        let bound = self.bind(&query).await?;
+        let plan = with_parameters(&bound.plan, &values)?;
+        let ready = query::prepare(&self.engine.catalog, &bound, plan, &query.places).await?;
+        let mut rows = execute_stream(ready.plan, ready.state.task_ctx())?;
+        let mut fields: Vec<Field> = writer.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
+        fields.push(Field::new("_partition", DataType::Int32, true));
+        let schema = Arc::new(Schema::new(fields));
+        while let Some(batch) = rows.try_next().await? {
+            let columns = batch.columns().iter().zip(schema.fields());
+            let columns =
+                columns.map(|(column, field)| convert(column, field.data_type())).collect::<Result<Vec<_>>>()?;
+            let batch = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(DataFusionError::from)?;
+            let written = (0..batch.num_columns() - 1).collect::<Vec<_>>();
+            let found = writer.keys_of(&batch.project(&written).map_err(DataFusionError::from)?)?;
+            standing.add(&batch, found, &keys)?;
+        }
+        Ok(standing)
+    }
+}
+
+/// Refuses what has no key, or names another one.
+fn check(relation: &Relation, name: &Name, conflict: &Conflict) -> Result<()> {
+    if !relation.is_keyed_table() || relation.key_columns().is_empty() {
+        let what = format!("ON CONFLICT on {} \"{}\"", relation.kind.word(), relation.name);
+        return Err(Error::unsupported(what)
+            .with_position(name.position)
+            .with_hint("only a table with a PRIMARY KEY knows conflicts; a stream takes every record"));
+    }
+    let mut keys: Vec<&str> =
+        relation.key_columns().into_iter().map(|index| relation.format.columns[index].name.as_str()).collect();
+    keys.sort_unstable();
+    match &conflict.target {
+        conflict::Target::Any => Ok(()),
+        conflict::Target::Columns(columns) => {
+            let mut columns: Vec<&str> = columns.iter().map(String::as_str).collect();
+            columns.sort_unstable();
+            columns.dedup();
+            if columns == keys {
+                return Ok(());
+            }
+            let message = "there is no unique or exclusion constraint matching the ON CONFLICT specification";
+            Err(Error::new(SqlState::InvalidColumnReference, message)
+                .with_hint(format!("the primary key is ({})", keys.join(", "))))
+        }
+        conflict::Target::Constraint(constraint) if *constraint == format!("{}_pkey", relation.name) => Ok(()),
+        conflict::Target::Constraint(constraint) => {
+            let message = format!("constraint \"{constraint}\" for table \"{}\" does not exist", relation.name);
+            Err(Error::new(SqlState::UndefinedObject, message)
+                .with_hint(format!("the primary key is \"{}_pkey\"", relation.name)))
+        }
+    }
+}
+
+/// Declared indexes of the columns that are SET.
+fn assigned(relation: &Relation, update: &Update) -> Result<Vec<usize>> {
+    let mut indexes: Vec<usize> = Vec::new();
+    for (name, _) in &update.assignments {
+        let found = targets(relation, std::slice::from_ref(name))?;
+        let Some(Target::Declared(index)) = found.first().copied() else {
+            return Err(Error::unsupported("SET rowtime in ON CONFLICT DO UPDATE")
+                .with_position(name.position)
+                .with_hint("a changed row has the time of its change"));
+        };
+        if relation.format.columns[index].role == ColumnRole::Key {
+            return Err(Error::unsupported(format!("SET of primary key column \"{}\"", name.value))
+                .with_position(name.position)
+                .with_hint("INSERT the row under its new key, and DELETE the old one"));
+        }
+        if indexes.contains(&index) {
+            let message = format!("multiple assignments to same column \"{}\"", name.value);
+            return Err(Error::new(SqlState::SyntaxError, message).with_position(name.position));
+        }
+        indexes.push(index);
+    }
+    Ok(indexes)
+}
+
+/// The query for the rows that are there, and its parameters.
+fn lookup(
+    relation: &Relation,
+    proposals: &[Proposed],
+    writer: &Writer,
+    keys: &HashMap<Bytes, usize>,
+) -> Result<(String, Vec<ScalarValue>)> {
+    let quote = |name: &str| Ident::with_quote('"', name).to_string();
+    let columns: Vec<String> = writer.schema().fields().iter().map(|field| quote(field.name())).collect();
+    let table = quote(&relation.name);
+    let select = format!("SELECT {}, _partition FROM {table}", columns.join(", "));
+    if keys.len() > KEYS_MAX {
+        return Ok((select, Vec::new()));
+    }
+    let names: Vec<&str> =
+        relation.key_columns().into_iter().map(|index| relation.format.columns[index].name.as_str()).collect();
+    let (mut conditions, mut values) = (Vec::new(), Vec::new());
+    let mut named: HashSet<&Bytes> = HashSet::new();
+    for proposed in proposals {
+        for (row, key) in proposed.keys.iter().enumerate() {
+            if !named.insert(key) {
+                continue;
+            }
+            let mut parts = Vec::with_capacity(names.len());
+            for name in &names {
+                let column = proposed.rows.column_by_name(name).ok_or_else(|| {
+                    Error::new(SqlState::InternalError, format!("no key column {name} among those written"))
+                })?;
+                values.push(ScalarValue::try_from_array(column, row)?);
+                parts.push((quote(name), values.len()));
+            }
+            conditions.push(parts);
+        }
+    }
+    let condition = match names.as_slice() {
+        [name] => {
+            let parameters: Vec<String> = (1..=values.len()).map(|number| format!("${number}")).collect();
+            format!("{} IN ({})", quote(name), parameters.join(", "))
+        }
+        _ => {
+            let same = |parts: &Vec<(String, usize)>| {
+                let parts: Vec<String> = parts.iter().map(|(name, number)| format!("{name} = ${number}")).collect();
+                format!("({})", parts.join(" AND "))
+            };
+            conditions.iter().map(same).collect::<Vec<_>>().join(" OR ")
+        }
+    };
+    Ok((format!("{select} WHERE {condition}"), values))
+}
+
+/// Rows that are there as the update leaves them, those that its condition leaves out left out, and where they lie.
+fn changed(
+    relation: &Relation,
+    met: &Met,
+    planned: &Planned,
+    parameters: &[ScalarValue],
+) -> Result<(RecordBatch, Int32Array)> {
+    let mut values = planned.pair.values(parameters, &met.there, &met.excluded)?;
+    let condition = if planned.has_condition { values.pop() } else { None };
+    let schema = met.there.schema();
+    let mut columns: Vec<ArrayRef> = met.there.columns().to_vec();
+    for (index, value) in planned.targets.iter().zip(&values) {
+        let name = &relation.format.columns[*index].name;
+        let place = schema.index_of(name).map_err(DataFusionError::from)?;
+        columns[place] = convert(value, schema.field(place).data_type())?;
+    }
+    let rows = RecordBatch::try_new(schema, columns).map_err(DataFusionError::from)?;
+    let Some(condition) = condition else { return Ok((rows, met.partitions.clone())) };
+    let mask = condition.as_boolean_opt().ok_or_else(|| {
+        Error::new(SqlState::DatatypeMismatch, "argument of WHERE must be type boolean")
+            .with_hint("write a condition: WHERE excluded.a > 0")
+    })?;
+    let mask: BooleanArray = prep_null_mask_filter(mask);
+    let rows = filter_record_batch(&rows, &mask).map_err(DataFusionError::from)?;
+    let partitions = filter(&met.partitions, &mask).map_err(DataFusionError::from)?;
+    Ok((rows, partitions.as_primitive().clone()))
+}
+
+fn touch(watch: &Watch, partitions: &Int32Array, keys: &[Bytes]) {
+    for (partition, key) in partitions.values().iter().zip(keys) {
+        watch.touch(*partition, key);
+    }
+}
