@@ -24,10 +24,11 @@ const STATEMENTS_MIN: usize = 500;
 const FAILURES_SHOWN: usize = 40;
 
 /// Nothing is tiered but by CHECKPOINT, and nothing stays in the log that is.
-const SETTINGS: [(&str, &str); 4] = [
-    ("AQUIFER_TIER_AGE_MAX", "1 day"),
+const SETTINGS: [(&str, &str); 5] = [
+    ("AQUIFER_CHECKPOINT_INTERVAL", "0"),
+    ("AQUIFER_TIER_AGE_MAX", "86400000"),
     ("AQUIFER_TOPIC_LOCAL_RETENTION_MS", "0"),
-    ("AQUIFER_HOUSEKEEPING_INTERVAL", "1 day"),
+    ("AQUIFER_HOUSEKEEPING_INTERVAL", "0"),
     ("AQUIFER_WAL_SEGMENT_BYTES", "1 MiB"),
 ];
 
