@@ -9,6 +9,7 @@
 
 mod continuous;
 mod edges;
+mod history;
 mod housekeeping;
 mod node;
 mod oracle;

@@ -8,8 +8,7 @@ use crate::statistics::geometric_mean;
 
 use super::compare::difference;
 use super::queries::{self, Class};
-use super::year::failed;
-use super::{HOT_NODE, PROCESSORS, load, ms, rounds};
+use super::{HOT_NODE, PROCESSORS, failed, load, ms, rounds};
 
 const HOT_TO_COLD: f64 = 1.5;
 

@@ -86,8 +86,7 @@ async fn fill(
 
 fn produce(kafka: &str, topic: &str, records: u64, make: impl Fn(u64, &mut Line)) -> Result<Written> {
     let deliveries = Counting::default();
-    let producer: BaseProducer<Counting> =
-        producer_config(kafka, LINGER_MS).create_with_context(deliveries.clone())?;
+    let producer: BaseProducer<Counting> = producer_config(kafka, LINGER_MS).create_with_context(deliveries.clone())?;
     let (mut line, mut bytes) = (Line::default(), 0);
     let begun = Instant::now();
     for number in 0..records {

@@ -6,6 +6,10 @@
 
 use std::time::Duration;
 
+use crate::failure::Failure;
+
+use self::queries::Query;
+
 mod compare;
 mod events;
 pub(crate) mod hot;
@@ -42,4 +46,9 @@ fn ms(time: Duration) -> f64 {
 /// How many per second.
 fn per_second(count: u64, time: Duration) -> f64 {
     count as f64 / time.as_secs_f64().max(1e-9)
+}
+
+/// A failure under the query's name.
+fn failed(query: &Query, failure: &Failure) -> (String, String) {
+    (format!("history-{}", query.name.replace('_', "-")), failure.to_string())
 }

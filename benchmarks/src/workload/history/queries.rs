@@ -88,7 +88,8 @@ mod tests {
 
     #[test]
     fn a_file_has_a_statement_for_each_who_is_asked() {
-        let query = parse("q".to_owned(), "-- Why.\n-- class: raw\n-- aquifer:\nSELECT a\nFROM t\n-- duckdb:\nSELECT b\n");
+        let query =
+            parse("q".to_owned(), "-- Why.\n-- class: raw\n-- aquifer:\nSELECT a\nFROM t\n-- duckdb:\nSELECT b\n");
         let query = query.unwrap();
         assert_eq!((query.aquifer.as_str(), query.duckdb.as_deref()), ("SELECT a FROM t", Some("SELECT b")));
         assert_eq!(query.class, Class::Raw);

@@ -52,7 +52,9 @@ pub(crate) async fn run_copy(bench: &Bench) -> Result<Vec<Measurement>> {
         // Writing into a String cannot fail.
         let _ = writeln!(chunk, "{id}\tname of {id}\t{}.25\t2024-01-01 00:00:{:02}", id % 1000, id % 60);
         if chunk.len() >= COPY_CHUNK_BYTES || id + 1 == rows {
-            sink.send(Cursor::new(std::mem::take(&mut chunk).into_bytes())).await.map_err(|error| told(COPY, &error))?;
+            sink.send(Cursor::new(std::mem::take(&mut chunk).into_bytes()))
+                .await
+                .map_err(|error| told(COPY, &error))?;
         }
     }
     let copied = sink.as_mut().finish().await.map_err(|error| told(COPY, &error))?;

@@ -11,7 +11,7 @@ use crate::statistics::geometric_mean;
 
 use super::queries::{self, Class, Query};
 use super::rounds::{self, Timed};
-use super::{COLD_NODE, PROCESSORS, ingest, load, ms};
+use super::{COLD_NODE, PROCESSORS, failed, ingest, load, ms};
 
 const TYPED_TO_DUCKDB: f64 = 1.2;
 const RAW_TO_DUCKDB: f64 = 1.5;
@@ -54,7 +54,7 @@ pub(crate) async fn run(bench: &Bench) -> Result<Measured> {
         measured.failures.extend(result.err().map(|failure| failed(query, &failure)));
     }
     measured.measurements.extend(ratios(&asked));
-    // Nobody may slow ingest by asking for a sum twice.
+    // What it keeps in memory is not ingest's to bear.
     drop(duckdb);
     let heaviest = asked.iter().max_by_key(|(_, timed)| timed.ours.median());
     if let Some((query, timed)) = heaviest {
@@ -115,14 +115,4 @@ fn ratios(asked: &[(&Query, Timed)]) -> Vec<Measurement> {
         Some(measurement.with_goal(Goal::AtMost(most)).with_detail("queries", ratios.len()))
     };
     classes.into_iter().filter_map(mean).collect()
-}
-
-/// A failure under the query's name.
-pub(super) fn failed(query: &Query, failure: &crate::failure::Failure) -> (String, String) {
-    (format!("history-{}", query.name.replace('_', "-")), failure.to_string())
-}
-
-/// How often the heaviest query can have run at the least, for the ingest to have met it.
-pub(super) fn runs_at_least(time: Duration, one: Duration) -> u64 {
-    (time.as_secs_f64() / one.as_secs_f64().max(1e-3) / 4.0) as u64
 }
