@@ -44,5 +44,6 @@ soak: clients ## every test that has a long form, at its full length (hours); te
 	AQUIFER_SOAK=1 cargo test -p aquifer-storage --release --lib -- --nocapture manifests_that_name_many_objects
 	AQUIFER_SEEDS=2000 cargo test -p aquifer-storage --release --test simulation -- --nocapture many_histories
 	AQUIFER_HOUR=1 cargo test -p aquifer-storage --release --test simulation -- --nocapture many_partitions
+	AQUIFER_HISTORY_CASES=300 cargo test --workspace --test it -- --nocapture a_select_equals_the_same_select
 	AQUIFER_ORACLE_CASES=500 cargo test --workspace --test it -- --nocapture a_continuous_query_equals_the_batch
 	tests/fuzz/run 10000000
