@@ -54,7 +54,7 @@ pub(super) fn view(views: u64, number: u64, line: &mut Line) {
     let _ = write!(line.key, "u{user:08}");
     let _ = write!(
         line.value,
-        r#"{{"at":{at_ms},"page":"/page/{page}","country":"{country}","latency_ms":{latency_ms},"bytes":{bytes},"score":{},"client":{{"browser":"{browser}","version":{version}}}}}"#,
+        r#"{{"viewed_at":{at_ms},"page":"/page/{page}","country":"{country}","latency_ms":{latency_ms},"bytes":{bytes},"score":{},"client":{{"browser":"{browser}","version":{version}}}}}"#,
         quarters as f64 / 4.0
     );
 }
@@ -119,7 +119,7 @@ mod tests {
             assert!(line.timestamp_ms > last && line.timestamp_ms < FIRST_MS + YEAR_MS as i64);
             last = line.timestamp_ms;
             let value: serde_json::Value = serde_json::from_str(&line.value).unwrap();
-            assert_eq!(value["at"], line.timestamp_ms);
+            assert_eq!(value["viewed_at"], line.timestamp_ms);
             assert!(value["client"]["browser"].is_string());
         }
         view(1_000, 0, &mut line);

@@ -13,7 +13,7 @@ use crate::statistics::mb_per_second;
 use super::events::{self, Line};
 
 /// The stream of page views, as people would declare it. What the client was stays undeclared.
-const VIEWS: &str = "CREATE STREAM page_views (user_id STRING KEY, at TIMESTAMP, page STRING, country STRING, \
+const VIEWS: &str = "CREATE STREAM page_views (user_id STRING KEY, viewed_at TIMESTAMP, page STRING, country STRING, \
                      latency_ms INT, bytes BIGINT, score DOUBLE)";
 const PAGES: &str = "CREATE TABLE pages (page STRING PRIMARY KEY, title STRING, section STRING)";
 const ACCOUNTS: &str = "CREATE TABLE accounts (id STRING PRIMARY KEY, name STRING, balance BIGINT, note STRING)";
@@ -39,7 +39,7 @@ impl Written {
 /// The views of a year, and the pages.
 pub(super) async fn fill_year(node: &Node, sql: &Sql, partitions: i32, views: u64) -> Result<Written> {
     let with = format!("value_format = 'json', partitions = {partitions}");
-    sql.execute(&format!("{VIEWS} WITH (kafka_topic = 'page_views', timestamp = 'at', {with})")).await?;
+    sql.execute(&format!("{VIEWS} WITH (kafka_topic = 'page_views', timestamp = 'viewed_at', {with})")).await?;
     sql.execute(&format!("{PAGES} WITH (kafka_topic = 'pages', {with})")).await?;
     fill(node, "pages", events::PAGES, events::page).await?;
     let written = fill(node, "page_views", views, move |number, line| events::view(views, number, line)).await?;
