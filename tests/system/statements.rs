@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use futures::future::BoxFuture;
 use sqllogictest::{AsyncDB, ColumnType, DBOutput, MakeConnection, Record, Runner};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
@@ -95,6 +96,22 @@ impl Asked {
         drop(tokio::spawn(connection));
         Self { client, name, count: Arc::clone(count) }
     }
+
+    async fn answer(&self, sql: &str) -> Result<DBOutput<Shape>, Refused> {
+        self.count.fetch_add(1, Ordering::Relaxed);
+        // The extended protocol describes the columns, the simple one gives the text: both must agree to the statement.
+        let prepared = self.client.prepare(sql).await.map_err(Refused)?;
+        let types: Vec<Shape> = prepared.columns().iter().map(|column| Shape::of(column.type_())).collect();
+        let messages = self.client.simple_query(sql).await.map_err(Refused)?;
+        let mut rows = Vec::new();
+        for message in messages {
+            if let SimpleQueryMessage::Row(row) = message {
+                assert_eq!(row.len(), types.len(), "{sql}: Describe and the rows differ");
+                rows.push((0..row.len()).map(|column| shown(row.get(column))).collect());
+            }
+        }
+        Ok(if types.is_empty() { DBOutput::StatementComplete(0) } else { DBOutput::Rows { types, rows } })
+    }
 }
 
 /// An error with its code, as the runner shows it.
@@ -116,23 +133,23 @@ impl AsyncDB for Asked {
     type Error = Refused;
     type ColumnType = Shape;
 
-    async fn run(&mut self, sql: &str) -> Result<DBOutput<Shape>, Refused> {
-        self.count.fetch_add(1, Ordering::Relaxed);
-        // The extended protocol describes the columns, the simple one gives the text: both must agree to the statement.
-        let prepared = self.client.prepare(sql).await.map_err(Refused)?;
-        let types: Vec<Shape> = prepared.columns().iter().map(|column| Shape::of(column.type_())).collect();
-        let messages = self.client.simple_query(sql).await.map_err(Refused)?;
-        let mut rows = Vec::new();
-        for message in messages {
-            if let SimpleQueryMessage::Row(row) = message {
-                assert_eq!(row.len(), types.len(), "{sql}: Describe and the rows differ");
-                rows.push((0..row.len()).map(|column| shown(row.get(column))).collect());
-            }
-        }
-        Ok(if types.is_empty() { DBOutput::StatementComplete(0) } else { DBOutput::Rows { types, rows } })
+    // What the runner's `async_trait` makes of `async fn`, spelt out.
+    fn run<'me, 'sql, 'run>(&'me mut self, sql: &'sql str) -> BoxFuture<'run, Result<DBOutput<Shape>, Refused>>
+    where
+        'me: 'run,
+        'sql: 'run,
+        Self: 'run,
+    {
+        Box::pin(self.answer(sql))
     }
 
-    async fn shutdown(&mut self) {}
+    fn shutdown<'me, 'run>(&'me mut self) -> BoxFuture<'run, ()>
+    where
+        'me: 'run,
+        Self: 'run,
+    {
+        Box::pin(std::future::ready(()))
+    }
 
     fn engine_name(&self) -> &str {
         self.name
