@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::producer::{BaseProducer, BaseRecord};
 
 use crate::failure::Result;
 use crate::load::{Counting, LINGER_MS, SENDS_PER_POLL, producer_config, send};
