@@ -1,7 +1,5 @@
 //! A year of page views in objects: every question of the set beside DuckDB, the first row, and ingest meanwhile.
 
-use std::time::Duration;
-
 use crate::bench::Bench;
 use crate::failure::Result;
 use crate::peer::duckdb::{self, DuckDb};
