@@ -7,20 +7,25 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
-    ObjectName, Query, Select, SelectItem, SetExpr, TableFactor, TimezoneInfo, Value, VisitMut, VisitorMut,
+    ObjectName, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor, TimezoneInfo, Value,
+    VisitMut, VisitorMut,
 };
 
 use crate::error::{Error, Result, SqlState};
 use crate::statement::window::folded;
 
 /// Functions that DataFusion has under another name.
-const SYNONYMS: [(&str, &str); 6] = [
+const SYNONYMS: [(&str, &str); 10] = [
     ("gen_random_uuid", "uuid"),
     ("statement_timestamp", "now"),
     ("transaction_timestamp", "now"),
     ("json_array_length", "json_length"),
     ("jsonb_array_length", "json_length"),
     ("char_length", "character_length"),
+    ("ceiling", "ceil"),
+    ("every", "bool_and"),
+    ("sign", "signum"),
+    ("variance", "var_samp"),
 ];
 
 /// Rewrites; see the head of this file.
@@ -40,6 +45,11 @@ impl VisitorMut for Spelling {
     type Break = Error;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        if keeps_duplicates_of_a_difference(&query.body) {
+            let refused = Error::unsupported("EXCEPT ALL or INTERSECT ALL")
+                .with_hint("leave ALL out, or number equal rows first: row_number() OVER (PARTITION BY …)");
+            return ControlFlow::Break(refused);
+        }
         match ignored_clause(query) {
             Some((what, hint)) => ControlFlow::Break(Error::unsupported(what).with_hint(hint)),
             None => ControlFlow::Continue(()),
@@ -82,6 +92,15 @@ fn ignored_clause(query: &Query) -> Option<(&'static str, &'static str)> {
     into.then_some(("SELECT INTO", "CREATE TABLE, then INSERT INTO … SELECT"))
 }
 
+/// DataFusion takes these as filters: every row that is there, or is not, on the other side, however often.
+fn keeps_duplicates_of_a_difference(body: &SetExpr) -> bool {
+    let SetExpr::SetOperation { left, op, set_quantifier, right } = body else { return false };
+    let all = matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName);
+    (all && *op != SetOperator::Union)
+        || keeps_duplicates_of_a_difference(left)
+        || keeps_duplicates_of_a_difference(right)
+}
+
 /// The same of a relation in FROM.
 fn ignored_of_table(table: &TableFactor) -> Option<(&'static str, &'static str)> {
     match table {
@@ -113,6 +132,20 @@ fn rewrite_one(expr: &mut Expr) -> Result<()> {
                         .with_hint("two hexadecimal digits per byte behind \\x"));
                 }
                 *expr = call("decode", vec![text(digits), text("hex")]);
+            }
+            Ok(())
+        }
+        Expr::Cast { expr: inner, data_type: DataType::Timestamp(..), .. } => {
+            if let Some(padded) = text_of(inner).and_then(with_seconds) {
+                **inner = text(&padded);
+            }
+            Ok(())
+        }
+        Expr::TypedString(typed) if matches!(typed.data_type, DataType::Timestamp(..)) => {
+            if let Value::SingleQuotedString(written) = &mut typed.value.value
+                && let Some(padded) = with_seconds(written)
+            {
+                *written = padded;
             }
             Ok(())
         }
@@ -154,6 +187,11 @@ fn rewrite_function(function: &mut Function) -> Result<Option<Expr>> {
             };
             Ok(Some(call("to_char", vec![(*value).clone(), text(&strftime(template)?)])))
         }
+        ("convert_from", [bytes, encoding]) => match text_of(encoding).map(str::to_ascii_lowercase).as_deref() {
+            Some("utf8" | "utf-8" | "unicode") => Ok(Some(call("arrow_cast", vec![(*bytes).clone(), text("Utf8")]))),
+            _ => Err(Error::unsupported("convert_from with another encoding than 'UTF8'")
+                .with_hint("all text is UTF-8 here")),
+        },
         ("age", _) => Err(Error::unsupported("age()").with_hint("subtract: a - b")),
         _ => Ok(None),
     }
@@ -173,6 +211,18 @@ fn arguments_of(function: &Function) -> Vec<&Expr> {
             _ => None,
         })
         .collect()
+}
+
+/// A timestamp that ends with its minutes, perhaps with a zone behind them, with its seconds: DataFusion wants them.
+fn with_seconds(written: &str) -> Option<String> {
+    const MINUTES: &[u8] = b"0000-00-00 00:00";
+    let fits = |(char, form): (&u8, &u8)| if *form == b'0' { char.is_ascii_digit() } else { char == form };
+    let (minutes, zone) = written.as_bytes().split_at_checked(MINUTES.len())?;
+    let ends = zone.first().is_none_or(|next| b"+-Z ".contains(next));
+    (ends && minutes.iter().zip(MINUTES).all(fits)).then(|| {
+        let (minutes, zone) = written.split_at(MINUTES.len());
+        format!("{minutes}:00{zone}")
+    })
 }
 
 fn is_call_of(expr: &Expr, wanted: &str) -> bool {
@@ -297,6 +347,27 @@ mod tests {
         assert_eq!(spelled("SELECT mod(a, 2) FROM t").unwrap(), "SELECT ((a) % (2)) FROM t");
         assert_eq!(spelled("SELECT gen_random_uuid()").unwrap(), "SELECT uuid()");
         assert_eq!(spelled("SELECT generate_series(1, 3)").unwrap(), "SELECT unnest(generate_series(1, 3))");
+        assert_eq!(spelled("SELECT convert_from(v, 'UTF8')").unwrap(), "SELECT arrow_cast(v, 'Utf8')");
+        assert_eq!(spelled("SELECT convert_from(v, 'LATIN1')").unwrap_err().state, SqlState::FeatureNotSupported);
         assert_eq!(spelled("SELECT '\\xzz'::bytea").unwrap_err().state, SqlState::InvalidTextRepresentation);
+    }
+
+    #[test]
+    fn timestamps_without_seconds_get_them() {
+        assert_eq!(with_seconds("2024-01-02 03:04").as_deref(), Some("2024-01-02 03:04:00"));
+        assert_eq!(with_seconds("2024-01-02 03:04+02").as_deref(), Some("2024-01-02 03:04:00+02"));
+        for whole in ["2024-01-02 03:04:05", "2024-01-02", "soon", "2024-01-02 03:04ü", "ü024-01-02 03:04"] {
+            assert_eq!(with_seconds(whole), None, "{whole}");
+        }
+        let typed = spelled("SELECT timestamp '2024-01-02 03:04', '2024-01-02 03:04'::timestamp").unwrap();
+        assert_eq!(typed.matches("03:04:00").count(), 2, "{typed}");
+    }
+
+    #[test]
+    fn differences_that_keep_duplicates_are_refused_rather_than_answered_wrongly() {
+        for sql in ["SELECT a FROM t EXCEPT ALL SELECT a FROM u", "SELECT 1 UNION (SELECT 1 INTERSECT ALL SELECT 1)"] {
+            assert_eq!(spelled(sql).unwrap_err().state, SqlState::FeatureNotSupported, "{sql}");
+        }
+        assert!(spelled("SELECT a FROM t EXCEPT SELECT a FROM u UNION ALL SELECT 1").is_ok());
     }
 }

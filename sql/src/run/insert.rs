@@ -359,7 +359,10 @@ impl Writer {
         whole.and_then(|column| cast_with_options(&column, field.data_type(), &strict)).map_err(|source| {
             let error = Error::from(datafusion::error::DataFusionError::from(source));
             let state = match error.state {
-                SqlState::NumericValueOutOfRange | SqlState::InvalidTextRepresentation => error.state,
+                SqlState::NumericValueOutOfRange
+                | SqlState::InvalidTextRepresentation
+                | SqlState::InvalidDatetimeFormat
+                | SqlState::DatetimeOutOfRange => error.state,
                 _ => SqlState::DatatypeMismatch,
             };
             let message =
