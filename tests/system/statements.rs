@@ -2,14 +2,15 @@
 //! merged objects, and every statement has one answer.
 //!
 //! The answers are Postgres's: with `AQUIFER_JUDGE` set to a connection string of an empty database of one, the last test
-//! asks it instead. A statement that differs on purpose or by a known fault says `skipif aquifer` with its reason.
+//! asks it instead. A statement that differs on purpose or by a known fault says `skipif aquifer` with its reason;
+//! `AQUIFER_MARKS=1` prints those that no longer differ.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use futures::future::BoxFuture;
-use sqllogictest::{AsyncDB, ColumnType, DBOutput, MakeConnection, Record, Runner};
+use sqllogictest::{AsyncDB, ColumnType, Condition, DBOutput, MakeConnection, Record, Runner};
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
@@ -213,10 +214,25 @@ where
         if matches!(record, Record::Halt { .. }) {
             break;
         }
+        if let Some(unmarked) = unmarked(&record)
+            && runner.run_async(unmarked).await.is_ok()
+        {
+            println!("no longer differs, so its mark can go:\n{record}");
+        }
         if let Err(error) = runner.run_async(record).await {
             failures.push(error.to_string());
         }
     }
+}
+
+/// The record without its mark, if it bears one and `AQUIFER_MARKS` asks for those that are not needed any more.
+fn unmarked(record: &Record<Shape>) -> Option<Record<Shape>> {
+    std::env::var_os("AQUIFER_MARKS")?;
+    let mut record = record.clone();
+    let (Record::Statement { conditions, .. } | Record::Query { conditions, .. }) = &mut record else { return None };
+    let marked = conditions.len();
+    conditions.retain(|condition| !matches!(condition, Condition::SkipIf { label } if label == "aquifer"));
+    (conditions.len() < marked).then_some(record)
 }
 
 /// As the strict comparison, but for letters that compare nothing.
