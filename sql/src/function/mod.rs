@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
+use datafusion::execution::FunctionRegistry;
 use datafusion::execution::SessionStateDefaults;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
+use datafusion::logical_expr::ScalarUDF;
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::prelude::SessionConfig;
 
@@ -15,6 +17,9 @@ use crate::types::TypeNames;
 
 mod checked;
 mod json;
+mod whole;
+
+pub(crate) use whole::WHOLE;
 
 /// A state with all functions; every session clones it.
 ///
@@ -43,6 +48,7 @@ pub(crate) fn session_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
         .with_type_planner(Arc::new(TypeNames))
         .build();
     datafusion_functions_json::register_all(&mut state)?;
+    state.register_udf(Arc::new(ScalarUDF::new_from_impl(whole::Whole::new())))?;
     Ok(state)
 }
 

@@ -12,6 +12,7 @@ use datafusion::sql::sqlparser::ast::{
 };
 
 use crate::error::{Error, Result, SqlState};
+use crate::function::WHOLE;
 use crate::statement::window::folded;
 
 /// Functions that DataFusion has under another name.
@@ -135,6 +136,14 @@ fn rewrite_one(expr: &mut Expr) -> Result<()> {
             }
             Ok(())
         }
+        Expr::Cast { expr: inner, data_type, .. } if is_integer(data_type) => {
+            // A text has no fraction; a parameter and a value out of JSON take their type from the cast itself.
+            if text_of(inner).is_none() && !is_parameter(inner) && !is_call_of(inner, "json_get") {
+                let value = std::mem::replace(inner.as_mut(), Expr::value(Value::Null));
+                **inner = call(WHOLE, vec![value]);
+            }
+            Ok(())
+        }
         Expr::Cast { expr: inner, data_type: DataType::Timestamp(..), .. } => {
             if let Some(padded) = text_of(inner).and_then(with_seconds) {
                 **inner = text(&padded);
@@ -211,6 +220,27 @@ fn arguments_of(function: &Function) -> Vec<&Expr> {
             _ => None,
         })
         .collect()
+}
+
+fn is_integer(kind: &DataType) -> bool {
+    matches!(
+        kind,
+        DataType::SmallInt(_)
+            | DataType::Int2(_)
+            | DataType::Int(_)
+            | DataType::Int4(_)
+            | DataType::Integer(_)
+            | DataType::BigInt(_)
+            | DataType::Int8(_)
+    )
+}
+
+fn is_parameter(expr: &Expr) -> bool {
+    match expr {
+        Expr::Value(value) => matches!(value.value, Value::Placeholder(_)),
+        Expr::Nested(inner) => is_parameter(inner),
+        _ => false,
+    }
 }
 
 /// A timestamp that ends with its minutes, perhaps with a zone behind them, with its seconds: DataFusion wants them.
@@ -350,6 +380,14 @@ mod tests {
         assert_eq!(spelled("SELECT convert_from(v, 'UTF8')").unwrap(), "SELECT arrow_cast(v, 'Utf8')");
         assert_eq!(spelled("SELECT convert_from(v, 'LATIN1')").unwrap_err().state, SqlState::FeatureNotSupported);
         assert_eq!(spelled("SELECT '\\xzz'::bytea").unwrap_err().state, SqlState::InvalidTextRepresentation);
+    }
+
+    #[test]
+    fn casts_to_integers_round_unless_there_is_nothing_to_round() {
+        assert_eq!(spelled("SELECT x::int").unwrap(), "SELECT aquifer_whole(x)::INT");
+        for same in ["SELECT $1::INT", "SELECT '4'::INT", "SELECT x::TEXT"] {
+            assert_eq!(spelled(same).unwrap(), same);
+        }
     }
 
     #[test]
