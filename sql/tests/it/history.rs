@@ -20,13 +20,13 @@ use model::Model;
 use world::World;
 
 /// Cases when nothing else is asked for.
-const CASES: u64 = 12;
+const CASES: u64 = 10;
 /// Things that happen in a case.
 const STEPS: usize = 14;
 /// Queries after each of them, and one more while the next one happens.
 const QUESTIONS: usize = 3;
 /// Rows that must have been compared in all cases, else the random queries keep too little to prove anything.
-const ROWS_MIN: usize = 10_000;
+const ROWS_MIN: usize = 4_000;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
