@@ -1,7 +1,7 @@
 # The one door to the tools. `make help` lists what there is.
 
 .DEFAULT_GOAL := help
-.PHONY: help run test clients fmt clippy check bench log fixtures soak
+.PHONY: help run test clients fmt clippy check bench log history fixtures soak
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/make \1\t\2/' | expand -t 16
@@ -24,12 +24,13 @@ clippy:
 check: fmt clippy ## format and lints alone; licences and sources too where cargo-deny is installed
 	@if cargo deny --version >/dev/null 2>&1; then cargo deny check; else echo "cargo-deny is not installed: deny.toml not checked"; fi
 
-bench: ## measure a release build; `make bench log`: beside Kafka and others; results go to benchmarks/results
+bench: ## measure a release build; `make bench log`: beside Kafka and others; `make bench history`: SQL beside DuckDB
 	$(if $(filter log,$(MAKECMDGOALS)),benchmarks/peers/install)
+	$(if $(filter history,$(MAKECMDGOALS)),benchmarks/peers/install duckdb)
 	cargo build --release --workspace --bins
-	cargo run --release --bin aquifer-benchmarks -- $(filter log,$(MAKECMDGOALS))
+	cargo run --release --bin aquifer-benchmarks -- $(filter log history,$(MAKECMDGOALS)) $(BENCH)
 
-log: # a word behind `bench`
+log history: # words behind `bench`
 	@:
 
 sim: ## simulated histories of the storage: SEED=7 repeats one, SEEDS=2000 runs that many, BASE_SEED=1 says from where
@@ -43,5 +44,6 @@ soak: clients ## every test that has a long form, at its full length (hours); te
 	AQUIFER_SOAK=1 cargo test -p aquifer-storage --release --lib -- --nocapture manifests_that_name_many_objects wherever_a_bit_flips
 	AQUIFER_SEEDS=2000 cargo test -p aquifer-storage --release --test simulation -- --nocapture many_histories
 	AQUIFER_HOUR=1 cargo test -p aquifer-storage --release --test simulation -- --nocapture many_partitions
+	AQUIFER_HISTORY_CASES=300 cargo test --workspace --test it -- --nocapture a_select_equals_the_same_select
 	AQUIFER_ORACLE_CASES=500 cargo test --workspace --test it -- --nocapture a_continuous_query_equals_the_batch
 	tests/fuzz/run 10000000

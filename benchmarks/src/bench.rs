@@ -5,7 +5,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::Args;
+use crate::{Args, HistoryArgs};
 use crate::failure::Result;
 use crate::node::Node;
 
@@ -34,11 +34,13 @@ pub(crate) struct Bench {
     pub(crate) tiering_seconds: u32,
     /// Log that a node is started with.
     pub(crate) start_gib: u32,
+    /// How much the history suite writes and asks.
+    pub(crate) history: HistoryArgs,
 }
 
 impl Bench {
     pub(crate) fn new(args: Args) -> Result<Self> {
-        let Args { binary, directory, mib, probes, partitions, tiering_seconds, start_gib, .. } = args;
+        let Args { binary, directory, mib, probes, partitions, tiering_seconds, start_gib, history, .. } = args;
         // A debug build stands beside a debug build, whose numbers nobody wants by accident.
         if binary.is_none() && cfg!(debug_assertions) {
             return Err("this is a debug build: run `make bench`, or name a --binary".into());
@@ -52,7 +54,7 @@ impl Bench {
         };
         let directory = TempDir::with_prefix_in("aquifer-bench-", directory)?;
         let records = u64::from(mib) * (1 << 20) / RECORD_BYTES;
-        Ok(Self { binary, directory, records, probes, partitions, tiering_seconds, start_gib })
+        Ok(Self { binary, directory, records, probes, partitions, tiering_seconds, start_gib, history })
     }
 
     /// Where nodes keep their data.
@@ -67,7 +69,16 @@ impl Bench {
 
     /// A node in a directory of its own, with these settings beside the defaults.
     pub(crate) fn start_node(&self, environment: &[(&'static str, &'static str)]) -> Result<Node> {
-        Node::start(self.binary.clone(), self.fresh_directory("node-")?, environment)
+        Node::start(self.binary.clone(), self.fresh_directory("node-")?, environment, None)
+    }
+
+    /// The same on these processors only.
+    pub(crate) fn start_node_on(
+        &self,
+        processors: &'static str,
+        environment: &[(&'static str, &'static str)],
+    ) -> Result<Node> {
+        Node::start(self.binary.clone(), self.fresh_directory("node-")?, environment, Some(processors))
     }
 
     /// An empty directory on the disk that is measured, removed when dropped.

@@ -11,7 +11,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
+use rdkafka::message::{Message, ToBytes};
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 
@@ -43,7 +43,7 @@ const VALUES: usize = 4096;
 const SEED: u64 = 7;
 
 /// Sends between two looks at the deliveries.
-const SENDS_PER_POLL: u64 = 256;
+pub(crate) const SENDS_PER_POLL: u64 = 256;
 /// Longest that nothing at all may move.
 pub(crate) const STALL: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
@@ -109,7 +109,24 @@ struct Deliveries {
 }
 
 #[derive(Clone, Default)]
-struct Counting(Arc<Deliveries>);
+pub(crate) struct Counting(Arc<Deliveries>);
+
+impl Counting {
+    /// Waits for what was sent last.
+    ///
+    /// # Errors
+    /// If not all of `records` were acknowledged.
+    pub(crate) fn finish(&self, producer: &BaseProducer<Self>, records: u64) -> Result<()> {
+        producer.flush(STALL)?;
+        let (acknowledged, failed) =
+            (self.0.acknowledged.load(Ordering::Relaxed), self.0.failed.load(Ordering::Relaxed));
+        if (acknowledged, failed) == (records, 0) {
+            Ok(())
+        } else {
+            Err(format!("of {records} records {acknowledged} were acknowledged and {failed} failed").into())
+        }
+    }
+}
 
 impl ClientContext for Counting {}
 
@@ -147,25 +164,21 @@ fn produce(kafka: &str, load: Load) -> Result<Loaded> {
     let begun = Instant::now();
     for (number, (key, value)) in (0..records).zip(keys.iter().cycle().zip(values.iter().cycle())) {
         values_above_keys += u64::from(value > key);
-        send(&producer, key, value)?;
+        send(&producer, BaseRecord::to(TOPIC).key(key).payload(value))?;
         if number % SENDS_PER_POLL == 0 {
             producer.poll(Duration::ZERO);
         }
     }
-    producer.flush(STALL)?;
-    let time = begun.elapsed();
-    let (acknowledged, failed) =
-        (deliveries.0.acknowledged.load(Ordering::Relaxed), deliveries.0.failed.load(Ordering::Relaxed));
-    if (acknowledged, failed) == (records, 0) {
-        Ok(Loaded { values_above_keys, time })
-    } else {
-        Err(format!("of {records} records {acknowledged} were acknowledged and {failed} failed").into())
-    }
+    deliveries.finish(&producer, records)?;
+    Ok(Loaded { values_above_keys, time: begun.elapsed() })
 }
 
 /// Sends one record, waiting for room in the producer's queue.
-fn send(producer: &BaseProducer<Counting>, key: &[u8], value: &[u8]) -> Result<()> {
-    let mut record = BaseRecord::to(TOPIC).key(key).payload(value);
+pub(crate) fn send<K, V>(producer: &BaseProducer<Counting>, mut record: BaseRecord<'_, K, V>) -> Result<()>
+where
+    K: ToBytes + ?Sized,
+    V: ToBytes + ?Sized,
+{
     let mut waiting_since = None;
     loop {
         match producer.send(record) {

@@ -1,6 +1,8 @@
 //! Which machine the numbers are of, as Linux tells it.
 
 use std::fs;
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -34,6 +36,18 @@ impl Machine {
 fn field<'t>(text: &'t str, name: &str) -> Option<&'t str> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     Some(line.trim_start().strip_prefix(':')?.trim())
+}
+
+/// A command that runs on these processors only, as `taskset` numbers them; on all where there is no `taskset`.
+pub(crate) fn pinned(processors: Option<&str>, program: &Path) -> Command {
+    match processors.zip(crate::peer::installed("taskset")) {
+        Some((processors, taskset)) => {
+            let mut command = Command::new(taskset);
+            command.args(["-c", processors]).arg(program);
+            command
+        }
+        None => Command::new(program),
+    }
 }
 
 /// Resident memory of a process, as the kernel counts it.

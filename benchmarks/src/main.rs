@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, ValueEnum};
+use serde::Serialize;
 
 use crate::bench::Bench;
 use crate::failure::Result;
@@ -60,6 +61,31 @@ struct Args {
     /// Log that a node is started with
     #[arg(long, value_name = "GIB", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=1 << 10))]
     start_gib: u32,
+    #[command(flatten)]
+    history: HistoryArgs,
+}
+
+/// How much the history suite writes and asks.
+#[derive(Clone, Debug, clap::Args, Serialize)]
+struct HistoryArgs {
+    /// Page views of the year
+    #[arg(long, value_name = "N", default_value_t = 50_000_000, value_parser = clap::value_parser!(u64).range(1_000..=10_000_000_000))]
+    history_rows: u64,
+    /// Page views that are asked from the log, then from objects
+    #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    hot_rows: u64,
+    /// Rows of the keyed table that is looked up in
+    #[arg(long, value_name = "N", default_value_t = 10_000_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    table_rows: u64,
+    /// Rows that COPY writes; INSERT of many rows writes a fifth
+    #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = clap::value_parser!(u64).range(1_000..=1_000_000_000))]
+    write_rows: u64,
+    /// How long look-ups, single INSERTs and paced ingest each run
+    #[arg(long, value_name = "SECONDS", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    history_seconds: u32,
+    /// The query set
+    #[arg(long, value_name = "DIR", default_value = "benchmarks/queries")]
+    queries: PathBuf,
 }
 
 /// Workloads that belong together.
@@ -69,6 +95,8 @@ enum Suite {
     Basics,
     /// The log beside Apache Kafka and others
     Log,
+    /// SQL over a year of history beside DuckDB
+    History,
 }
 
 #[tokio::main]

@@ -25,6 +25,8 @@ pub(crate) struct Node {
     binary: PathBuf,
     directory: TempDir,
     environment: Vec<(&'static str, &'static str)>,
+    /// Those it may run on, if not all.
+    processors: Option<&'static str>,
     child: Child,
     /// `HOST:PORT` of Kafka.
     pub(crate) kafka: String,
@@ -47,12 +49,14 @@ impl Node {
         binary: PathBuf,
         directory: TempDir,
         environment: &[(&'static str, &'static str)],
+        processors: Option<&'static str>,
     ) -> Result<Self> {
-        let ready = spawn(&binary, directory.path(), environment)?;
+        let ready = spawn(&binary, directory.path(), environment, processors)?;
         Ok(Self {
             binary,
             directory,
             environment: environment.to_vec(),
+            processors,
             child: ready.child,
             kafka: ready.kafka,
             postgres: ready.postgres,
@@ -62,7 +66,7 @@ impl Node {
 
     /// Starts the process again on the same directory; it must have ended.
     pub(crate) fn start_again(&mut self) -> Result<()> {
-        let ready = spawn(&self.binary, self.directory.path(), &self.environment)?;
+        let ready = spawn(&self.binary, self.directory.path(), &self.environment, self.processors)?;
         self.child = ready.child;
         self.kafka = ready.kafka;
         self.postgres = ready.postgres;
@@ -117,9 +121,14 @@ impl Drop for Node {
     }
 }
 
-fn spawn(binary: &Path, directory: &Path, environment: &[(&str, &str)]) -> Result<Ready> {
+fn spawn(
+    binary: &Path,
+    directory: &Path,
+    environment: &[(&str, &str)],
+    processors: Option<&str>,
+) -> Result<Ready> {
     let log = File::options().create(true).append(true).open(log_path(directory))?;
-    let mut command = Command::new(binary);
+    let mut command = crate::machine::pinned(processors, binary);
     // The settings of the shell are not those of the run.
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("AQUIFER_")) {
         command.env_remove(name);

@@ -28,6 +28,19 @@ pub(crate) struct Measurement {
     detail: Map<String, Value>,
 }
 
+/// What a workload has found out: numbers, and by name what could not be measured.
+#[derive(Debug, Default)]
+pub(crate) struct Measured {
+    pub(crate) measurements: Vec<Measurement>,
+    pub(crate) failures: Vec<(String, String)>,
+}
+
+impl From<Vec<Measurement>> for Measured {
+    fn from(measurements: Vec<Measurement>) -> Self {
+        Self { measurements, failures: Vec::new() }
+    }
+}
+
 /// What the number should be.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -84,6 +97,7 @@ impl Report {
                 "bytes": bench.bytes(),
                 "probes": bench.probes,
                 "partitions": bench.partitions,
+                "history": bench.history,
                 "hot_node": settings(&HOT_SETTINGS),
                 "cold_node": settings(&COLD_SETTINGS),
                 "producer": settings(&load::PRODUCER_SETTINGS),
@@ -95,20 +109,20 @@ impl Report {
     }
 
     /// Takes the numbers of a workload, or how it failed, and says them.
-    pub(crate) fn add(&mut self, workload: Workload, result: Result<Vec<Measurement>>) {
-        match result {
-            Ok(measurements) => {
-                measurements.iter().for_each(|measurement| say(&measurement.in_words()));
-                self.measurements.extend(measurements);
-            }
-            Err(failure) => {
-                say(&format!("{} failed: {failure}", workload.name()));
-                self.failures.insert(workload.name().to_owned(), failure.to_string().into());
-            }
+    pub(crate) fn add(&mut self, workload: Workload, result: Result<Measured>) {
+        let measured = result.unwrap_or_else(|failure| Measured {
+            failures: vec![(workload.name().to_owned(), failure.to_string())],
+            ..Measured::default()
+        });
+        measured.measurements.iter().for_each(|measurement| say(&measurement.in_words()));
+        self.measurements.extend(measured.measurements);
+        for (what, failure) in measured.failures {
+            say(&format!("{what} failed: {failure}"));
+            self.failures.insert(what, failure.into());
         }
     }
 
-    /// Whether no workload failed.
+    /// Whether nothing failed.
     pub(crate) fn is_whole(&self) -> bool {
         self.failures.is_empty()
     }

@@ -1,7 +1,7 @@
 //! Postgres's wire, in the simple protocol as psql speaks it: results are text.
 
 use futures::TryStreamExt;
-use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryStream};
+use tokio_postgres::{Client, Config, NoTls, SimpleQueryMessage, SimpleQueryRow, SimpleQueryStream};
 
 use crate::failure::Result;
 
@@ -25,6 +25,24 @@ impl Sql {
     /// Runs statements whose rows nobody wants.
     pub(crate) async fn execute(&self, sql: &str) -> Result<()> {
         Ok(self.client.batch_execute(sql).await.map_err(|error| told(sql, &error))?)
+    }
+
+    /// All rows of a query, as text.
+    pub(crate) async fn rows(&self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        let messages = self.client.simple_query(sql).await.map_err(|error| told(sql, &error))?;
+        let row = |row: &SimpleQueryRow| (0..row.len()).map(|column| row.get(column).map(str::to_owned)).collect();
+        Ok(messages
+            .iter()
+            .filter_map(|message| match message {
+                SimpleQueryMessage::Row(found) => Some(row(found)),
+                _ => None,
+            })
+            .collect())
+    }
+
+    /// What else tokio-postgres can do.
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// The first column of a query's first row, if there is a row.
@@ -68,7 +86,7 @@ impl Follow {
 }
 
 /// A server's error with its statement: the message alone would not say which.
-fn told(sql: &str, error: &tokio_postgres::Error) -> String {
+pub(crate) fn told(sql: &str, error: &tokio_postgres::Error) -> String {
     match error.as_db_error() {
         Some(error) => format!("{sql}: {} ({})", error.message(), error.code().code()),
         None => format!("{sql}: {error}"),

@@ -24,10 +24,26 @@ impl Times {
         Duration::from_secs_f64(self.percentile_ms(50) / 1000.0)
     }
 
+    /// How many there are.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Takes over others.
+    pub(crate) fn extend(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
     /// All of them, in seconds, as they were measured.
     pub(crate) fn seconds(&self) -> Vec<f64> {
         self.0.iter().map(Duration::as_secs_f64).collect()
     }
+}
+
+/// The mean of ratios: their logarithms' average, so that twice and half make one. `None` of none.
+pub(crate) fn geometric_mean(ratios: &[f64]) -> Option<f64> {
+    let logarithms: f64 = ratios.iter().map(|ratio| ratio.ln()).sum();
+    (!ratios.is_empty()).then(|| (logarithms / ratios.len() as f64).exp())
 }
 
 /// Millions of bytes per second.
@@ -50,6 +66,8 @@ mod tests {
         close(50, 20.0);
         close(75, 30.0);
         close(99, 40.0);
+        assert!(geometric_mean(&[]).is_none());
+        assert!((geometric_mean(&[2.0, 0.5, 1.0]).unwrap() - 1.0).abs() < 1e-9);
         assert!((mb_per_second(5_000_000, Duration::from_millis(500)) - 10.0).abs() < 1e-9);
     }
 }

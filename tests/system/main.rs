@@ -26,6 +26,7 @@ mod process;
 mod readme;
 mod relations;
 mod seeing;
+mod statements;
 mod tables;
 mod takeover;
 mod tidy;

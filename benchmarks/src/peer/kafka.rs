@@ -32,11 +32,7 @@ pub(crate) struct Kafka {
 
 /// Where the jars are, if they are there.
 pub(crate) fn jars() -> Option<PathBuf> {
-    let folder = match std::env::var_os("AQUIFER_PEERS") {
-        Some(folder) => PathBuf::from(folder).join("kafka"),
-        // Beside the profile's folder, where the binaries lie.
-        None => std::env::current_exe().ok()?.parent()?.parent()?.join("peers/kafka"),
-    };
+    let folder = super::folder("kafka")?;
     folder.join("installed").is_file().then_some(folder)
 }
 

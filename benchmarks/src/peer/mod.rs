@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::failure::Result;
 
+pub(crate) mod duckdb;
 pub(crate) mod kafka;
 pub(crate) mod nats;
 pub(crate) mod rabbitmq;
@@ -81,6 +82,15 @@ fn log_path(directory: &Path) -> PathBuf {
 /// A port nobody listens on now.
 pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+}
+
+/// Where `peers/install` puts a peer.
+pub(crate) fn folder(peer: &str) -> Option<PathBuf> {
+    match std::env::var_os("AQUIFER_PEERS") {
+        Some(folder) => Some(PathBuf::from(folder).join(peer)),
+        // Beside the profile's folder, where the binaries lie.
+        None => Some(std::env::current_exe().ok()?.parent()?.parent()?.join("peers").join(peer)),
+    }
 }
 
 /// The first of these programs on the path.

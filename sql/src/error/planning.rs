@@ -40,7 +40,7 @@ fn map(error: &DataFusionError) -> Error {
             .with_hint("select or group less at once, or raise memory.limit"),
         DataFusionError::IoError(inner) => Error::new(SqlState::IoError, inner.to_string()),
         DataFusionError::ObjectStore(inner) => Error::new(SqlState::IoError, inner.to_string()),
-        other => Error::new(SqlState::InternalError, first_line(&other.to_string())),
+        other => internal(&other.to_string()),
     }
 }
 
@@ -55,7 +55,7 @@ fn external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Error {
     if let Some(inner) = error.downcast_ref::<ArrowError>() {
         return arrow(inner);
     }
-    Error::new(SqlState::InternalError, error.to_string())
+    internal(&error.to_string())
 }
 
 fn arrow(error: &ArrowError) -> Error {
@@ -68,22 +68,55 @@ fn arrow(error: &ArrowError) -> Error {
         ArrowError::NotYetImplemented(message) => {
             Error::new(SqlState::FeatureNotSupported, message).with_hint("write the query in another way")
         }
-        other => Error::new(SqlState::InternalError, other.to_string()),
+        other => internal(&other.to_string()),
     }
 }
 
 fn cast(message: &str) -> Error {
-    let overflow = message.contains("overflow") || message.contains("out of range") || message.contains("too large");
-    let state = if overflow || message.contains("can't cast value") || message.contains("Can't cast value") {
+    let lower = message.to_lowercase();
+    let overflow =
+        ["overflow", "out of range", "too large", "can't cast value"].iter().any(|word| lower.contains(word));
+    let state = if overflow {
         SqlState::NumericValueOutOfRange
+    } else if lower.contains("timezone") {
+        SqlState::InvalidParameterValue
+    } else if lower.contains("type interval") {
+        SqlState::InvalidDatetimeFormat
     } else {
-        SqlState::InvalidTextRepresentation
+        text_into(&lower)
     };
     Error::new(state, first_line(message))
 }
 
+/// Why a text did not become a value: `cannot cast string '…' to value of … type`, `error parsing timestamp from '…'`.
+fn text_into(lower: &str) -> SqlState {
+    let mut parts = lower.splitn(3, '\'');
+    let (Some(before), Some(text), Some(after)) = (parts.next(), parts.next(), parts.next()) else {
+        return SqlState::InvalidTextRepresentation;
+    };
+    let kinds = ["value of date", "value of time"];
+    if before.contains("error parsing timestamp") || kinds.iter().any(|kind| after.contains(kind)) {
+        // What has a time's form says one that there is not.
+        let formed = text.contains(|char: char| char.is_ascii_digit())
+            && text.chars().all(|char| char.is_ascii_digit() || "-:.+tz ".contains(char));
+        return if formed { SqlState::DatetimeOutOfRange } else { SqlState::InvalidDatetimeFormat };
+    }
+    let whole = after.contains("value of int") && text.trim().parse::<i128>().is_ok();
+    if whole { SqlState::NumericValueOutOfRange } else { SqlState::InvalidTextRepresentation }
+}
+
 fn schema(error: &SchemaError) -> Error {
     match error {
+        SchemaError::FieldNotFound { field, valid_fields }
+            if field.relation.is_some()
+                && !valid_fields.is_empty()
+                && valid_fields.iter().all(|known| known.relation != field.relation) =>
+        {
+            let relation = field.relation.as_ref().map(ToString::to_string).unwrap_or_default();
+            let message = format!("missing FROM-clause entry for table \"{relation}\"");
+            Error::new(SqlState::UndefinedTable, message)
+                .with_hint("name the relation in FROM, by its alias if it has one")
+        }
         SchemaError::FieldNotFound { field, valid_fields } => {
             let column = field.quoted_flat_name();
             let known: Vec<String> =
@@ -106,6 +139,51 @@ fn schema(error: &SchemaError) -> Error {
 /// Columns that a hint names.
 const NAMES_MAX: usize = 20;
 
+/// What planning says, by words in it, in lower case; the first that fits counts.
+const PLANNING: [(&str, SqlState); 20] = [
+    ("invalid function", SqlState::UndefinedFunction),
+    ("no function matches", SqlState::UndefinedFunction),
+    ("must appear in the group by", SqlState::GroupingError),
+    ("in group by clause or must be part of", SqlState::GroupingError),
+    ("aggregate functions are not allowed", SqlState::GroupingError),
+    ("aggregate function calls cannot be nested", SqlState::GroupingError),
+    ("cannot coerce arithmetic expression", SqlState::UndefinedFunction),
+    ("cannot get result type for", SqlState::UndefinedFunction),
+    ("unary operator '-' only supports", SqlState::UndefinedFunction),
+    ("failed to coerce", SqlState::DatatypeMismatch),
+    ("cannot coerce", SqlState::DatatypeMismatch),
+    ("type_coercion", SqlState::DatatypeMismatch),
+    ("non-boolean predicate", SqlState::DatatypeMismatch),
+    ("requires a boolean expression", SqlState::DatatypeMismatch),
+    ("order by column out of bounds", SqlState::InvalidColumnReference),
+    ("order by expressions", SqlState::InvalidColumnReference),
+    ("limit must be", SqlState::InvalidRowCountInLimit),
+    ("offset must be", SqlState::InvalidRowCountInOffset),
+    ("invalid escape character", SqlState::InvalidEscapeSequence),
+    ("step cannot be zero", SqlState::InvalidParameterValue),
+];
+
+/// The same of what running says.
+const RUNNING: [(&str, SqlState); 13] = [
+    ("overflow", SqlState::NumericValueOutOfRange),
+    ("out of range", SqlState::NumericValueOutOfRange),
+    ("too large to store in a decimal", SqlState::NumericValueOutOfRange),
+    ("more than one row", SqlState::CardinalityViolation),
+    ("square root of a negative", SqlState::InvalidArgumentForPower),
+    ("raised to a negative power", SqlState::InvalidArgumentForPower),
+    ("negative count not allowed", SqlState::SubstringError),
+    ("negative substring length", SqlState::SubstringError),
+    ("ntile requires", SqlState::InvalidArgumentForNtile),
+    ("unable to parse date from", SqlState::DatetimeOutOfRange),
+    ("regex parse error", SqlState::InvalidRegularExpression),
+    ("step size cannot equal zero", SqlState::InvalidParameterValue),
+    ("step cannot be zero", SqlState::InvalidParameterValue),
+];
+
+fn state_in(table: &[(&str, SqlState)], lower: &str) -> Option<SqlState> {
+    table.iter().find(|(words, _)| lower.contains(words)).map(|(_, state)| *state)
+}
+
 /// Planning errors are words; their beginnings have not changed for years.
 fn plan(message: &str) -> Error {
     let message = first_line(message);
@@ -123,18 +201,12 @@ fn plan(message: &str) -> Error {
             format!("column \"{column}\" must appear in the GROUP BY clause or be used in an aggregate function");
         return Error::new(SqlState::GroupingError, message);
     }
-    let state = if lower.starts_with("invalid function") || lower.contains("no function matches") {
-        SqlState::UndefinedFunction
-    } else if lower.contains("must appear in the group by") || lower.contains("in group by clause or must be part of") {
-        SqlState::GroupingError
-    } else if lower.contains("failed to coerce") || lower.contains("cannot coerce") || lower.contains("type_coercion") {
-        SqlState::DatatypeMismatch
-    } else if lower.contains("schema not found") || lower.contains("failed to resolve schema") {
-        SqlState::InvalidSchemaName
-    } else {
-        SqlState::SyntaxError
-    };
-    Error::new(state, message)
+    if lower.starts_with("with query name") {
+        return Error::new(SqlState::DuplicateAlias, message);
+    }
+    let schema = lower.contains("schema not found") || lower.contains("failed to resolve schema");
+    let other = if schema { SqlState::InvalidSchemaName } else { SqlState::SyntaxError };
+    Error::new(state_in(&PLANNING, &lower).unwrap_or(other), message)
 }
 
 fn execution(message: &str) -> Error {
@@ -143,12 +215,14 @@ fn execution(message: &str) -> Error {
     if lower.contains("divide by zero") || lower.contains("division by zero") {
         return Error::new(SqlState::DivisionByZero, "division by zero");
     }
-    let state = if lower.contains("overflow") || lower.contains("out of range") {
-        SqlState::NumericValueOutOfRange
-    } else {
-        SqlState::InvalidParameterValue
-    };
-    Error::new(state, message)
+    Error::new(state_in(&RUNNING, &lower).unwrap_or(SqlState::InvalidParameterValue), message)
+}
+
+/// What nobody has foreseen: a bug, but for a pattern that is none, of which the regex crate alone knows.
+fn internal(message: &str) -> Error {
+    let regex = message.to_lowercase().contains("regex parse error");
+    let state = if regex { SqlState::InvalidRegularExpression } else { SqlState::InternalError };
+    Error::new(state, if regex { message.to_owned() } else { first_line(message) })
 }
 
 /// DataFusion adds advice on its own making behind the first line; a client has no use for it.
@@ -194,6 +268,13 @@ mod tests {
             )),
             "22P02"
         );
+        let cast =
+            |message: &str| of(DataFusionError::ArrowError(Box::new(ArrowError::CastError(message.into())), None));
+        assert_eq!(cast("Cannot cast string '3000000000' to value of Int32 type"), "22003");
+        assert_eq!(cast("Cannot cast string '2023-02-29' to value of Date32 type"), "22008");
+        assert_eq!(cast("Cannot cast string 'soon' to value of Date32 type"), "22007");
+        assert_eq!(of(DataFusionError::Plan("LIMIT must be >= 0, '-1' was provided".into())), "2201W");
+        assert_eq!(of(DataFusionError::Execution("Scalar subquery returned more than one row".into())), "21000");
         assert_eq!(of(DataFusionError::ResourcesExhausted("too much".into())), "53200");
         assert_eq!(of(DataFusionError::NotImplemented("that".into())), "0A000");
     }

@@ -6,6 +6,7 @@ use arrow::datatypes::DataType;
 use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::execution::{FunctionRegistry, SessionStateDefaults};
+use datafusion::logical_expr::ScalarUDF;
 use datafusion::logical_expr::planner::ExprPlanner;
 use datafusion::prelude::SessionConfig;
 
@@ -18,6 +19,9 @@ mod contains;
 mod json;
 mod jsonb;
 mod sum;
+mod whole;
+
+pub(crate) use whole::WHOLE;
 
 /// Bytes of rows that wait while ordered rows are merged, per stream.
 const MERGE_BUFFER_BYTES: usize = 16 << 20;
@@ -55,6 +59,7 @@ pub(crate) fn session_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
         state.register_udf(function)?;
     }
     state.register_udaf(sum::sum())?;
+    state.register_udf(Arc::new(ScalarUDF::new_from_impl(whole::Whole::new())))?;
     Ok(state)
 }
 

@@ -7,18 +7,24 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
     BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
-    ObjectName, Query, Select, SelectItem, SetExpr, TableFactor, TimezoneInfo, Value, VisitMut, VisitorMut,
+    ObjectName, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor, TimezoneInfo, Value,
+    VisitMut, VisitorMut,
 };
 
 use crate::error::{Error, Result, SqlState};
+use crate::function::WHOLE;
 use crate::statement::window::folded;
 
 /// Functions that DataFusion has under another name.
-const SYNONYMS: [(&str, &str); 4] = [
+const SYNONYMS: [(&str, &str); 8] = [
     ("gen_random_uuid", "uuid"),
     ("statement_timestamp", "now"),
     ("transaction_timestamp", "now"),
     ("char_length", "character_length"),
+    ("ceiling", "ceil"),
+    ("every", "bool_and"),
+    ("sign", "signum"),
+    ("variance", "var_samp"),
 ];
 
 /// Functions whose rows stand in a select list in Postgres; here they give a list.
@@ -48,6 +54,11 @@ impl VisitorMut for Spelling {
     type Break = Error;
 
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        if keeps_duplicates_of_a_difference(&query.body) {
+            let refused = Error::unsupported("EXCEPT ALL or INTERSECT ALL")
+                .with_hint("leave ALL out, or number equal rows first: row_number() OVER (PARTITION BY …)");
+            return ControlFlow::Break(refused);
+        }
         match ignored_clause(query) {
             Some((what, hint)) => ControlFlow::Break(Error::unsupported(what).with_hint(hint)),
             None => ControlFlow::Continue(()),
@@ -90,6 +101,15 @@ fn ignored_clause(query: &Query) -> Option<(&'static str, &'static str)> {
     into.then_some(("SELECT INTO", "CREATE TABLE, then INSERT INTO … SELECT"))
 }
 
+/// DataFusion takes these as filters: every row that is there, or is not, on the other side, however often.
+fn keeps_duplicates_of_a_difference(body: &SetExpr) -> bool {
+    let SetExpr::SetOperation { left, op, set_quantifier, right } = body else { return false };
+    let all = matches!(set_quantifier, SetQuantifier::All | SetQuantifier::AllByName);
+    (all && *op != SetOperator::Union)
+        || keeps_duplicates_of_a_difference(left)
+        || keeps_duplicates_of_a_difference(right)
+}
+
 /// The same of a relation in FROM.
 fn ignored_of_table(table: &TableFactor) -> Option<(&'static str, &'static str)> {
     match table {
@@ -121,6 +141,28 @@ fn rewrite_one(expr: &mut Expr) -> Result<()> {
                         .with_hint("two hexadecimal digits per byte behind \\x"));
                 }
                 *expr = call("decode", vec![text(digits), text("hex")]);
+            }
+            Ok(())
+        }
+        Expr::Cast { expr: inner, data_type, .. } if is_integer(data_type) => {
+            // A text has no fraction; a parameter and a value out of JSON take their type from the cast itself.
+            if text_of(inner).is_none() && !is_parameter(inner) && !is_call_of(inner, "json_get") {
+                let value = std::mem::replace(inner.as_mut(), Expr::value(Value::Null));
+                **inner = call(WHOLE, vec![value]);
+            }
+            Ok(())
+        }
+        Expr::Cast { expr: inner, data_type: DataType::Timestamp(..), .. } => {
+            if let Some(padded) = text_of(inner).and_then(with_seconds) {
+                **inner = text(&padded);
+            }
+            Ok(())
+        }
+        Expr::TypedString(typed) if matches!(typed.data_type, DataType::Timestamp(..)) => {
+            if let Value::SingleQuotedString(written) = &mut typed.value.value
+                && let Some(padded) = with_seconds(written)
+            {
+                *written = padded;
             }
             Ok(())
         }
@@ -164,6 +206,11 @@ fn rewrite_function(function: &mut Function) -> Result<Option<Expr>> {
         }
         (path, _) if path.starts_with("jsonb_path_") => Err(Error::unsupported(format!("{path}()"))
             .with_hint("use -> and #> to go into JSON, @> and ? to test it, jsonb_array_elements to unfold it")),
+        ("convert_from", [bytes, encoding]) => match text_of(encoding).map(str::to_ascii_lowercase).as_deref() {
+            Some("utf8" | "utf-8" | "unicode") => Ok(Some(call("arrow_cast", vec![(*bytes).clone(), text("Utf8")]))),
+            _ => Err(Error::unsupported("convert_from with another encoding than 'UTF8'")
+                .with_hint("all text is UTF-8 here")),
+        },
         ("age", _) => Err(Error::unsupported("age()").with_hint("subtract: a - b")),
         _ => Ok(None),
     }
@@ -183,6 +230,39 @@ fn arguments_of(function: &Function) -> Vec<&Expr> {
             _ => None,
         })
         .collect()
+}
+
+fn is_integer(kind: &DataType) -> bool {
+    matches!(
+        kind,
+        DataType::SmallInt(_)
+            | DataType::Int2(_)
+            | DataType::Int(_)
+            | DataType::Int4(_)
+            | DataType::Integer(_)
+            | DataType::BigInt(_)
+            | DataType::Int8(_)
+    )
+}
+
+fn is_parameter(expr: &Expr) -> bool {
+    match expr {
+        Expr::Value(value) => matches!(value.value, Value::Placeholder(_)),
+        Expr::Nested(inner) => is_parameter(inner),
+        _ => false,
+    }
+}
+
+/// A timestamp that ends with its minutes, perhaps with a zone behind them, with its seconds: DataFusion wants them.
+fn with_seconds(written: &str) -> Option<String> {
+    const MINUTES: &[u8] = b"0000-00-00 00:00";
+    let fits = |(char, form): (&u8, &u8)| if *form == b'0' { char.is_ascii_digit() } else { char == form };
+    let (minutes, zone) = written.as_bytes().split_at_checked(MINUTES.len())?;
+    let ends = zone.first().is_none_or(|next| b"+-Z ".contains(next));
+    (ends && minutes.iter().zip(MINUTES).all(fits)).then(|| {
+        let (minutes, zone) = written.split_at(MINUTES.len());
+        format!("{minutes}:00{zone}")
+    })
 }
 
 fn is_call_of(expr: &Expr, wanted: &str) -> bool {
@@ -307,6 +387,35 @@ mod tests {
         assert_eq!(spelled("SELECT mod(a, 2) FROM t").unwrap(), "SELECT ((a) % (2)) FROM t");
         assert_eq!(spelled("SELECT gen_random_uuid()").unwrap(), "SELECT uuid()");
         assert_eq!(spelled("SELECT generate_series(1, 3)").unwrap(), "SELECT unnest(generate_series(1, 3))");
+        assert_eq!(spelled("SELECT convert_from(v, 'UTF8')").unwrap(), "SELECT arrow_cast(v, 'Utf8')");
+        assert_eq!(spelled("SELECT convert_from(v, 'LATIN1')").unwrap_err().state, SqlState::FeatureNotSupported);
         assert_eq!(spelled("SELECT '\\xzz'::bytea").unwrap_err().state, SqlState::InvalidTextRepresentation);
+    }
+
+    #[test]
+    fn casts_to_integers_round_unless_there_is_nothing_to_round() {
+        assert_eq!(spelled("SELECT x::int").unwrap(), "SELECT aquifer_whole(x)::INT");
+        for same in ["SELECT $1::INT", "SELECT '4'::INT", "SELECT x::TEXT"] {
+            assert_eq!(spelled(same).unwrap(), same);
+        }
+    }
+
+    #[test]
+    fn timestamps_without_seconds_get_them() {
+        assert_eq!(with_seconds("2024-01-02 03:04").as_deref(), Some("2024-01-02 03:04:00"));
+        assert_eq!(with_seconds("2024-01-02 03:04+02").as_deref(), Some("2024-01-02 03:04:00+02"));
+        for whole in ["2024-01-02 03:04:05", "2024-01-02", "soon", "2024-01-02 03:04ü", "ü024-01-02 03:04"] {
+            assert_eq!(with_seconds(whole), None, "{whole}");
+        }
+        let typed = spelled("SELECT timestamp '2024-01-02 03:04', '2024-01-02 03:04'::timestamp").unwrap();
+        assert_eq!(typed.matches("03:04:00").count(), 2, "{typed}");
+    }
+
+    #[test]
+    fn differences_that_keep_duplicates_are_refused_rather_than_answered_wrongly() {
+        for sql in ["SELECT a FROM t EXCEPT ALL SELECT a FROM u", "SELECT 1 UNION (SELECT 1 INTERSECT ALL SELECT 1)"] {
+            assert_eq!(spelled(sql).unwrap_err().state, SqlState::FeatureNotSupported, "{sql}");
+        }
+        assert!(spelled("SELECT a FROM t EXCEPT SELECT a FROM u UNION ALL SELECT 1").is_ok());
     }
 }

@@ -11,6 +11,7 @@ mod columns;
 mod continuous;
 mod declared;
 mod edges;
+mod history;
 mod housekeeping;
 mod node;
 mod oracle;

@@ -65,7 +65,11 @@ async fn case(seed: u64) -> usize {
         for (index, query) in queries.iter().enumerate().take(created) {
             let continuous = sorted(node.run(&format!("SELECT * FROM q{index}")).await);
             let batch = sorted(node.run(&query.select).await);
-            assert_same(&continuous, &batch, &format!("AQUIFER_ORACLE_SEED={seed}\n{query:?}"));
+            assert_same(
+                &continuous,
+                &batch,
+                &format!("AQUIFER_ORACLE_SEED={seed}\n{query:?}\ncontinuous (left) and batch (right)"),
+            );
             compared += batch.len();
         }
     }
@@ -92,7 +96,7 @@ async fn restarted(rng: &mut StdRng, node: Node, dir: &std::path::Path) -> Node 
     Node::open(dir).await
 }
 
-fn sorted(mut table: Table) -> Table {
+pub(crate) fn sorted(mut table: Table) -> Table {
     let key = |row: &Vec<Cell>| {
         let exact: Vec<String> = row.iter().filter(|cell| !is_float(cell)).map(|cell| format!("{cell:?}")).collect();
         let floats: Vec<String> = row.iter().filter(|cell| is_float(cell)).map(|cell| format!("{cell:?}")).collect();
@@ -106,7 +110,8 @@ fn is_float(cell: &Cell) -> bool {
     matches!(cell, Cell::Float(_))
 }
 
-fn assert_same(continuous: &Table, batch: &Table, what: &str) {
+/// One content, whatever its order; floats to a relative difference.
+pub(crate) fn assert_same(continuous: &Table, batch: &Table, what: &str) {
     let same = |(left, right): (&Cell, &Cell)| match (left, right) {
         (Cell::Float(left), Cell::Float(right)) => {
             left == right || (left - right).abs() <= TOLERANCE * left.abs().max(right.abs())
@@ -114,6 +119,6 @@ fn assert_same(continuous: &Table, batch: &Table, what: &str) {
         _ => left == right,
     };
     let difference = continuous.iter().zip(batch).find(|(left, right)| !left.iter().zip(*right).all(same));
-    assert_eq!(difference, None, "{what}\ncontinuous (left) and batch (right) differ");
+    assert_eq!(difference, None, "{what} differ");
     assert_eq!(continuous.len(), batch.len(), "{what}\n{continuous:?}\n{batch:?}");
 }

@@ -1,0 +1,3 @@
+-- How many views there were at all.
+-- both:
+SELECT count(*) FROM page_views
