@@ -28,7 +28,10 @@ pub(crate) fn convert(column: &ArrayRef, kind: &DataType) -> Result<ArrayRef> {
     whole.and_then(|column| cast_with_options(&column, kind, &strict)).map_err(|source| {
         let error = Error::from(DataFusionError::from(source));
         match error.state {
-            SqlState::NumericValueOutOfRange | SqlState::InvalidTextRepresentation => error,
+            SqlState::NumericValueOutOfRange
+            | SqlState::InvalidTextRepresentation
+            | SqlState::InvalidDatetimeFormat
+            | SqlState::DatetimeOutOfRange => error,
             _ => Error { state: SqlState::DatatypeMismatch, ..error },
         }
     })
