@@ -29,12 +29,9 @@ pub enum SqlState {
     InvalidColumnReference,
     DuplicateAlias,
     DatetimeOutOfRange,
-    InvalidDatetimeFormat,
     BadCopyFileFormat,
     CheckViolation,
     SerializationFailure,
-    CardinalityViolation,
-    InvalidColumnReference,
     InvalidAuthorization,
     InvalidSchemaName,
     DuplicateColumn,
@@ -82,7 +79,6 @@ pub enum SqlState {
     SnapshotTooOld,
     IoError,
     DataCorrupted,
-    SerializationFailure,
     InternalError,
 }
 
@@ -107,12 +103,9 @@ impl SqlState {
             Self::InvalidColumnReference => "42P10",
             Self::DuplicateAlias => "42712",
             Self::DatetimeOutOfRange => "22008",
-            Self::InvalidDatetimeFormat => "22007",
             Self::BadCopyFileFormat => "22P04",
             Self::CheckViolation => "23514",
             Self::SerializationFailure => "40001",
-            Self::CardinalityViolation => "21000",
-            Self::InvalidColumnReference => "42P10",
             Self::InvalidAuthorization => "28000",
             Self::InvalidSchemaName => "3F000",
             Self::InvalidSavepoint => "3B001",
@@ -160,7 +153,6 @@ impl SqlState {
             Self::SnapshotTooOld => "72000",
             Self::IoError => "58030",
             Self::DataCorrupted => "XX001",
-            Self::SerializationFailure => "40001",
             Self::InternalError => "XX000",
         }
     }

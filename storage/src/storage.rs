@@ -27,7 +27,7 @@ use crate::log::{LargeCommit, Node, Reach};
 use crate::object::open::Opening;
 use crate::scan::{self, Pinned, Sought};
 use crate::settings::{ObjectStoreOptions, StorageSettings};
-use crate::state::{State, View};
+use crate::state::State;
 use crate::tier::{DeclaredColumns, HoldsBack, Tier, takeover};
 use crate::topic_config::TopicConfig;
 use crate::view::{

@@ -6,7 +6,11 @@ use std::sync::Arc;
 use aquifer_storage::record::format::{ColumnRole, ColumnType, DeclaredColumn, Format};
 use aquifer_storage::{Commit, Definition, DefinitionChange, Expect};
 
+use datafusion::execution::session_state::SessionState;
+
+use crate::catalog::relation::DeclaredRules;
 use crate::catalog::{Catalog, QUERY_KIND, RELATION_KIND, Relation};
+use crate::run::rule;
 use crate::error::{Error, Result, SqlState};
 use crate::run::define::is_taken;
 use crate::statement::{Alter, AlterChange, ColumnDefinition, Name};
@@ -16,7 +20,7 @@ use crate::stream::QueryDefinition;
 ///
 /// # Errors
 /// 42P01, 42809, 55006 if a query writes it, what a change says, and storage. Then nothing has changed.
-pub(crate) async fn alter(catalog: &Catalog, alter: &Alter) -> Result<(String, Vec<Error>)> {
+pub(crate) async fn alter(catalog: &Catalog, state: &SessionState, alter: &Alter) -> Result<(String, Vec<Error>)> {
     let tag = format!("ALTER {}", alter.kind.word().to_uppercase());
     let _alone = catalog.defining.lock().await;
     let relation = match catalog.relation(&alter.name) {
@@ -42,6 +46,13 @@ pub(crate) async fn alter(catalog: &Catalog, alter: &Alter) -> Result<(String, V
             .with_position(alter.name.position)
             .with_hint("CREATE another stream over the same topic for records of another kind")
     })?;
+    if changed.rules != DeclaredRules::default() {
+        rule::check_declared(state, &changed, catalog.storage().clock().now_us()).await.map_err(|error| {
+            error
+                .with_position(alter.name.position)
+                .with_hint("a DEFAULT or CHECK does not fit any more; CREATE OR REPLACE says the relation anew")
+        })?;
+    }
     if changed != *relation {
         catalog
             .commit(Commit { definitions: redefinition(catalog, &relation, &changed)?, ..Commit::default() })
@@ -194,6 +205,7 @@ fn drop_column(relation: &mut Relation, name: &Name, if_exists: bool) -> Result<
         );
     }
     relation.format.columns.remove(found);
+    relation.rules.defaults.remove(&name.value);
     Ok(None)
 }
 
@@ -233,6 +245,9 @@ fn rename(relation: &mut Relation, from: &Name, to: &Name) -> Result<()> {
     relation.format.columns[found].name.clone_from(&to.value);
     if relation.timestamp_column.as_ref() == Some(&from.value) {
         relation.timestamp_column = Some(to.value.clone());
+    }
+    if let Some(default) = relation.rules.defaults.remove(&from.value) {
+        relation.rules.defaults.insert(to.value.clone(), default);
     }
     Ok(())
 }

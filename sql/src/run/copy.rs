@@ -165,7 +165,7 @@ impl CopyIn {
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.reader.schema), arrays, &options)
             .map_err(DataFusionError::from)?;
-        let written = self.writer.insert_batch(&self.reader.targets, &batch, &mut self.writing).await;
+        let written = self.writer.insert_batch(&self.reader.targets, &batch, &mut self.writing, None).await;
         written.map_err(|error| match error.row().and_then(|row| self.reader.numbers.get(row)) {
             Some(number) => error.with_context(format!("COPY {}, line {number}", self.relation)),
             None => error,

@@ -213,7 +213,7 @@ fn check_replaceable(catalog: &Catalog, replaced: &Relation, by: &Relation, name
 
 /// DEFAULT expressions by column.
 fn defaults_of(create: &CreateRelation) -> BTreeMap<String, String> {
-    let columns = create.columns.iter();
+    let columns = create.columns.iter().flatten();
     columns.filter_map(|column| Some((column.name.value.clone(), column.default.as_ref()?.0.clone()))).collect()
 }
 

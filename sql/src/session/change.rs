@@ -48,7 +48,7 @@ impl Session {
     pub(super) async fn bind_change(
         &self,
         change: &Change,
-        known: &mut BTreeMap<usize, DataType>,
+        known: &mut BTreeMap<usize, (DataType, u32)>,
     ) -> Result<Arc<Bound>> {
         let relation = self.engine.catalog.relation(&change.name)?;
         check(&relation, change)?;
@@ -73,6 +73,7 @@ impl Session {
             catalog: &self.engine.catalog,
             view: Some(owner.view),
             system: Some(&owner.system),
+            kept: None,
         };
         Ok(Arc::new(bind_returning(&ground, &source, &relation, alias, returning).await?))
     }

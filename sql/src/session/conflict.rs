@@ -47,7 +47,7 @@ struct Planned {
 
 impl Session {
     /// Gives the parameters of ON CONFLICT their types.
-    pub(super) async fn type_conflict(&self, insert: &Insert, known: &mut BTreeMap<usize, DataType>) -> Result<()> {
+    pub(super) async fn type_conflict(&self, insert: &Insert, known: &mut BTreeMap<usize, (DataType, u32)>) -> Result<()> {
         let Some(conflict) = &insert.conflict else { return Ok(()) };
         let relation = self.engine.catalog.relation(&insert.name)?;
         check(&relation, &insert.name, conflict)?;
@@ -55,7 +55,9 @@ impl Session {
         let planned = self.plan_update(&relation, update, &insert.source.places, known).await?;
         for (name, kind) in planned.pair.plan.get_parameter_types()? {
             let number = crate::plan::parameters::number(&name)?;
-            known.entry(number).or_insert_with(|| kind.unwrap_or(DataType::Utf8));
+            let kind = kind.unwrap_or(DataType::Utf8);
+            let (oid, _) = oid_of(&Field::new("", kind.clone(), true));
+            known.entry(number).or_insert((kind, oid));
         }
         Ok(())
     }
@@ -65,7 +67,7 @@ impl Session {
         relation: &Relation,
         update: &Update,
         places: &Places,
-        known: &mut BTreeMap<usize, DataType>,
+        known: &mut BTreeMap<usize, (DataType, u32)>,
     ) -> Result<Planned> {
         let targets = assigned(relation, update)?;
         let mut query = template(&relation.name)?;

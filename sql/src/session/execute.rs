@@ -47,7 +47,7 @@ impl Session {
                 Ok(Outcome::Done(tag))
             }
             Sentence::Alter(alter) => {
-                let (tag, notices) = alter::alter(&self.engine.catalog, alter).await?;
+                let (tag, notices) = alter::alter(&self.engine.catalog, &self.engine.state, alter).await?;
                 Ok(self.defined_with(tag, notices))
             }
             Sentence::CreateAsSelect(create) => {
@@ -206,7 +206,7 @@ impl Session {
             Some(bound) => Some(Arc::clone(bound)),
             None => self.bind_returning_of_insert(insert).await?,
         };
-        let mut returned = self.returned(answer.as_ref(), &relation)?;
+        let mut returned = self.returned(answer.as_ref(), writer.relation())?;
         let mut writing = self.writing();
         let places = &insert.source.places;
         let rows = self.rows_to_write(&bound, parameters, places);

@@ -105,7 +105,7 @@ impl Session {
         let writer = self.writer(&insert.name).await?;
         let rows = direct.rows(insert, parameters, &writer)?;
         let mut writing = self.writing();
-        let written = writer.insert_batch(&direct.targets, &rows, &mut writing);
+        let written = writer.insert_batch(&direct.targets, &rows, &mut writing, None);
         let count = query::before(deadline, written).await?;
         self.write(writing).await?;
         Ok(Outcome::Done(format!("INSERT 0 {count}")))

@@ -87,8 +87,14 @@ fn added(cursor: &mut Cursor<'_>) -> Result<AlterChange> {
     }
     cursor.eat(&["column"]);
     let if_not_exists = cursor.eat(&["if", "not", "exists"]);
-    let column = column(cursor)?;
+    let mut checks = Vec::new();
+    let column = column(cursor, &mut checks)?;
     check_column_name(&column.name)?;
+    if column.default.is_some() || !checks.is_empty() {
+        return Err(Error::unsupported("ADD COLUMN … with DEFAULT or CHECK")
+            .with_position(column.name.position)
+            .with_hint("CREATE OR REPLACE says all columns anew, with what is asked of them"));
+    }
     if column.mark.is_some() || column.not_null {
         let what = if column.not_null { "ADD COLUMN … NOT NULL" } else { "ADD COLUMN of a key or of headers" };
         return Err(Error::unsupported(what)

@@ -9,7 +9,9 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
 use super::cursor::{Cursor, Places, lower_first, tokenize};
 use super::window::{attach, cut, folded};
-use super::{Insert, Name, Parsed, Sentence, WindowedQuery, alter, change, conflict, copy, define, settings, show, values};
+use super::{
+    Insert, Name, Parsed, Sentence, WindowedQuery, alter, change, conflict, copy, define, settings, show, values,
+};
 use crate::error::{Error, Result, SqlState};
 
 /// Statements of one text, at the most.
@@ -186,7 +188,11 @@ pub(crate) fn insert_by_parser(tokens: &[TokenWithSpan], places: &Arc<Places>) -
     };
     let name = object_name(table, places)?;
     let extras = [
-        (insert.on.is_some() && insert.returning.is_some(), "RETURNING behind ON CONFLICT", "SELECT the rows afterwards"),
+        (
+            insert.on.is_some() && insert.returning.is_some(),
+            "RETURNING behind ON CONFLICT",
+            "SELECT the rows afterwards",
+        ),
         (insert.table_alias.is_some(), "an alias in INSERT", "leave it out"),
     ];
     for (there, what, hint) in extras {
@@ -218,8 +224,6 @@ pub(super) fn object_name(name: &ast::ObjectName, places: &Places) -> Result<Nam
             .with_position(position)
             .with_hint("only relations of schema public are")),
     }
-}
-
 }
 
 /// `CALL aquifer.abort_transaction('transactional id' | $1)`, the first word taken.

@@ -283,7 +283,7 @@ impl Builder {
         let place = |partition| TopicPartition { topic: topic.id, partition };
         let from = (0..topic.partitions).map(|partition| (place(partition), building.mark.position(partition)));
         let pinned = match Pinned::pin(&ground.node, &ground.tier, &[topic.id], &from.collect()) {
-            Ok(pinned) => pinned,
+            Ok(pinned) => Arc::new(pinned),
             // It has just been deleted.
             Err(Error::UnknownTopic { .. }) => return Ok(false),
             Err(error) => return Err(Trouble::Source(error)),
@@ -298,7 +298,7 @@ impl Builder {
             let columns = KEPT.to_vec();
             let (offset_start, offset_end) = (start, range.end);
             let request = ScanRequest { offset_start, offset_end, batch_rows: BATCH_ROWS, ..ScanRequest::all(columns) };
-            let mut rows = pinned.scan(place(partition), request).map_err(Trouble::Source)?;
+            let mut rows = pinned.scan(place(partition), &request).map_err(Trouble::Source)?;
             while let Some(batch) = rows.try_next().await.map_err(Trouble::Source)? {
                 building.take(partition, &batch).await.map_err(Trouble::State)?;
                 left = left.saturating_sub(batch.num_rows());

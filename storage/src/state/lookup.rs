@@ -5,6 +5,7 @@
 //! start is gone, and so is then every older one of its key. What cannot be answered so is answered by a scan.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::compute::concat_batches;
@@ -44,7 +45,7 @@ pub(crate) struct LookUp<'a> {
     /// The topic's state as of before the pin.
     pub(crate) view: &'a View,
     /// What is read past it.
-    pub(crate) pinned: &'a Pinned,
+    pub(crate) pinned: &'a Arc<Pinned>,
     /// What the reader is about to commit behind it, with all raw columns.
     pub(crate) own: &'a HashMap<TopicPartition, RecordBatch>,
     /// The topic.
@@ -150,7 +151,7 @@ impl LookUp<'_> {
     /// Brings what is known up to the pinned end; `false` if a key there is spelled so that bytes do not tell.
     async fn read_tail(&self, (place, start, end): Tail, keys: &[Bytes], latest: &mut Latest) -> Result<bool> {
         let request = ScanRequest { offset_start: start, offset_end: end, ..ScanRequest::all(KEPT.to_vec()) };
-        let mut rows = self.pinned.scan(place, request)?;
+        let mut rows = self.pinned.scan(place, &request)?;
         let mut judge = KeyJudge::new(self.format)?;
         while let Some(batch) = rows.try_next().await? {
             if let Some(judge) = &mut judge
@@ -183,7 +184,7 @@ impl LookUp<'_> {
     async fn read(&self, place: TopicPartition, offset: i64, columns: &[RecordColumn]) -> Result<RecordBatch> {
         let (offset_start, offset_end) = (offset, offset + 1);
         let request = ScanRequest { offset_start, offset_end, ..ScanRequest::all(columns.to_vec()) };
-        let batches: Vec<RecordBatch> = self.pinned.scan(place, request)?.try_collect().await?;
+        let batches: Vec<RecordBatch> = self.pinned.scan(place, &request)?.try_collect().await?;
         concat_batches(&schema_of(columns), &batches).map_err(Error::format("read a looked up row"))
     }
 }

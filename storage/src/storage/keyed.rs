@@ -7,11 +7,10 @@ use std::sync::{Arc, Weak};
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::Int64Type;
 use bytes::Bytes;
-use futures::StreamExt;
 
 use super::{OpenOptions, Snapshot, Storage};
 use crate::commit::Append;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::ids::{TopicId, TopicPartition};
 use crate::log::watch::Watch;
 use crate::record::batch::BatchLimits;
@@ -20,7 +19,7 @@ use crate::record::format::RecordFormat;
 use crate::record::rows::{RowBuilder, RowOrigin};
 use crate::scan::ScanPart;
 use crate::state::{KeyedTables, LookUp, State};
-use crate::view::{PinnedRange, RowStream, ScanRequest};
+use crate::view::{PinnedRange, ScanRequest};
 
 /// Rows of batches that are not committed, with all raw columns, behind the pinned end of their partition.
 pub(super) type OwnRows = HashMap<TopicPartition, RecordBatch>;
@@ -63,7 +62,7 @@ impl Snapshot {
         keys: &[Bytes],
         columns: &[RecordColumn],
     ) -> Result<Option<RecordBatch>> {
-        let pinned = self.inner.as_ref();
+        let pinned = &self.inner;
         let known = pinned.topics().into_iter().find(|known| known.id == topic);
         let Some((view, partitions)) = self.views.get(&topic).zip(known.map(|known| known.partitions)) else {
             return Ok(None);
