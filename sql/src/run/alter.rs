@@ -10,9 +10,9 @@ use datafusion::execution::session_state::SessionState;
 
 use crate::catalog::relation::DeclaredRules;
 use crate::catalog::{Catalog, QUERY_KIND, RELATION_KIND, Relation};
-use crate::run::rule;
 use crate::error::{Error, Result, SqlState};
 use crate::run::define::is_taken;
+use crate::run::rule;
 use crate::statement::{Alter, AlterChange, ColumnDefinition, Name};
 use crate::stream::QueryDefinition;
 

@@ -90,7 +90,9 @@ impl ColumnBuilder {
             ColumnType::Real => Values::Real(Float32Builder::new()),
             ColumnType::Double => Values::Double(Float64Builder::new()),
             ColumnType::Decimal { .. } => Values::Decimal(Decimal128Builder::new().with_data_type(kind.arrow())),
-            ColumnType::Text | ColumnType::Varchar(_) | ColumnType::Uuid | ColumnType::Json => Values::Text(StringBuilder::new()),
+            ColumnType::Text | ColumnType::Varchar(_) | ColumnType::Uuid | ColumnType::Json => {
+                Values::Text(StringBuilder::new())
+            }
             ColumnType::Bytes => Values::Bytes(BinaryBuilder::new()),
             ColumnType::Timestamp | ColumnType::TimestampTz => {
                 Values::Timestamp(TimestampMicrosecondBuilder::new().with_data_type(kind.arrow()))

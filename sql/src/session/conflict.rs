@@ -32,6 +32,7 @@ use crate::run::shape::written_schema;
 use crate::statement::conflict::{self, Conflict, Update};
 use crate::statement::cursor::Places;
 use crate::statement::{Insert, Name, Sentence, parse};
+use crate::types::oid_of;
 
 /// Times a statement is run when others write its keys meanwhile.
 const ATTEMPTS_MAX: usize = 16;
@@ -47,7 +48,11 @@ struct Planned {
 
 impl Session {
     /// Gives the parameters of ON CONFLICT their types.
-    pub(super) async fn type_conflict(&self, insert: &Insert, known: &mut BTreeMap<usize, (DataType, u32)>) -> Result<()> {
+    pub(super) async fn type_conflict(
+        &self,
+        insert: &Insert,
+        known: &mut BTreeMap<usize, (DataType, u32)>,
+    ) -> Result<()> {
         let Some(conflict) = &insert.conflict else { return Ok(()) };
         let relation = self.engine.catalog.relation(&insert.name)?;
         check(&relation, &insert.name, conflict)?;
@@ -98,12 +103,12 @@ impl Session {
         deadline: Option<Instant>,
     ) -> Result<Outcome> {
         for _ in 1..ATTEMPTS_MAX {
-            match self.try_insert_or_change(insert, conflict, prepared, parameters, deadline).await {
+            match Box::pin(self.try_insert_or_change(insert, conflict, prepared, parameters, deadline)).await {
                 Err(error) if error.state == SqlState::SerializationFailure && self.block.is_none() => {}
                 outcome => return outcome,
             }
         }
-        self.try_insert_or_change(insert, conflict, prepared, parameters, deadline).await
+        Box::pin(self.try_insert_or_change(insert, conflict, prepared, parameters, deadline)).await
     }
 
     async fn try_insert_or_change(

@@ -259,6 +259,7 @@ mod tests {
             statement: String::new(),
             oid: 1,
             created_at_us: 0,
+            rules: Default::default(),
         }
     }
 

@@ -94,7 +94,9 @@ fn json(rng: &mut StdRng, kind: &ColumnType) -> String {
         ColumnType::SmallInt | ColumnType::Int | ColumnType::BigInt => number.to_string(),
         ColumnType::Real | ColumnType::Double => format!("{}.{}", number, rng.random_range(0..1000)),
         ColumnType::Decimal { .. } => format!("{number}.{:02}", rng.random_range(0..100)),
-        ColumnType::Text | ColumnType::Varchar(_) => format!("\"{}\"", ["", "ü\\n\\\"x\\\"", "plain", "\\u0000"].choose(rng).unwrap()),
+        ColumnType::Text | ColumnType::Varchar(_) => {
+            format!("\"{}\"", ["", "ü\\n\\\"x\\\"", "plain", "\\u0000"].choose(rng).unwrap())
+        }
         ColumnType::Bytes => format!("\"{}\"", ["", "AAEC", "/+8="].choose(rng).unwrap()),
         ColumnType::Timestamp | ColumnType::TimestampTz => match rng.random_bool(0.5) {
             true => (number * 1_000_003).to_string(),
