@@ -16,9 +16,12 @@ use futures::TryStreamExt;
 use crate::catalog::Catalog;
 use crate::catalog::properties::Properties;
 use crate::error::{Error, Result, SqlState};
-use crate::run::shape::{Fields, Shape};
 use crate::statement::parse::parse;
 use crate::statement::{CreateRelation, Property, RelationKind, Sentence};
+
+mod shape;
+
+use shape::{Fields, Shape};
 
 /// Records of a sample, over all partitions and both ends.
 const SAMPLE_RECORDS_MAX: i64 = 2000;
@@ -256,7 +259,7 @@ fn declaration(create: &CreateRelation, topic: &str, sample: &Sample) -> Result<
             .with_hint("declare those you need, or wrap_single_value = false with one column of JSONB"));
     }
     let kind = create.kind.word().to_uppercase();
-    let name = super::shape::identifier(&create.name.value);
+    let name = shape::identifier(&create.name.value);
     let (columns, with) = (columns.join(", "), with_of(&create.with, topic));
     Ok(format!("CREATE {kind} {name} ({columns}) WITH ({with})"))
 }

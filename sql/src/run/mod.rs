@@ -6,7 +6,6 @@ pub(crate) mod infer;
 pub(crate) mod insert;
 pub(crate) mod nested;
 pub(crate) mod query;
-mod shape;
 pub(crate) mod show;
 pub(crate) mod transaction;
 pub(crate) mod vacuum;

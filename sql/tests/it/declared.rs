@@ -236,6 +236,11 @@ async fn old_and_new_records_are_read_by_a_declaration_that_has_changed() {
     assert_eq!(ask(&mut node, all).await, expected);
     let written = ask(&mut node, &bytes_of("s")).await;
     assert!(written[1].contains("\"Amount\":5000000000"), "the field keeps its name: {}", written[1]);
+    let shown = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attname = 'name'
+                 AND attrelid = (SELECT oid FROM pg_class WHERE relname = 's')";
+    assert_eq!(ask(&mut node, shown).await, ["character varying(10)"]);
+    let length = "SELECT character_maximum_length FROM information_schema.columns WHERE table_name = 's' AND column_name = 'name'";
+    assert_eq!(ask(&mut node, length).await, ["10"]);
     node.run("ALTER STREAM s DROP COLUMN tags, RENAME TO renamed").await;
     node.close().await;
     let mut node = Node::open(dir.path()).await;
