@@ -29,6 +29,8 @@ const SAMPLE_RECORDS_MAX: i64 = 2000;
 const PARTITION_RECORDS_MIN: i64 = 5;
 /// Bytes of keys and values after which a sample is large enough.
 const SAMPLE_BYTES_MAX: usize = 16 << 20;
+/// Records read between two looks at the bytes: they may be large.
+const SAMPLE_BATCH_ROWS: usize = 32;
 /// Partitions that are looked at.
 const SAMPLE_PARTITIONS_MAX: i32 = 200;
 /// Most columns that are declared by themselves.
@@ -115,7 +117,7 @@ async fn sample(catalog: &Catalog, topic: &Topic, key_format: Option<Format>) ->
             }
             let mut request = ScanRequest::all(vec![RecordColumn::Key, RecordColumn::Value]);
             (request.offset_start, request.offset_end) = (start, end);
-            request.batch_rows = usize::try_from(each).unwrap_or(1);
+            request.batch_rows = SAMPLE_BATCH_ROWS;
             let mut rows = snapshot.scan(place, request)?;
             while sample.bytes < SAMPLE_BYTES_MAX
                 && let Some(batch) = rows.try_next().await.map_err(Error::from)?
