@@ -214,8 +214,8 @@ fn does_not_hold(property: &str, better: &str) -> Error {
 fn format(property: &Property) -> Result<Format> {
     match property.value.to_lowercase().as_str() {
         "json" => Ok(Format::Json),
-        // One column of bytes, as Kafka's own serializer writes it.
         "kafka" => Ok(Format::Kafka),
+        // Bytes as they are, which is how Kafka's own serializer writes them.
         "raw" if property.name == "value_format" => Ok(Format::Kafka),
         "delimited" => Ok(Format::Delimited(DELIMITER)),
         "none" => Ok(Format::None),

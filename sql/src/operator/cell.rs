@@ -1,6 +1,6 @@
 //! `Cell`: what one aggregate function remembers of one group; linear, so that a tick's cell is added to the group's.
 //!
-//! The results are those of DataFusion's own aggregates to the bit (wrapping integer sums, the averages of decimals),
+//! The results are those of a batch's aggregates to the bit (the averages of decimals, sums of BIGINT as numeric),
 //! because a continuous query's table must equal the same SELECT run as a batch; only float sums depend on the order of
 //! adding. DataFusion's accumulators are not used: they cannot retract a minimum, nor show a result without being
 //! consumed.
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, Decimal128Array, Float64Array, Int64Array, UInt64Array};
+use arrow::compute::cast;
 use arrow::datatypes::{DataType, Decimal128Type, DecimalType};
 use arrow::row::{RowConverter, Rows, SortField};
 use datafusion::error::{DataFusionError, Result};
@@ -106,6 +107,9 @@ impl Accumulator {
     /// The function `kind` from `input` to `output`, the types DataFusion's planner gives; `None` where it is not known
     /// to equal DataFusion's.
     pub(crate) fn new(kind: Kind, input: DataType, output: DataType) -> Result<Option<Self>> {
+        // Integers are added up as what their sum is.
+        let widens = (kind, &input, &output) == (Kind::Sum, &DataType::Int32, &DataType::Int64);
+        let input = if widens { DataType::Int64 } else { input };
         let known = match kind {
             Kind::Count | Kind::CountDistinct => output == DataType::Int64,
             Kind::Sum => matches!(
@@ -155,6 +159,7 @@ impl Accumulator {
         if self.kind == Kind::Count {
             return Ok(Argument::Valid(array));
         }
+        let array = if *array.data_type() == DataType::Int32 { cast(&array, &DataType::Int64)? } else { array };
         let any = array.as_any();
         let known = None
             .or_else(|| any.downcast_ref().cloned().map(Argument::Int))
@@ -436,11 +441,17 @@ mod tests {
     }
 
     #[test]
-    fn integer_sums_wrap_and_are_null_over_nothing() {
-        let sum = of(Kind::Sum, DataType::Int64, DataType::Int64);
+    fn integer_sums_are_wider_and_null_over_nothing() {
+        let sum = of(Kind::Sum, DataType::Int32, DataType::Int64);
+        let ints = |values: &[Option<i32>]| -> ArrayRef { Arc::new(arrow::array::Int32Array::from(values.to_vec())) };
         assert_eq!(shown(&sum, &[(ints(&[None]), vec![1])]), Datum::Null);
-        assert_eq!(shown(&sum, &[(ints(&[Some(i64::MAX), Some(1)]), vec![1, 1])]), Datum::Int(i64::MIN));
+        assert_eq!(shown(&sum, &[(ints(&[Some(i32::MAX), Some(1)]), vec![1, 1])]), Datum::Int(1 << 31));
         assert_eq!(shown(&sum, &[(ints(&[Some(5)]), vec![1]), (ints(&[Some(5)]), vec![-1])]), Datum::Null);
+        let numeric = DataType::Decimal128(38, 0);
+        let sum = of(Kind::Sum, numeric.clone(), numeric);
+        let largest = Decimal128Array::from(vec![i128::from(i64::MAX); 2]).with_precision_and_scale(38, 0).unwrap();
+        let twice = Datum::Decimal(2 * i128::from(i64::MAX));
+        assert_eq!(shown(&sum, &[(Arc::new(largest), vec![1, 1])]), twice);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, Expr, Ident, JoinConstraint, JoinOperator, ObjectName, Query, Select, SelectItem,
+    AccessExpr, BinaryOperator, Expr, Ident, JoinConstraint, JoinOperator, ObjectName, Query, Select, SelectItem,
     SelectItemQualifiedWildcardKind, TableFactor, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 
@@ -208,6 +208,14 @@ impl VisitorMut for Fields<'_> {
             if let Some(access_chain) = subscripts {
                 let field = std::mem::replace(expr, Expr::value(Value::Null));
                 *expr = Expr::CompoundFieldAccess { root: Box::new(Expr::Nested(Box::new(field))), access_chain };
+            }
+        }
+        // `(column).field`; DataFusion takes the name as a text only.
+        if let Expr::CompoundFieldAccess { access_chain, .. } = expr {
+            for access in access_chain {
+                if let AccessExpr::Dot(Expr::Identifier(ident)) = access {
+                    *access = AccessExpr::Dot(Expr::value(Value::SingleQuotedString(folded(ident))));
+                }
             }
         }
         ControlFlow::Continue(())

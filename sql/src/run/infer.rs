@@ -16,9 +16,12 @@ use futures::TryStreamExt;
 use crate::catalog::Catalog;
 use crate::catalog::properties::Properties;
 use crate::error::{Error, Result, SqlState};
-use crate::run::inferred::{Fields, Shape};
 use crate::statement::parse::parse;
 use crate::statement::{CreateRelation, Property, RelationKind, Sentence};
+
+mod shape;
+
+use shape::{Fields, Shape};
 
 /// Records of a sample, over all partitions and both ends.
 const SAMPLE_RECORDS_MAX: i64 = 2000;
@@ -26,6 +29,8 @@ const SAMPLE_RECORDS_MAX: i64 = 2000;
 const PARTITION_RECORDS_MIN: i64 = 5;
 /// Bytes of keys and values after which a sample is large enough.
 const SAMPLE_BYTES_MAX: usize = 16 << 20;
+/// Records read between two looks at the bytes: they may be large.
+const SAMPLE_BATCH_ROWS: usize = 32;
 /// Partitions that are looked at.
 const SAMPLE_PARTITIONS_MAX: i32 = 200;
 /// Most columns that are declared by themselves.
@@ -112,7 +117,7 @@ async fn sample(catalog: &Catalog, topic: &Topic, key_format: Option<Format>) ->
             }
             let mut request = ScanRequest::all(vec![RecordColumn::Key, RecordColumn::Value]);
             (request.offset_start, request.offset_end) = (start, end);
-            request.batch_rows = usize::try_from(each).unwrap_or(1);
+            request.batch_rows = SAMPLE_BATCH_ROWS;
             let mut rows = snapshot.scan(place, request)?;
             while sample.bytes < SAMPLE_BYTES_MAX
                 && let Some(batch) = rows.try_next().await.map_err(Error::from)?
@@ -256,7 +261,7 @@ fn declaration(create: &CreateRelation, topic: &str, sample: &Sample) -> Result<
             .with_hint("declare those you need, or wrap_single_value = false with one column of JSONB"));
     }
     let kind = create.kind.word().to_uppercase();
-    let name = super::inferred::identifier(&create.name.value);
+    let name = shape::identifier(&create.name.value);
     let (columns, with) = (columns.join(", "), with_of(&create.with, topic));
     Ok(format!("CREATE {kind} {name} ({columns}) WITH ({with})"))
 }

@@ -7,7 +7,6 @@ pub(crate) mod convert;
 pub(crate) mod copy;
 pub(crate) mod define;
 pub(crate) mod infer;
-mod inferred;
 pub(crate) mod insert;
 mod literal;
 pub(crate) mod nested;

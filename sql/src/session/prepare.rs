@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use aquifer_storage::record::format::ColumnType;
 use arrow::datatypes::DataType;
 use datafusion::sql::sqlparser::ast::{self, CastKind, Expr, Ident, ObjectName, SelectItem, SetExpr, Value};
 
@@ -18,7 +19,7 @@ use crate::run::query::columns_of;
 use crate::run::show::{self, TextTable};
 use crate::statement::{Insert, Parsed, Sentence, ShowList, WindowedQuery, parse};
 use crate::table::Source;
-use crate::types::{ARROW_NAME, oid_of};
+use crate::types::{ARROW_NAME, oid_of, oid_of_column};
 
 impl Session {
     /// What binding stands on.
@@ -217,7 +218,16 @@ fn catalog_column(field: &arrow::datatypes::Field, not_null: bool) -> CatalogCol
 fn declared_relation(relation: &Arc<Relation>) -> CatalogRelation {
     let columns = relation.format.columns.iter().map(|column| {
         let field = crate::types::field_of(&column.name, &column.kind, true);
-        catalog_column(&field, column.not_null)
+        let shown = catalog_column(&field, column.not_null);
+        match &column.kind {
+            // The length is the declaration's; results are text.
+            ColumnType::Varchar(length) => CatalogColumn {
+                oid: oid_of_column(&column.kind),
+                type_modifier: i32::try_from(*length).map_or(-1, |length| length + 4),
+                ..shown
+            },
+            _ => shown,
+        }
     });
     CatalogRelation {
         oid: relation.oid,

@@ -1,6 +1,8 @@
 //! What records can hold, how declarations change, and columns that are found by themselves.
 
-use super::node::{Cell, Node, Record, Table};
+use aquifer_storage::{Commit, DefinitionChange, Expect};
+
+use super::node::{Cell, Node, Record, Table, eventually};
 
 fn lines(table: &Table) -> Vec<String> {
     let cell = |cell: &Cell| match cell {
@@ -236,6 +238,11 @@ async fn old_and_new_records_are_read_by_a_declaration_that_has_changed() {
     assert_eq!(ask(&mut node, all).await, expected);
     let written = ask(&mut node, &bytes_of("s")).await;
     assert!(written[1].contains("\"Amount\":5000000000"), "the field keeps its name: {}", written[1]);
+    let shown = "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attname = 'name'
+                 AND attrelid = (SELECT oid FROM pg_class WHERE relname = 's')";
+    assert_eq!(ask(&mut node, shown).await, ["character varying(10)"]);
+    let length = "SELECT character_maximum_length FROM information_schema.columns WHERE table_name = 's' AND column_name = 'name'";
+    assert_eq!(ask(&mut node, length).await, ["10"]);
     node.run("ALTER STREAM s DROP COLUMN tags, RENAME TO renamed").await;
     node.close().await;
     let mut node = Node::open(dir.path()).await;
@@ -425,5 +432,40 @@ async fn a_sum_of_bigint_is_numeric_and_never_wraps() {
         ["18446744073709551614"]
     );
     assert_eq!(node.refused("SELECT sum(k) FROM s").await.state.code(), "42883");
+    node.close().await;
+}
+
+#[tokio::test]
+async fn a_table_whose_sums_were_declared_bigint_goes_on_and_says_when_one_leaves_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut node = Node::open(dir.path()).await;
+    node.run("CREATE STREAM s (k STRING KEY, x BIGINT) WITH (partitions = 1)").await;
+    node.run("CREATE TABLE sums AS SELECT k, sum(x) AS total FROM s GROUP BY k").await;
+    node.run("INSERT INTO s VALUES ('a', 5)").await;
+    node.caught_up().await;
+    // As versions before this one stored it.
+    let stored = node.storage.definitions("relation").into_iter().find(|stored| stored.name == "sums").unwrap();
+    let now = String::from_utf8(stored.value.to_vec()).unwrap();
+    let earlier = now.replace(r#"{"decimal":{"precision":38,"scale":0}}"#, r#""big_int""#);
+    assert_ne!(earlier, now);
+    let change = DefinitionChange {
+        kind: stored.kind.clone(),
+        name: stored.name.clone(),
+        value: Some(earlier.into()),
+        holds: stored.holds.clone(),
+        expect: Expect::Present,
+    };
+    node.storage.commit(Commit { definitions: vec![change], ..Commit::default() }).await.unwrap();
+    node.close().await;
+    let mut node = Node::open(dir.path()).await;
+    node.run("INSERT INTO s VALUES ('a', 6)").await;
+    node.caught_up().await;
+    assert_eq!(ask(&mut node, "SELECT * FROM sums").await, ["a|11"]);
+    node.run("INSERT INTO s VALUES ('a', 9223372036854775807)").await;
+    eventually("the query stops rather than show another number", async || {
+        ask(&mut node, "SELECT state FROM aquifer.queries").await == ["error"]
+    })
+    .await;
+    assert_eq!(ask(&mut node, "SELECT * FROM sums").await, ["a|11"]);
     node.close().await;
 }

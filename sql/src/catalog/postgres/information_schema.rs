@@ -105,6 +105,7 @@ fn column_row(directory: &Directory, relation: &CatalogRelation, number: i64, co
     let nullable = if column.not_null { "NO" } else { "YES" };
     let updatable = if relation.kind == RelationKind::Table { "YES" } else { "NO" };
     let octets = (types::collation_of(column.oid) != 0).then_some(1 << 30);
+    let length = (column.oid == 1043 && column.type_modifier >= 4).then(|| column.type_modifier - 4);
     row![
         database.clone(),
         relation.schema.clone(),
@@ -114,7 +115,7 @@ fn column_row(directory: &Directory, relation: &CatalogRelation, number: i64, co
         NONE,
         nullable,
         data_type,
-        Value::Null,
+        length,
         octets,
         precision,
         radix,
