@@ -10,7 +10,7 @@ use datafusion::physical_expr::expressions::Column;
 use super::source::SourceColumn;
 
 /// Work of one lane at the least, in rows out of objects: less is done sooner by one than shared.
-const LANE_ROWS_MIN: u64 = 128 << 10;
+const LANE_ROWS_MIN: u64 = 32 << 10;
 
 /// A row of the log is decoded: it costs as much as so many rows out of objects.
 const HOT_ROW_COST: u64 = 8;
