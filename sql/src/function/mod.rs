@@ -34,8 +34,6 @@ pub(crate) fn session_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
     options.sql_parser.parse_float_as_decimal = true;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.collect_spans = true;
-    // A scan has as many lanes as are worth it; dealing out what comes of one of them would read ahead of limits and filters.
-    options.optimizer.enable_round_robin_repartition = false;
     // Lanes that are in order already are merged: that much may wait of each.
     options.execution.sort_pushdown_buffer_capacity = MERGE_BUFFER_BYTES;
     // now() and current_timestamp are timestamptz.
