@@ -9,8 +9,9 @@ use datafusion::physical_expr::expressions::Column;
 
 use super::source::SourceColumn;
 
-/// Work of one lane at the least, in rows out of objects: less is done sooner by one than shared.
-const LANE_ROWS_MIN: u64 = 128 << 10;
+/// Work of one lane at the least, in rows out of objects: less is done sooner by one than shared. It is a batch of DataFusion,
+/// which would deal out batches itself of what has more rows than that and too few lanes, and read ahead of limits for it.
+const LANE_ROWS_MIN: u64 = 8 << 10;
 
 /// A row of the log is decoded: it costs as much as so many rows out of objects.
 const HOT_ROW_COST: u64 = 8;

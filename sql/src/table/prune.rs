@@ -257,3 +257,23 @@ impl PruningStatistics for Known<'_> {
         None
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_values_with_bytes_of_their_own_are_looked_for_as_keys() {
+        let key = |kind, value| key_of(&kind, &value);
+        let text = |text: &str| ScalarValue::Utf8(Some(text.to_owned()));
+        assert_eq!(key(ColumnType::Text, text("ü")), Some(Bytes::from_static("ü".as_bytes())));
+        assert_eq!(key(ColumnType::Int, ScalarValue::Int32(Some(258))), Some(Bytes::from_static(&[0, 0, 1, 2])));
+        let number = ScalarValue::Int64(Some(-1));
+        assert_eq!(key(ColumnType::BigInt, number.clone()), Some(Bytes::from_static(&[0xff; 8])));
+        assert_eq!(key(ColumnType::Bytes, ScalarValue::Binary(Some(vec![7]))), Some(Bytes::from_static(&[7])));
+        // A uuid may have been written in capitals, 0.0 as -0.0; and what is of another type is no key.
+        assert_eq!(key(ColumnType::Uuid, text("67e55044-10b1-426f-9247-bb680e5fe0c8")), None);
+        assert_eq!(key(ColumnType::Double, ScalarValue::Float64(Some(0.0))), None);
+        assert_eq!((key(ColumnType::Int, number), key(ColumnType::Text, ScalarValue::Utf8(None))), (None, None));
+    }
+}

@@ -17,7 +17,7 @@ use crate::scan::seam::{Pinned, PinnedPartition};
 use crate::view::ScanRequest;
 
 /// Row groups of one part, at the most: little enough to share out, enough to be read in one go.
-const PART_GROUPS_MAX: usize = 8;
+const PART_GROUPS_MAX: usize = 4;
 
 /// Row groups that a survey names one by one, a billion rows.
 const SURVEY_GROUPS_MAX: usize = 64 << 10;

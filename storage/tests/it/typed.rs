@@ -1,5 +1,6 @@
 //! Declared columns come typed out of objects, decoded out of older ones and out of the log: the same rows every way.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
@@ -24,6 +25,8 @@ use crate::support::at;
 const FORMATS: u64 = 60;
 /// Records of each.
 const RECORDS: usize = 120;
+/// Records of one commit.
+const BATCH_RECORDS: usize = 10;
 
 /// What is declared over the one topic that is written to.
 #[derive(Debug, Default)]
@@ -147,8 +150,14 @@ fn key(rng: &mut StdRng, format: &RecordFormat) -> Option<Vec<u8>> {
 }
 
 async fn produce(storage: &Storage, topic: &Topic, format: &RecordFormat, rng: &mut StdRng, records: usize) {
+    for start in (0..records).step_by(BATCH_RECORDS) {
+        produce_batch(storage, topic, format, rng, start..records.min(start + BATCH_RECORDS)).await;
+    }
+}
+
+async fn produce_batch(storage: &Storage, topic: &Topic, format: &RecordFormat, rng: &mut StdRng, range: Range<usize>) {
     let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
-    for number in 0..records {
+    for number in range {
         let (key, values) = (key(rng, format), format.columns.iter().filter(|column| column.role == ColumnRole::Value));
         let value = match rng.random_range(0..30) {
             0 => None,
