@@ -101,7 +101,7 @@ async fn what_has_no_rows_to_change_is_refused_by_name_with_a_hint() {
 async fn returning_answers_with_the_rows_written() {
     let node = Node::start().await;
     let mut session = accounts(&node).await;
-    let mut says = async |sql: &str| run(&mut session, sql).await.unwrap();
+    let mut says = async |sql: &str| run_sorted(&mut session, sql).await.unwrap();
     assert_eq!(says("INSERT INTO accounts (id, owner) VALUES (4, 'dan') RETURNING *").await, ["4|dan|NULL|NULL"]);
     assert_eq!(
         says(
