@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use aquifer_storage::Watch;
 use aquifer_storage::record::format::ColumnRole;
-use arrow::array::{ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch};
 use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
@@ -354,7 +354,8 @@ fn changed(
         Error::new(SqlState::DatatypeMismatch, "argument of WHERE must be type boolean")
             .with_hint("write a condition: WHERE excluded.a > 0")
     })?;
-    let mask: BooleanArray = prep_null_mask_filter(mask);
+    // What is not known is not met.
+    let mask: BooleanArray = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
     let rows = filter_record_batch(&rows, &mask).map_err(DataFusionError::from)?;
     let partitions = filter(&met.partitions, &mask).map_err(DataFusionError::from)?;
     Ok((rows, partitions.as_primitive().clone()))
