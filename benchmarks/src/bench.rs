@@ -5,9 +5,9 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::{Args, HistoryArgs};
 use crate::failure::Result;
 use crate::node::Node;
+use crate::{Args, HistoryArgs};
 
 /// Bytes of one record's key and value together.
 pub(crate) const RECORD_BYTES: u64 = 1024;

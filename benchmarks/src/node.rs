@@ -121,12 +121,7 @@ impl Drop for Node {
     }
 }
 
-fn spawn(
-    binary: &Path,
-    directory: &Path,
-    environment: &[(&str, &str)],
-    processors: Option<&str>,
-) -> Result<Ready> {
+fn spawn(binary: &Path, directory: &Path, environment: &[(&str, &str)], processors: Option<&str>) -> Result<Ready> {
     let log = File::options().create(true).append(true).open(log_path(directory))?;
     let mut command = crate::machine::pinned(processors, binary);
     // The settings of the shell are not those of the run.
