@@ -1,6 +1,7 @@
 """Answers SQL by DuckDB: a line of JSON in, {"sql": ...}, a line of JSON out, {"seconds": ..., "rows": [[...], ...]} or
 {"error": ...}. Cells are text as Postgres shows them, or null."""
 
+import datetime
 import json
 import sys
 import time
@@ -15,6 +16,8 @@ def shown(cell):
         return "t" if cell else "f"
     if isinstance(cell, bytes):
         return "\\x" + cell.hex()
+    if isinstance(cell, datetime.datetime) and cell.microsecond:
+        return str(cell).rstrip("0")
     return str(cell)
 
 
