@@ -116,6 +116,10 @@ pub(crate) async fn moments(
     let mut moments = HashMap::new();
     for travel in &query.travels {
         let moment = moment(state, &travel.at, travel.position, query).await?;
+        // A windowed source bears the name of its window.
+        for window in query.windows.iter().filter(|window| window.source.value == travel.marker) {
+            moments.insert(window.marker.clone(), moment.clone());
+        }
         moments.insert(travel.marker.clone(), moment);
     }
     for call in calls {
@@ -124,7 +128,22 @@ pub(crate) async fn moments(
     Ok(moments)
 }
 
+/// Whether an expression reads rows.
+fn has_rows(expr: &ast::Expr) -> bool {
+    matches!(expr, ast::Expr::Subquery(_) | ast::Expr::Exists { .. } | ast::Expr::InSubquery { .. })
+}
+
 async fn moment(state: &SessionState, at: &ast::Expr, position: usize, query: &WindowedQuery) -> Result<Expr> {
+    let not_constant = || {
+        Error::unsupported("a time that is no expression of constants, parameters and now()")
+            .with_position(position)
+            .with_hint("FOR SYSTEM_TIME AS OF now() - interval '1 hour'")
+    };
+    if ast::visit_expressions(at, |expr| if has_rows(expr) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        .is_break()
+    {
+        return Err(not_constant());
+    }
     let mut select = query_of(&tokenize("SELECT 1")?, &query.places)?.query;
     if let SetExpr::Select(select) = select.body.as_mut() {
         select.projection = vec![SelectItem::UnnamedExpr(at.clone())];
@@ -138,11 +157,6 @@ async fn moment(state: &SessionState, at: &ast::Expr, position: usize, query: &W
     let statement = DataFusionStatement::Statement(Box::new(statement));
     let plan = state.statement_to_plan(statement).await;
     let plan = plan.map_err(|error| placed(located(error, &query.places)))?;
-    let not_constant = || {
-        Error::unsupported("a time that is no expression of constants, parameters and now()")
-            .with_position(position)
-            .with_hint("FOR SYSTEM_TIME AS OF now() - interval '1 hour'")
-    };
     let LogicalPlan::Projection(mut projection) = plan else { return Err(not_constant()) };
     let over_nothing = matches!(projection.input.as_ref(), LogicalPlan::EmptyRelation(_));
     let expr = projection.expr.pop().filter(|_| over_nothing).ok_or_else(not_constant)?.unalias();

@@ -508,7 +508,7 @@ impl Writer {
         let Shape { relation, topic, encoder, declared, rules, .. } = self.shape.as_ref();
         rules.check(relation, declared, rows, tombstones)?;
         let deleted = tombstones.then(|| vec![true; rows.num_rows()]);
-        let records = encoder.encode(rows, deleted.as_deref()).map_err(too_long)?;
+        let records = encoder.encode(rows, deleted.as_deref()).map_err(refused)?;
         for (row, record) in records.iter().enumerate() {
             let partition = match (standing, &record.key) {
                 (Some(standing), key) => {
@@ -528,13 +528,17 @@ impl Writer {
     }
 }
 
-/// The encoder's refusal of a text that is too long under its own code.
-fn too_long(error: aquifer_storage::Error) -> Error {
-    if error.to_string().contains(TOO_LONG) {
-        let state = SqlState::StringTooLong;
-        return Error { state, ..Error::from(error) }.with_hint("ALTER … ALTER COLUMN … TYPE makes it longer");
+/// The encoder's refusal of a NULL that has no bytes, or of a text that is too long, under its own code.
+fn refused(error: aquifer_storage::Error) -> Error {
+    let message = error.to_string();
+    let mapped = Error::from(error);
+    if message.contains(TOO_LONG) {
+        Error { state: SqlState::StringTooLong, ..mapped }.with_hint("ALTER … ALTER COLUMN … TYPE makes it longer")
+    } else if message.to_lowercase().contains("null") {
+        Error { state: SqlState::NotNullViolation, ..mapped }
+    } else {
+        mapped
     }
-    Error::from(error)
 }
 
 #[cfg(test)]

@@ -161,7 +161,11 @@ fn is_simple(kind: &ColumnType) -> bool {
 /// Whether a literal is read as a planned one would be.
 fn takes(kind: &ColumnType, literal: &Literal) -> bool {
     match (literal, kind) {
-        (Literal::Null | Literal::Text(_), _) => true,
+        (Literal::Null, _) => true,
+        // What has parts is read as JSON too, which planning does.
+        (Literal::Text(_), ColumnType::Struct(_) | ColumnType::Map(_)) => false,
+        (Literal::Text(_), ColumnType::Array(item)) => is_simple(item),
+        (Literal::Text(_), _) => true,
         (Literal::Default, kind) => is_simple(kind),
         (Literal::Boolean(_), kind) => *kind == ColumnType::Boolean,
         // A fraction is rounded first.

@@ -115,7 +115,7 @@ pub(crate) fn encode(rows: &[Vec<ScalarValue>], format: &RecordFormat) -> Option
         (0..declared.len()).map(|column| ScalarValue::iter_to_array(rows.iter().map(|row| row[column].clone())));
     let arrays: Vec<ArrayRef> = arrays.collect::<DataFusionResult<_>>().ok()?;
     let batch = RecordBatch::try_new(schema, arrays).ok()?;
-    let (key_format, value_format) = (format.key_format, Format::None);
+    let (key_format, value_format) = (format.key_format, Format::Json);
     let keys_only = RecordFormat { columns: declared, key_format, value_format, tombstones: true };
     let records = Encoder::new(&keys_only).ok()?.encode(&batch, Some(&vec![true; rows.len()])).ok()?;
     let mut keys: Vec<Bytes> = records.into_iter().filter_map(|record| record.key).collect();

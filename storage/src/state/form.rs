@@ -43,7 +43,8 @@ fn keys_only(format: &RecordFormat) -> RecordFormat {
     RecordFormat {
         columns: keys.cloned().collect(),
         key_format: format.key_format,
-        value_format: Format::None,
+        // Of a table; there are no values to be read by it.
+        value_format: Format::Json,
         tombstones: true,
     }
 }

@@ -251,8 +251,10 @@ async fn reopened(home: &Path, topic: &Topic) -> (Storage, Arc<dyn KeyedTables>)
 
 fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
+    let mut entries: Vec<_> = std::fs::read_dir(from).unwrap().map(Result::unwrap).collect();
+    // `meta` before the log: it names the newest segment, which must be there then.
+    entries.sort_by_key(|entry| entry.path().is_dir());
+    for entry in entries {
         let target = to.join(entry.file_name());
         if entry.path().is_dir() {
             copy(&entry.path(), &target);
