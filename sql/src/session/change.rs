@@ -136,7 +136,8 @@ impl Session {
         };
         let mut returned = self.returned(answer.as_ref(), &relation)?;
         let writer = self.writer(&change.name)?;
-        let watch = query::before(deadline, async { Ok(self.engine.storage.watch(relation.topic).await?) }).await?;
+        let watch = async { Ok(self.engine.storage.watch(relation.topic).await?) };
+        let watch = query::before(deadline, watch).await.map_err(in_use)?;
         let mut writing = self.writing();
         let bound = self.with_own_writes(&bound);
         let rows = self.rows_to_write(&bound, parameters, &change.places);
@@ -191,6 +192,15 @@ impl Session {
             _ => Ok(Outcome::Done(format!("INSERT 0 {count}"))),
         }
     }
+}
+
+/// A watch that does not begin, since somebody else's transaction is open: waiting again would not help.
+fn in_use(error: Error) -> Error {
+    if error.state != SqlState::SerializationFailure {
+        return error;
+    }
+    let error = Error { state: SqlState::ObjectInUse, ..error };
+    error.with_hint("wait for that transaction to end, or CALL aquifer.abort_transaction('its id')")
 }
 
 /// Refuses what has no rows to be changed.
