@@ -136,9 +136,15 @@ impl Session {
             None => self.bind_returning_of(change).await?,
         };
         let mut returned = self.returned(answer.as_ref(), &relation)?;
+<<<<<<< HEAD
         let writer = self.writer(&change.name).await?;
         let watch = query::before(deadline, async { Ok(self.engine.storage.watch(relation.topic).await?) }).await?;
         let bound = self.with_own_writes(&bound)?;
+=======
+        let writer = self.writer(&change.name)?;
+        let watch = async { Ok(self.engine.storage.watch(relation.topic).await?) };
+        let watch = query::before(deadline, watch).await.map_err(in_use)?;
+>>>>>>> tables
         let mut writing = self.writing();
         let rows = self.rows_to_write(&bound, parameters, &change.places);
         let deletes = change.assignments.is_none();
@@ -197,6 +203,15 @@ impl Session {
             _ => Ok(Outcome::Done(format!("INSERT 0 {count}"))),
         }
     }
+}
+
+/// A watch that does not begin, since somebody else's transaction is open: waiting again would not help.
+fn in_use(error: Error) -> Error {
+    if error.state != SqlState::SerializationFailure {
+        return error;
+    }
+    let error = Error { state: SqlState::ObjectInUse, ..error };
+    error.with_hint("wait for that transaction to end, or CALL aquifer.abort_transaction('its id')")
 }
 
 /// Refuses what has no rows to be changed.

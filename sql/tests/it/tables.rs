@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use aquifer_sql::error::SqlState;
 use aquifer_sql::session::Session;
+use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
+use aquifer_storage::{Append, Commit, TopicPartition, TransactionChange};
 use datafusion::common::ScalarValue;
 use proptest::prelude::*;
 
@@ -179,6 +181,33 @@ async fn a_row_that_somebody_else_has_changed_meanwhile_fails_the_block_and_othe
     assert_eq!((error.state, error.state.code()), (SqlState::SerializationFailure, "40001"), "{error:?}");
     let all = "SELECT id, owner, balance FROM accounts ORDER BY id";
     assert_eq!(run(&mut session, all).await.unwrap(), ["1|eve|0.00", "2|bob|21.00", "3|cid|30.00"]);
+}
+
+#[tokio::test]
+async fn an_update_does_not_wait_for_ever_for_somebody_else_s_transaction() {
+    let node = Node::start().await;
+    let mut session = accounts(&node).await;
+    let topic = node.storage.topic("accounts").unwrap().id;
+    let (transactional_id, partitions) = ("theirs".to_owned(), vec![TopicPartition { topic, partition: 0 }]);
+    let step = async |change| {
+        let commit = Commit { transactions: vec![change], ..Commit::default() };
+        node.storage.commit(commit).await.unwrap().transactions[0]
+    };
+    let (timeout_ms, expected) = (60_000, None);
+    let id = transactional_id.clone();
+    let producer = step(TransactionChange::Init { transactional_id: id, timeout_ms, expected }).await;
+    let id = transactional_id.clone();
+    step(TransactionChange::AddPartitions { transactional_id: id, producer, partitions }).await;
+    let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+    builder.push(0, Some(&9_i32.to_be_bytes()), Some(b"{}"), &[]);
+    let batch = builder.build(Compression::None).unwrap().in_transaction(producer, 0);
+    let appends = vec![Append { topic, partition: 0, batch }];
+    node.storage.commit(Commit { appends, ..Commit::default() }).await.unwrap();
+    let error = fails(&mut session, "UPDATE accounts SET note = 'w'").await;
+    assert_eq!(error.state, SqlState::ObjectInUse, "{error:?}");
+    assert!(error.hint.is_some_and(|hint| hint.contains("aquifer.abort_transaction")));
+    step(TransactionChange::End { transactional_id, producer, committed: true }).await;
+    assert_eq!(run(&mut session, "UPDATE accounts SET note = 'w'").await.unwrap(), ["UPDATE 4"]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

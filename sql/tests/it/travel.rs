@@ -293,7 +293,8 @@ async fn the_position_of_a_moment_is_the_first_offset_of_what_came_later() {
     let mut bench = Bench::new().await;
     bench.node.run("CREATE STREAM s (k STRING KEY, x BIGINT) WITH (partitions = 2, kafka_topic = 'S')").await;
     bench.each_second(&["INSERT INTO s VALUES ('a', 1), ('b', 1), ('c', 1)", "INSERT INTO s VALUES ('a', 2)"]).await;
-    let ends = "SELECT p, (SELECT count(*) FROM s WHERE _partition = p AND x <= $) FROM (VALUES (0), (1)) AS t(p) ORDER BY 1";
+    let ends =
+        "SELECT p, (SELECT count(*) FROM s WHERE _partition = p AND x <= $) FROM (VALUES (0), (1)) AS t(p) ORDER BY 1";
     for cold in [false, true] {
         if cold {
             bench.node.run("CHECKPOINT").await;

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, Readable, Snapshot};
 
@@ -18,10 +18,12 @@ use crate::state::entry::{MARK_KEY, Mark};
 const MEMORY_SHARE: u64 = 16;
 /// Bytes that blocks read lately have at least.
 const CACHE_BYTES_MIN: u64 = 4 << 20;
-/// Bytes that may wait unflushed in one keyspace, at the most.
-const UNFLUSHED_BYTES_MAX: u64 = 32 << 20;
-/// And at the least, so that tables are not flushed one entry at a time.
-const UNFLUSHED_BYTES_MIN: u64 = 1 << 20;
+/// Bytes that may wait unflushed in all of it, at the least: files are not worth their while otherwise.
+const UNFLUSHED_BYTES_MIN: u64 = 4 << 20;
+/// One keyspace is flushed at one part in so many of those bytes.
+const PART_SHARE: u64 = 4;
+/// And, while there are more than those bytes, at half as many.
+const PRESSED_SHARE: u64 = 2 * PART_SHARE;
 /// Files held open.
 const FILES_MAX: usize = 64;
 /// Bytes of journals, the least that fjall takes.
@@ -85,10 +87,10 @@ impl Store {
 
     /// The part of a topic, made if it is not there.
     pub(crate) fn part(&self, topic: TopicId) -> Result<Part> {
-        let bytes = self.unflushed_bytes_max.min(UNFLUSHED_BYTES_MAX);
+        let bytes = self.unflushed_bytes_max / PART_SHARE;
         let options = || KeyspaceCreateOptions::default().max_memtable_size(bytes);
         let keyspace = self.db.keyspace(&topic.to_string(), options).map_err(failed("open a part"))?;
-        Ok(Part { topic, keyspace, store: self.clone(), damaged: AtomicBool::new(false) })
+        Ok(Part { topic, keyspace, store: self.clone(), unflushed: AtomicU64::new(0), damaged: AtomicBool::new(false) })
     }
 
     /// Forgets all of a topic.
@@ -104,6 +106,8 @@ pub(crate) struct Part {
     pub(crate) topic: TopicId,
     keyspace: Keyspace,
     store: Store,
+    /// Bytes written since it was last told to flush.
+    unflushed: AtomicU64,
     /// A reader has found it so.
     damaged: AtomicBool,
 }
@@ -134,6 +138,8 @@ impl Part {
     /// lost from the end, and made again.
     pub(crate) fn write(&self, changes: Changes) -> Result<()> {
         let mut batch = self.store.db.batch();
+        let bytes = |(key, value): &(Vec<u8>, Option<Vec<u8>>)| (key.len() + value.as_ref().map_or(0, Vec::len)) as u64;
+        let bytes: u64 = changes.entries.iter().map(bytes).sum();
         for (key, value) in changes.entries {
             match value {
                 Some(value) => batch.insert(&self.keyspace, key, value),
@@ -142,8 +148,10 @@ impl Part {
         }
         batch.insert(&self.keyspace, MARK_KEY.to_vec(), changes.mark.to_bytes());
         batch.commit().map_err(failed("write"))?;
-        if self.store.db.write_buffer_size() > self.store.unflushed_bytes_max {
-            // Parts that are written now and then would keep theirs for ever otherwise.
+        let unflushed = self.unflushed.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        let limit = self.store.unflushed_bytes_max;
+        if self.store.db.write_buffer_size() > limit && unflushed > limit / PRESSED_SHARE {
+            self.unflushed.store(0, Ordering::Relaxed);
             self.keyspace.rotate_memtable().map_err(failed("flush"))?;
         }
         Ok(())
