@@ -139,8 +139,11 @@ async fn moment(state: &SessionState, at: &ast::Expr, position: usize, query: &W
             .with_position(position)
             .with_hint("FOR SYSTEM_TIME AS OF now() - interval '1 hour'")
     };
-    if ast::visit_expressions(at, |expr| if has_rows(expr) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
-        .is_break()
+    if ast::visit_expressions(
+        at,
+        |expr| if has_rows(expr) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) },
+    )
+    .is_break()
     {
         return Err(not_constant());
     }

@@ -136,15 +136,10 @@ impl Session {
             None => self.bind_returning_of(change).await?,
         };
         let mut returned = self.returned(answer.as_ref(), &relation)?;
-<<<<<<< HEAD
         let writer = self.writer(&change.name).await?;
-        let watch = query::before(deadline, async { Ok(self.engine.storage.watch(relation.topic).await?) }).await?;
-        let bound = self.with_own_writes(&bound)?;
-=======
-        let writer = self.writer(&change.name)?;
         let watch = async { Ok(self.engine.storage.watch(relation.topic).await?) };
         let watch = query::before(deadline, watch).await.map_err(in_use)?;
->>>>>>> tables
+        let bound = self.with_own_writes(&bound)?;
         let mut writing = self.writing();
         let rows = self.rows_to_write(&bound, parameters, &change.places);
         let deletes = change.assignments.is_none();
