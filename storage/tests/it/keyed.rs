@@ -178,6 +178,7 @@ async fn run_history(steps: Vec<Step>) {
     let mut storage = Storage::open(options(home.path())).await.unwrap();
     let topic = keyed_topic(&storage, 2).await;
     let mut tables = keep(&storage, &topic);
+    answers(&storage, &topic).await;
     let mut number = 0;
     for step in steps {
         match step {
@@ -210,6 +211,7 @@ async fn run_history(steps: Vec<Step>) {
                 stop(storage).await;
                 storage = Storage::open(options(home.path())).await.unwrap();
                 tables = keep(&storage, &topic);
+                answers(&storage, &topic).await;
             }
             Step::Check => drop(check(&storage, &topic).await),
         }
@@ -268,6 +270,22 @@ fn copy(from: &Path, to: &Path) {
 fn files_below(dir: &Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
     entries.flat_map(|path| if path.is_dir() { files_below(&path) } else { vec![path] }).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_whose_latest_record_lies_below_the_log_start_is_gone_before_it_is_swept() {
+    let home = tempfile::tempdir().unwrap();
+    let (storage, topic, _tables) = storage_with_state(home.path()).await;
+    let before = snapshot(&storage, &topic);
+    // Too little to be swept.
+    storage.trim(vec![Trim { partition: at(&topic, 0), log_start_offset: 5 }]).await.unwrap();
+    answers(&storage, &topic).await;
+    let keys: Vec<String> = (0..12).map(key).collect();
+    let rows = looked_up(&snapshot(&storage, &topic), &topic, &keys).await.unwrap();
+    assert_eq!(rows.keys().filter(|(partition, _)| *partition == 0).count(), 7);
+    let rows = looked_up(&before, &topic, &keys).await.unwrap();
+    assert_eq!(rows, scanned(&before, &topic, &keys).await, "an older snapshot still has them");
+    stop(storage).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
