@@ -13,7 +13,7 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, cast};
 use datafusion::sql::parser::Statement as DataFusionStatement;
 use datafusion::sql::sqlparser::ast::{
     self, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, SelectItem, SetExpr, TableAlias,
-    TableFactor, Value, VisitMut, VisitorMut,
+    TableFactor, Value, Visit, VisitMut, Visitor, VisitorMut,
 };
 
 use super::bind::located;
@@ -116,7 +116,10 @@ pub(crate) async fn moments(
     let mut moments = HashMap::new();
     for travel in &query.travels {
         let moment = moment(state, &travel.at, travel.position, query).await?;
-        moments.insert(travel.marker.clone(), moment);
+        // One that is windowed too bears the name of its window.
+        let window = query.windows.iter().find(|window| window.source.value == travel.marker);
+        let marker = window.map_or(&travel.marker, |window| &window.marker);
+        moments.insert(marker.clone(), moment);
     }
     for call in calls {
         moments.insert(call.marker.clone(), moment(state, &call.at, call.of.position, query).await?);
@@ -125,6 +128,14 @@ pub(crate) async fn moments(
 }
 
 async fn moment(state: &SessionState, at: &ast::Expr, position: usize, query: &WindowedQuery) -> Result<Expr> {
+    let not_constant = || {
+        Error::unsupported("a time that is no expression of constants, parameters and now()")
+            .with_position(position)
+            .with_hint("FOR SYSTEM_TIME AS OF now() - interval '1 hour'")
+    };
+    if at.visit(&mut Subquery).is_break() {
+        return Err(not_constant());
+    }
     let mut select = query_of(&tokenize("SELECT 1")?, &query.places)?.query;
     if let SetExpr::Select(select) = select.body.as_mut() {
         select.projection = vec![SelectItem::UnnamedExpr(at.clone())];
@@ -138,11 +149,6 @@ async fn moment(state: &SessionState, at: &ast::Expr, position: usize, query: &W
     let statement = DataFusionStatement::Statement(Box::new(statement));
     let plan = state.statement_to_plan(statement).await;
     let plan = plan.map_err(|error| placed(located(error, &query.places)))?;
-    let not_constant = || {
-        Error::unsupported("a time that is no expression of constants, parameters and now()")
-            .with_position(position)
-            .with_hint("FOR SYSTEM_TIME AS OF now() - interval '1 hour'")
-    };
     let LogicalPlan::Projection(mut projection) = plan else { return Err(not_constant()) };
     let over_nothing = matches!(projection.input.as_ref(), LogicalPlan::EmptyRelation(_));
     let expr = projection.expr.pop().filter(|_| over_nothing).ok_or_else(not_constant)?.unalias();
@@ -162,17 +168,21 @@ async fn moment(state: &SessionState, at: &ast::Expr, position: usize, query: &W
     Ok(cast(typed(expr)?, moment_type()))
 }
 
+/// Breaks off at a subquery.
+struct Subquery;
+
+impl Visitor for Subquery {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &ast::Query) -> ControlFlow<()> {
+        ControlFlow::Break(())
+    }
+}
+
 fn is_constant(expr: &Expr) -> Result<bool> {
     let mut constant = true;
     expr.apply(|expr| {
-        constant &= !matches!(
-            expr,
-            Expr::Column(_)
-                | Expr::OuterReferenceColumn(..)
-                | Expr::ScalarSubquery(_)
-                | Expr::Exists(_)
-                | Expr::InSubquery(_)
-        );
+        constant &= !matches!(expr, Expr::Column(_) | Expr::OuterReferenceColumn(..));
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(constant)

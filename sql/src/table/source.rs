@@ -22,6 +22,8 @@ pub(crate) enum SourceColumn {
     Offset,
     /// `_timestamp`.
     Timestamp,
+    /// `_committed_at`.
+    CommittedAt,
     /// `_key`.
     Key,
     /// `_value`.
@@ -51,10 +53,11 @@ pub(crate) const TOPIC_COLUMNS: [SourceColumn; 6] = [
 ];
 
 /// The columns that answer without being shown.
-pub(crate) const HIDDEN_COLUMNS: [SourceColumn; 9] = [
+pub(crate) const HIDDEN_COLUMNS: [SourceColumn; 10] = [
     SourceColumn::Partition,
     SourceColumn::Offset,
     SourceColumn::Timestamp,
+    SourceColumn::CommittedAt,
     SourceColumn::Key,
     SourceColumn::Value,
     SourceColumn::Headers,
@@ -71,6 +74,7 @@ impl SourceColumn {
             Self::Partition => "_partition",
             Self::Offset => "_offset",
             Self::Timestamp => "_timestamp",
+            Self::CommittedAt => "_committed_at",
             Self::Key => "_key",
             Self::Value => "_value",
             Self::Headers => "_headers",
@@ -120,6 +124,9 @@ impl Source {
             SourceColumn::Partition | SourceColumn::RowPartition => Field::new(name, DataType::Int32, false),
             SourceColumn::Timestamp => {
                 Field::new(name, DataType::Timestamp(TimeUnit::Millisecond, Some(types::utc())), false)
+            }
+            SourceColumn::CommittedAt => {
+                Field::new(name, DataType::Timestamp(TimeUnit::Microsecond, Some(types::utc())), false)
             }
             SourceColumn::Key | SourceColumn::Value => Field::new(name, DataType::Binary, true),
             SourceColumn::Headers => types::marked(Field::new(name, DataType::Utf8, false), "jsonb"),

@@ -292,7 +292,8 @@ async fn history_begins_where_compaction_has_cut_it_and_sql_keeps_it_for_a_week(
 async fn the_position_of_a_moment_is_the_first_offset_of_what_came_later() {
     let mut bench = Bench::new().await;
     bench.node.run("CREATE STREAM s (k STRING KEY, x BIGINT) WITH (partitions = 2, kafka_topic = 'S')").await;
-    bench.each_second(&["INSERT INTO s VALUES ('a', 1), ('b', 1), ('c', 1)", "INSERT INTO s VALUES ('a', 2)"]).await;
+    let many = "INSERT INTO s SELECT 'k' || value::text, 1 FROM generate_series(1, 20)";
+    bench.each_second(&[many, "INSERT INTO s VALUES ('k1', 2)"]).await;
     let ends = "SELECT _partition, max(_offset) + 1 FROM s WHERE x <= $ GROUP BY 1 ORDER BY 1";
     for cold in [false, true] {
         if cold {
