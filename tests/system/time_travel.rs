@@ -1,7 +1,7 @@
 //! The past through the wires: what SQL shows as of a time is what had been committed by then, whatever the Kafka
 //! transaction it came with, hot, after a kill, and cold.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rdkafka::producer::Producer;
 use tokio_postgres::error::SqlState;
@@ -62,8 +62,10 @@ async fn a_select_shows_what_was_committed_by_then_however_it_came_and_wherever_
     }
 
     let sql = Sql::connect(&node).await;
-    let by_parameter = "SELECT count(*) FROM topics.\"orders\" FOR SYSTEM_TIME AS OF $1::text::timestamptz";
-    let row = sql.client.query_one(by_parameter, &[&committed]).await.expect("a row");
+    let row = sql.client.query_one(&format!("SELECT timestamptz '{committed}'"), &[]).await.expect("a row");
+    let at: SystemTime = row.get(0);
+    let by_parameter = "SELECT count(*) FROM topics.\"orders\" FOR SYSTEM_TIME AS OF $1";
+    let row = sql.client.query_one(by_parameter, &[&at]).await.expect("a row");
     assert_eq!(row.get::<_, i64>(0), 3);
     let gone = sql.refused("SELECT * FROM users FOR SYSTEM_TIME AS OF now() - interval '1 year'").await;
     assert_eq!(gone.state, SqlState::from_code("72000"), "{}", gone.message);
