@@ -116,7 +116,10 @@ pub(crate) async fn serve(
         connections.shutdown().await;
     }
     for task in [timer, expiry] {
-        if let Err(error) = task.await {
+        // A process that is told twice to go drops its tasks where they stand.
+        if let Err(error) = task.await
+            && !error.is_cancelled()
+        {
             tracing::error!(%error, "a task of the consumer groups failed");
         }
     }

@@ -11,7 +11,7 @@ use datafusion::logical_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUD
 use std::sync::Arc;
 
 /// What a cast to an integer is wrapped around; no client's name.
-pub(crate) const WHOLE: &str = "aquifer_whole";
+pub(crate) const WHOLE: &str = "nearest_whole";
 
 /// See the head of this file. Of anything but a number with a fraction it is the value itself.
 #[derive(Debug, PartialEq, Eq, Hash)]

@@ -394,7 +394,7 @@ mod tests {
 
     #[test]
     fn casts_to_integers_round_unless_there_is_nothing_to_round() {
-        assert_eq!(spelled("SELECT x::int").unwrap(), "SELECT aquifer_whole(x)::INT");
+        assert_eq!(spelled("SELECT x::int").unwrap(), "SELECT nearest_whole(x)::INT");
         for same in ["SELECT $1::INT", "SELECT '4'::INT", "SELECT x::TEXT"] {
             assert_eq!(spelled(same).unwrap(), same);
         }

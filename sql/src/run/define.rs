@@ -140,14 +140,7 @@ pub(crate) async fn create(
         return Ok((tag, Some(skipped(&create.name.value))));
     }
     let mut properties = Properties::read(&create.with)?;
-    if properties.emit.is_some() {
-        return Err(Error::unsupported("emit on a declared relation").with_hint("it belongs to CREATE … AS SELECT"));
-    }
-    if let Some((_, position)) = properties.replay_from {
-        return Err(Error::unsupported("replay_from on a declared relation")
-            .with_position(position)
-            .with_hint("it belongs to CREATE … AS SELECT; a SELECT reads the past with FOR SYSTEM_TIME AS OF"));
-    }
+    refuse_of_queries(&properties)?;
     let format = format_of(create, &properties)?;
     format.check().map_err(|error| {
         Error::new(SqlState::InvalidColumnDefinition, error.to_string()).with_position(create.name.position)
@@ -189,6 +182,19 @@ pub(crate) async fn create(
     };
     catalog.commit(Commit { topics: topic.create.into_iter().collect(), definitions, ..Commit::default() }).await?;
     Ok((tag, notice))
+}
+
+/// Refuses properties that only a query's result has.
+fn refuse_of_queries(properties: &Properties) -> Result<()> {
+    if properties.emit.is_some() {
+        return Err(Error::unsupported("emit on a declared relation").with_hint("it belongs to CREATE … AS SELECT"));
+    }
+    match properties.replay_from {
+        Some((_, position)) => Err(Error::unsupported("replay_from on a declared relation")
+            .with_position(position)
+            .with_hint("it belongs to CREATE … AS SELECT; a SELECT reads the past with FOR SYSTEM_TIME AS OF")),
+        None => Ok(()),
+    }
 }
 
 /// What CREATE OR REPLACE may put in another's place.
