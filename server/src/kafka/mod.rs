@@ -117,9 +117,7 @@ pub(crate) async fn serve(
     }
     for task in [timer, expiry] {
         // A process that is told twice to go drops its tasks where they stand.
-        if let Err(error) = task.await
-            && !error.is_cancelled()
-        {
+        if let Some(error) = task.await.err().filter(|error| !error.is_cancelled()) {
             tracing::error!(%error, "a task of the consumer groups failed");
         }
     }
