@@ -50,7 +50,7 @@ use crate::settings::ServerSettings;
 /// Pause after a failed accept: the machine is out of file descriptors, and trying again at once would spin.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Serves Kafka's port until `shutdown`. `advertised` is the `HOST:PORT` that Metadata tells.
+/// Serves Kafka's port until `shutdown`. `advertised` is the `HOST:PORT` that Metadata tells. Told twice to go, tasks are dropped where they stand.
 pub(crate) async fn serve(
     listener: Listener,
     storage: Storage,
@@ -116,7 +116,6 @@ pub(crate) async fn serve(
         connections.shutdown().await;
     }
     for task in [timer, expiry] {
-        // A process that is told twice to go drops its tasks where they stand.
         if let Some(error) = task.await.err().filter(|error| !error.is_cancelled()) {
             tracing::error!(%error, "a task of the consumer groups failed");
         }
