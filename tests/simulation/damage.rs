@@ -56,11 +56,6 @@ pub(crate) fn look(world: &Rc<World>) {
     world.simulation.run(async move {
         match of_run.open().await {
             Ok(storage) => read(&of_run, &storage, &file).await,
-            // A damaged record that made a topic takes the topic's ends with it. What objects hold behind them shows that the log
-            // is not whole, and the refusal says which file is damaged.
-            Err(error) if place == Place::Segment && knows_less(&error, &file) => {
-                of_run.note(|| format!("it does not open: {error}"));
-            }
             Err(error) => of_run.violate(13, format!("with a flipped bit in {file} it does not open: {error:?}")),
         }
     });
@@ -70,11 +65,6 @@ pub(crate) fn look(world: &Rc<World>) {
 /// Whether an error says that bytes are damaged, and where.
 fn names(error: &Error, file: &str) -> bool {
     matches!(error, Error::Corrupt { .. }) && error.to_string().contains(file)
-}
-
-/// Whether a start was refused since objects hold what the log does not know, naming the damaged file.
-fn knows_less(error: &Error, file: &str) -> bool {
-    matches!(error, Error::Config { reason } if reason.contains("of which the data directory knows only") && reason.contains(file))
 }
 
 async fn read(world: &World, storage: &Storage, file: &str) {

@@ -439,6 +439,11 @@ impl Recovery {
         let partition = entry.partition;
         self.runs.entry(partition).or_default().put(run, segment.base);
         let known_end = self.ledger.end_of(partition);
+        // What made the topic may be what was damaged: a later record may make it known, and its offsets are given already.
+        let may_come = !self.published.damaged.is_empty() && !self.ledger.own.deleted.contains(&partition.topic);
+        if may_come {
+            self.published.partitions.entry(partition).or_default();
+        }
         let Some(view) = self.published.partitions.get_mut(&partition) else { return };
         if run.frame >= self.replay_from && !entry.carried {
             if run.base_offset > known_end && view.damage_at(known_end).is_none() {
@@ -454,6 +459,8 @@ impl Recovery {
     /// Settles what is missing, and the ends: a partition that has not grown since the snapshot has the end it names.
     fn finish(&mut self) {
         let damaged = self.published.damaged.last().cloned();
+        let topics = &self.published.own.topics;
+        self.published.partitions.retain(|partition, _| topics.contains_key(&partition.topic));
         for (partition, view) in &mut self.published.partitions {
             let end = self.ledger.end_of(*partition);
             let place = damaged.clone().or_else(|| view.damaged.last().map(|range| range.place.clone()));
