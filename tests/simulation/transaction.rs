@@ -310,9 +310,12 @@ async fn end(client: &Client, storage: &Storage, chance: &Chance) {
         let sound = model.transactions.get(&open.number) == Some(&Outcome::Open);
         whole && sound && !chance.once_in(3)
     };
+    // A commit of which there was no answer may have been done: that an abort is asked for behind it changes nothing, until
+    // one of the two is answered.
+    let in_doubt = client.world.model.borrow().transactions.get(&open.number) == Some(&Outcome::Asked(true));
     {
         let mut model = client.world.model.borrow_mut();
-        model.transactions.insert(open.number, Outcome::Asked(committed));
+        model.transactions.insert(open.number, Outcome::Asked(committed || in_doubt));
         if committed {
             for (attempt, register) in &open.offsets {
                 // Asked for again after trouble it counts once.
@@ -339,7 +342,9 @@ async fn end(client: &Client, storage: &Storage, chance: &Chance) {
             }
         }
         // Nobody knows: the next start tells.
-        Err(error) if World::is_unknown(error) => {}
+        Err(error) if World::is_unknown(error) || in_doubt => {
+            client.world.note(|| format!("transaction {} is in doubt: {error}", open.number));
+        }
         Err(error) => {
             // An empty transaction is none; of one that was aborted by its timeout nothing is there.
             let empty = open.partitions.is_empty() && open.offsets.is_empty();

@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::ast::BinaryOperator;
 use datafusion_functions_json::udfs::{json_as_text_udf, json_get_json_udf};
 
 use super::is_struct;
+use super::json_text;
 use super::jsonb::{Kind, function};
 use crate::error::Error;
 
@@ -61,6 +62,10 @@ impl ExprPlanner for Arrows {
             }
             (_, false) => arguments.push(expr.right),
         }
+        let function = match arguments.split_first() {
+            Some((_, steps)) if as_text && json_text::are_keys(steps) => json_text::function(),
+            _ => function,
+        };
         Ok(PlannerResult::Planned(function.call(arguments)))
     }
 }

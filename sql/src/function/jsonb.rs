@@ -326,9 +326,15 @@ fn document(documents: &StringArray, row: usize) -> Result<Option<&RawValue>> {
     serde_json::from_str(documents.value(row)).map(Some).map_err(|error| invalid(&error))
 }
 
-fn invalid(error: &serde_json::Error) -> datafusion::error::DataFusionError {
+pub(super) fn invalid(error: &serde_json::Error) -> datafusion::error::DataFusionError {
     Error::new(SqlState::InvalidTextRepresentation, format!("invalid input syntax for type json: {error}"))
         .with_hint("the argument is JSON: a text in it stands in double quotes")
+        .into()
+}
+
+pub(super) fn nested_too_deep() -> datafusion::error::DataFusionError {
+    Error::new(SqlState::InvalidTextRepresentation, "invalid input syntax for type json: it is nested too deep")
+        .with_hint("objects and arrays are read up to a thousand levels")
         .into()
 }
 

@@ -17,6 +17,8 @@ use crate::types::TypeNames;
 mod checked;
 mod contains;
 mod json;
+mod json_find;
+mod json_text;
 mod jsonb;
 mod sum;
 mod whole;

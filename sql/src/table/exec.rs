@@ -310,7 +310,8 @@ impl ExecutionPlan for ScanExec {
         args: &StatisticsArgs,
     ) -> DataFusionResult<Arc<Statistics>> {
         let Some(lanes) = self.lanes.as_ref().filter(|_| self.limit.is_none()) else {
-            return Ok(Arc::new(Statistics::new_unknown(&self.schema())));
+            let ranges = self.partitions.iter().map(|of| of.request.offset_start..of.request.offset_end);
+            return Ok(Arc::new(known::at_most(&self.schema(), ranges, self.limit)));
         };
         let parts: Vec<&ScanPart> = match args.partition() {
             Some(lane) => lanes.get(lane).into_iter().flatten().collect(),

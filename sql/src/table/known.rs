@@ -1,5 +1,7 @@
 //! What the manifest knows of a scan's rows without reading any: how many, their offsets and times; pure.
 
+use std::ops::Range;
+
 use aquifer_storage::{PartBounds, ScanPart};
 use arrow::datatypes::SchemaRef;
 use datafusion::common::stats::Precision;
@@ -31,6 +33,19 @@ pub(crate) fn statistics(schema: &SchemaRef, columns: &[SourceColumn], parts: &[
         }
     }
     statistics
+}
+
+/// Statistics of rows that are only known to lie in these offsets, as a table's latest values do: without them a join would
+/// not know which of its sides is the small one.
+pub(crate) fn at_most(
+    schema: &SchemaRef,
+    offsets: impl Iterator<Item = Range<i64>>,
+    limit: Option<usize>,
+) -> Statistics {
+    let rows =
+        offsets.map(|of| usize::try_from(of.end.saturating_sub(of.start)).unwrap_or(0)).fold(0, usize::saturating_add);
+    let num_rows = Precision::Inexact(limit.map_or(rows, |limit| rows.min(limit)));
+    Statistics { num_rows, ..Statistics::new_unknown(schema) }
 }
 
 /// Smallest and largest value of a column.

@@ -234,6 +234,22 @@ async fn no_update_of_a_counter_is_lost() {
 }
 
 #[tokio::test]
+async fn a_join_gathers_the_table_and_streams_the_stream() {
+    let node = Node::start().await;
+    let mut session = accounts(&node).await;
+    run(&mut session, "CREATE STREAM payments (account INT, cents BIGINT)").await.unwrap();
+    let paid = "INSERT INTO payments SELECT 1 + i % 3, i FROM generate_series(1, 30) AS n(i)";
+    assert_eq!(run(&mut session, paid).await.unwrap(), ["INSERT 0 30"]);
+    let join =
+        "SELECT owner, sum(cents) FROM payments p JOIN accounts a ON p.account = a.id GROUP BY owner ORDER BY owner";
+    assert_eq!(run(&mut session, join).await.unwrap(), ["ann|165", "bob|145", "cid|155"]);
+    let plan = run(&mut session, &format!("EXPLAIN {join}")).await.unwrap().join("\n");
+    // What a hash join gathers is its first input.
+    let at = |name: &str| plan.find(&format!("ScanExec: {name}")).unwrap();
+    assert!(at("accounts") < at("payments"), "{plan}");
+}
+
+#[tokio::test]
 async fn a_key_is_looked_up_once_there_is_state_also_when_prepared_and_after_a_restart() {
     let node = Node::start().await;
     let mut session = accounts(&node).await;
