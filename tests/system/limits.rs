@@ -16,7 +16,8 @@ use crate::support::wait::{PATIENCE, until};
 const CANCEL_MAX: Duration = Duration::from_secs(3);
 
 /// Statements that would take hours: what keeps them busy, and the statement.
-const ENDLESS: [(&str, &str); 7] = [
+const ENDLESS: [(&str, &str); 8] = [
+    ("a nested loop that finds nothing", "SELECT count(*) FROM cold a JOIN hot b ON a.v * b.v < a.g - 5"),
     (
         "a scan of objects",
         "SELECT count(*) FROM cold a JOIN cold b ON a.g = b.g JOIN cold c ON b.g = c.g WHERE a.v + b.v + c.v > 1",

@@ -2,12 +2,14 @@
 //!
 //! DataFusion pauses after so many batches of a leaf. That is too seldom where batches are dear, and never where an
 //! operator makes many rows out of few: joins and lists that are unnested. So scans pause by the clock, and whatever
-//! multiplies rows gets a [`SliceExec`] above it ([`Slices`]).
+//! multiplies rows gets a [`SliceExec`] above it ([`Slices`]). A nested loop holds a whole batch of its right side against
+//! every row of its left one before it looks up, so it is given smaller batches.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow::array::RecordBatch;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode, TreeNodeRecursion};
 use datafusion::error::Result as DataFusionResult;
@@ -20,6 +22,10 @@ use futures::StreamExt;
 
 /// Longest time of computing between two pauses.
 const SLICE: Duration = Duration::from_millis(10);
+
+/// Rows of the right side that a nested loop gets at once: few enough for a pause after tens of thousands of rows of the left
+/// side, and enough for the loop's own overhead not to show.
+const LOOP_ROWS_MAX: usize = 1024;
 
 /// Operators that may make many rows of one.
 const MULTIPLYING: [&str; 8] = [
@@ -65,8 +71,11 @@ impl PhysicalOptimizerRule for Slices {
         _config: &ConfigOptions,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         let sliced = plan.transform_up(|plan| {
-            let multiplies = MULTIPLYING.contains(&plan.name());
-            Ok(if multiplies { Transformed::yes(Arc::new(SliceExec::new(plan)) as _) } else { Transformed::no(plan) })
+            if !MULTIPLYING.contains(&plan.name()) {
+                return Ok(Transformed::no(plan));
+            }
+            let plan = in_small_batches(plan)?;
+            Ok(Transformed::yes(Arc::new(SliceExec::new(plan, usize::MAX)) as _))
         });
         sliced.data()
     }
@@ -80,22 +89,37 @@ impl PhysicalOptimizerRule for Slices {
     }
 }
 
+/// A nested loop whose right side comes in small batches; other plans as they are.
+fn in_small_batches(plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
+    if plan.name() != "NestedLoopJoinExec" {
+        return Ok(plan);
+    }
+    let sides: Vec<Arc<dyn ExecutionPlan>> = plan.children().into_iter().map(Arc::clone).collect();
+    let [left, right] = sides.as_slice() else { return Ok(plan) };
+    let right = Arc::new(SliceExec::new(Arc::clone(right), LOOP_ROWS_MAX));
+    let left = Arc::clone(left);
+    plan.with_new_children(vec![left, right])
+}
+
 /// The rows of its input, with pauses.
 #[derive(Debug)]
 struct SliceExec {
     input: Arc<dyn ExecutionPlan>,
+    /// Rows of a batch.
+    rows_max: usize,
     properties: Arc<PlanProperties>,
 }
 
 impl SliceExec {
-    fn new(input: Arc<dyn ExecutionPlan>) -> Self {
-        Self { properties: Arc::clone(input.properties()), input }
+    fn new(input: Arc<dyn ExecutionPlan>, rows_max: usize) -> Self {
+        Self { properties: Arc::clone(input.properties()), input, rows_max }
     }
 }
 
 impl DisplayAs for SliceExec {
     fn fmt_as(&self, _format: DisplayFormatType, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "SliceExec")
+        write!(f, "SliceExec")?;
+        if self.rows_max < usize::MAX { write!(f, ": rows_max={}", self.rows_max) } else { Ok(()) }
     }
 }
 
@@ -128,7 +152,7 @@ impl ExecutionPlan for SliceExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> DataFusionResult<Arc<dyn ExecutionPlan>> {
         Ok(match children.pop() {
-            Some(input) => Arc::new(Self::new(input)),
+            Some(input) => Arc::new(Self::new(input, self.rows_max)),
             None => self,
         })
     }
@@ -136,9 +160,22 @@ impl ExecutionPlan for SliceExec {
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> DataFusionResult<SendableRecordBatchStream> {
         let rows = self.input.execute(partition, context)?;
         let schema = rows.schema();
-        let sliced = futures::stream::unfold((rows, Slice::begin()), |(mut rows, mut slice)| async move {
+        let begun = (rows, None::<RecordBatch>, Slice::begin());
+        let rows_max = self.rows_max;
+        let sliced = futures::stream::unfold(begun, move |(mut rows, rest, mut slice)| async move {
             slice.pause_if_over().await;
-            rows.next().await.map(|batch| (batch, (rows, slice)))
+            let batch = match rest {
+                Some(rest) => rest,
+                None => match rows.next().await? {
+                    Ok(batch) => batch,
+                    Err(error) => return Some((Err(error), (rows, None, slice))),
+                },
+            };
+            if batch.num_rows() <= rows_max {
+                return Some((Ok(batch), (rows, None, slice)));
+            }
+            let rest = batch.slice(rows_max, batch.num_rows() - rows_max);
+            Some((Ok(batch.slice(0, rows_max)), (rows, Some(rest), slice)))
         });
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, sliced)))
     }
