@@ -85,6 +85,7 @@ pub enum SqlState {
 impl SqlState {
     /// The five characters.
     #[must_use]
+    #[allow(clippy::too_many_lines, reason = "a table, one line for each")]
     pub fn code(self) -> &'static str {
         match self {
             Self::SuccessfulCompletion => "00000",

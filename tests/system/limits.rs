@@ -163,15 +163,16 @@ fn sample(node: &Node, name: &str) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_does_not_read_makes_the_node_wait_and_not_grow() {
-    /// Rows of a kilobyte each: several hundred megabytes.
-    const ROWS: u64 = 300_000;
+    /// Rows of so many bytes each, a few hundred megabytes in all; a batch of them fits into a socket's buffers.
+    const ROW_BYTES: u64 = 300;
+    const ROWS: u64 = 600_000;
     /// What may be on its way: a batch at each step of computing and in the socket's buffers, and room for a debug build.
-    const GROWTH_MAX: u64 = 160 << 20;
+    const GROWTH_MAX: u64 = 96 << 20;
     let node = Node::start();
     let sql = Sql::connect(&node).await;
     assert_eq!(sql.value("SELECT repeat('x', 3)").await, "xxx");
     let before = node.peak_memory_bytes();
-    let mut stream = ask(&node, &format!("SELECT repeat('x', 1000) FROM generate_series(1, {ROWS}) g(i)")).await;
+    let mut stream = ask(&node, &format!("SELECT repeat('x', {ROW_BYTES}) FROM generate_series(1, {ROWS}) g(i)")).await;
     // Rows go out until the socket's buffers are full, and then no more.
     let (mut last, mut same) = (0, 0);
     until(
@@ -191,7 +192,7 @@ async fn a_client_that_does_not_read_makes_the_node_wait_and_not_grow() {
     // Others are answered, and the client gets the rest once it reads.
     assert_eq!(sql.value("SELECT 'there'").await, "there");
     let (mut bytes, mut buffer) = (0_u64, vec![0; 1 << 20]);
-    let whole = ROWS * 1000;
+    let whole = ROWS * ROW_BYTES;
     let reading = async {
         while bytes < whole {
             let read = stream.read(&mut buffer).await.expect("it goes on");

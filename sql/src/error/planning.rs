@@ -235,6 +235,9 @@ fn execution(message: &str) -> Error {
 
 /// What nobody has foreseen: a bug, but for a pattern that is none, of which the regex crate alone knows.
 fn internal(message: &str) -> Error {
+    if let Some(error) = spilled_too_much(message) {
+        return error;
+    }
     let regex = message.to_lowercase().contains("regex parse error");
     let state = if regex { SqlState::InvalidRegularExpression } else { SqlState::InternalError };
     Error::new(state, if regex { message.to_owned() } else { first_line(message) })

@@ -38,6 +38,7 @@ pub(crate) fn session_state(limits: &Arc<Limits>) -> Result<SessionState> {
         .with_create_default_catalog_and_schema(false)
         .with_information_schema(false)
         .with_extension(Arc::clone(limits))
+        .with_batch_size(memory::batch_rows(&runtime))
         .with_sort_spill_reservation_bytes(memory::merge_bytes(&runtime));
     let options = config.options_mut();
     options.sql_parser.dialect = datafusion::config::Dialect::PostgreSQL;

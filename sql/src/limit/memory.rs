@@ -27,6 +27,16 @@ const MERGE_BYTES_MAX: usize = 10 << 20;
 /// The pool is at least so many times as large as what one sort keeps for merging.
 const MERGE_SHARE: usize = 32;
 
+/// Rows of a batch, where memory is no matter.
+const BATCH_ROWS_MAX: usize = 8192;
+
+/// Rows of a batch at the least.
+const BATCH_ROWS_MIN: usize = 256;
+
+/// The pool has so many bytes for each row of a batch: operators hold several batches at once, and what cannot take in even
+/// one cannot spill it either.
+const BYTES_PER_BATCH_ROW: usize = 32 << 10;
+
 /// The pool.
 struct QueryMemory {
     pool: FairSpillPool,
@@ -59,6 +69,12 @@ pub(crate) fn runtime(bytes_max: u64, spill_dir: &Path, spill_bytes_max: u64) ->
 pub(crate) fn merge_bytes(runtime: &RuntimeEnv) -> usize {
     let bytes_max = usize::try_from(limit(runtime)).unwrap_or(usize::MAX);
     MERGE_BYTES_MAX.min(bytes_max / MERGE_SHARE)
+}
+
+/// Rows of a batch beside a pool of this size.
+pub(crate) fn batch_rows(runtime: &RuntimeEnv) -> usize {
+    let bytes_max = usize::try_from(limit(runtime)).unwrap_or(usize::MAX);
+    (bytes_max / BYTES_PER_BATCH_ROW).clamp(BATCH_ROWS_MIN, BATCH_ROWS_MAX)
 }
 
 /// The pool's size.
@@ -148,6 +164,7 @@ mod tests {
         let wanted = "out of memory: a join holds 400 bytes and wants 700 more, of 1000 that all queries have together by memory.limit";
         assert_eq!(error.message, wanted);
         assert_eq!((limit(&runtime), refused(&runtime), merge_bytes(&runtime)), (1000, 1, 1000 / MERGE_SHARE));
+        assert_eq!(batch_rows(&runtime), BATCH_ROWS_MIN);
         drop(reservation);
         assert_eq!(runtime.memory_pool.reserved(), 0);
     }

@@ -1,10 +1,11 @@
 //! What queries may take of the node, and who waits when they want more: memory and disk ([`memory`]), how many read much
-//! at once ([`turn`]), whose threads they compute on ([`threads`]), and how long they compute without a pause ([`slice`]).
+//! at once ([`turn`]), whose threads they compute on ([`threads`]), and how long they compute without a pause ([`slice`], [`stop`]).
 //!
 //! A query is *heavy* once it has read `query.heavy_rows` rows. Whoever reads less never waits for anybody.
 
 pub(crate) mod memory;
 pub(crate) mod slice;
+pub(crate) mod stop;
 pub(crate) mod threads;
 pub(crate) mod turn;
 

@@ -17,7 +17,9 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_optimizer::PhysicalOptimizerRule;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
-use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties};
+use datafusion::physical_plan::{
+    ChildrenPropertiesMode, DisplayAs, DisplayFormatType, ExecutionPlan, PlanProperties, ReplaceChildrenOptions,
+};
 use futures::StreamExt;
 
 /// Longest time of computing between two pauses.
@@ -96,9 +98,9 @@ fn in_small_batches(plan: Arc<dyn ExecutionPlan>) -> DataFusionResult<Arc<dyn Ex
     }
     let sides: Vec<Arc<dyn ExecutionPlan>> = plan.children().into_iter().map(Arc::clone).collect();
     let [left, right] = sides.as_slice() else { return Ok(plan) };
-    let right = Arc::new(SliceExec::new(Arc::clone(right), LOOP_ROWS_MAX));
+    let right: Arc<dyn ExecutionPlan> = Arc::new(SliceExec::new(Arc::clone(right), LOOP_ROWS_MAX));
     let left = Arc::clone(left);
-    plan.with_new_children(vec![left, right])
+    plan.replace_children(vec![left, right], ReplaceChildrenOptions::new(ChildrenPropertiesMode::Recompute))
 }
 
 /// The rows of its input, with pauses.

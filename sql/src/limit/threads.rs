@@ -10,6 +10,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::turn::Asker;
 use crate::error::{Error, SqlState};
 
 /// Batches that wait between a heavy query and who asked for it.
@@ -34,6 +35,7 @@ impl Threads {
     pub(crate) fn run(
         &self,
         schema: SchemaRef,
+        asker: Asker,
         start: impl FnOnce() -> Result<SendableRecordBatchStream, DataFusionError> + Send + 'static,
     ) -> Result<SendableRecordBatchStream, DataFusionError> {
         let Some(runtime) = &self.0 else { return start() };
@@ -52,11 +54,11 @@ impl Threads {
             }
         }));
         // Without the mark of the end the work has broken down.
-        let rows = futures::stream::unfold(Some((receiver, work)), |state| async move {
-            let (mut receiver, work) = state?;
+        let rows = futures::stream::unfold(Some((receiver, work, asker)), |state| async move {
+            let (mut receiver, work, asker) = state?;
             match receiver.recv().await {
                 Some(None) => None,
-                Some(Some(Ok(batch))) => Some((Ok(batch), Some((receiver, work)))),
+                Some(Some(Ok(batch))) => Some((Ok(batch), Some((receiver, work, asker)))),
                 Some(Some(Err(error))) => Some((Err(error), None)),
                 None => Some((Err(broken()), None)),
             }

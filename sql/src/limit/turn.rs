@@ -53,6 +53,8 @@ struct Standing {
     /// When it last asked, ms from the origin.
     used_ms: AtomicU64,
     granted: Notify,
+    /// Whether nobody wants its rows any more.
+    stopped: AtomicBool,
 }
 
 /// One query's. Its turn ends when this is dropped.
@@ -60,6 +62,16 @@ struct Standing {
 pub(crate) struct Turn {
     turns: Arc<Turns>,
     standing: Arc<Standing>,
+}
+
+/// Whoever wants a query's rows: dropping it tells the query to stop.
+#[derive(Debug)]
+pub(crate) struct Asker(Arc<Turn>);
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        self.0.standing.stopped.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Turns {
@@ -183,6 +195,16 @@ impl Turn {
             // Whoever has a turn and does not use it tells nobody.
             let _ = tokio::time::timeout(LOOK_PAUSE, granted).await;
         }
+    }
+
+    /// For whoever wants its rows.
+    pub(crate) fn asker(self: &Arc<Self>) -> Asker {
+        Asker(Arc::clone(self))
+    }
+
+    /// Whether nobody wants its rows any more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.standing.stopped.load(Ordering::Relaxed)
     }
 
     /// What the query has waited for, if it waits.

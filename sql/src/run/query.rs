@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use crate::catalog::Catalog;
 use crate::error::{Error, Result, SqlState};
 use crate::limit::Limits;
+use crate::limit::stop::stoppable;
 use crate::limit::turn::Turn;
 use crate::plan::bind::{Bound, located};
 use crate::plan::naming::shown_name;
@@ -46,12 +47,12 @@ impl Ready {
     /// # Errors
     /// What beginning says.
     pub(crate) fn start(self) -> Result<SendableRecordBatchStream> {
-        let Self { plan, state, limits, .. } = self;
+        let Self { plan, state, limits, turn } = self;
         let context = state.task_ctx();
         if weight(&plan) < limits.settings().heavy_rows {
             return Ok(execute_stream(plan, context)?);
         }
-        Ok(limits.threads().run(plan.schema(), move || execute_stream(plan, context))?)
+        Ok(limits.threads().run(plan.schema(), turn.asker(), move || execute_stream(plan, context))?)
     }
 }
 
@@ -93,6 +94,7 @@ pub(crate) async fn prepare(catalog: &Catalog, bound: &Bound, plan: LogicalPlan,
     state.config_mut().set_extension(Arc::new(Scope { snapshot, turn: Arc::clone(&turn) }));
     state.mark_start_execution();
     let plan = state.create_physical_plan(&plan).await.map_err(|error| located(error, places))?;
+    let plan = stoppable(plan, &turn)?;
     Ok(Ready { plan, state, turn, limits })
 }
 

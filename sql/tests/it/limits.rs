@@ -210,7 +210,8 @@ async fn rows_of_the_log_that_one_query_decoded_serve_the_next_one() {
     let sum = "SELECT count(*), sum(v), max(k) FROM s WHERE v > 0";
     assert_eq!(run(&mut session, sum).await.unwrap(), ["30000|450015000|9999"]);
     let lines = run(&mut session, &format!("EXPLAIN ANALYZE {sum}")).await.unwrap();
-    assert_eq!((counted(&lines, "hot_rows"), counted(&lines, "hot_rows_shared")), (30_000, 30_000), "{lines:?}");
+    let shared = "hot_rows=30.00 K, hot_rows_shared=30.00 K";
+    assert!(lines.iter().any(|line| line.contains(shared)), "{lines:?}");
     run(&mut session, "INSERT INTO s SELECT i::text, i FROM generate_series(30001, 30010) g(i)").await.unwrap();
     assert_eq!(run(&mut session, sum).await.unwrap(), ["30010|450315055|9999"]);
     run(&mut session, "DROP STREAM s DELETE TOPIC").await.unwrap();
