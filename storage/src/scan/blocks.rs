@@ -78,14 +78,16 @@ struct Block {
 }
 
 /// `None`: too large to be kept.
-type Answer = Shared<BoxFuture<'static, Result<Option<Arc<Block>>>>>;
+type Decoding = BoxFuture<'static, Result<Option<Arc<Block>>>>;
+
+type Answer = Shared<Decoding>;
 
 /// See the top of this file.
 #[derive(Debug)]
 pub(crate) struct Blocks {
     kept: Cache<BlockKey, Kept>,
     /// Being decoded, to which end; held for a look-up or a change only. Work goes on as long as somebody waits for it.
-    under_way: Mutex<HashMap<(BlockKey, i64), WeakShared<BoxFuture<'static, Result<Option<Arc<Block>>>>>>>,
+    under_way: Mutex<HashMap<(BlockKey, i64), WeakShared<Decoding>>>,
 }
 
 impl Blocks {
