@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use aquifer_server::settings::ServerSettings;
+use aquifer_sql::engine::QuerySettings;
 use aquifer_storage::PARTITIONS_MAX;
 use aquifer_storage::settings::{OBJECT_STORE_OPTIONS, ObjectStoreOptions, SettingInfo, StorageSettings};
 
@@ -69,6 +70,8 @@ pub(crate) struct Config {
     pub(crate) http_addr: String,
     /// Numbers of storage.
     pub(crate) storage: StorageSettings,
+    /// Numbers of queries.
+    pub(crate) queries: QuerySettings,
     /// Numbers of the listeners.
     pub(crate) server: ServerSettings,
     /// What looked odd but does no harm; for the log.
@@ -87,6 +90,7 @@ impl Default for Config {
             postgres_addr: "127.0.0.1:5433".to_owned(),
             http_addr: "127.0.0.1:8081".to_owned(),
             storage: StorageSettings::default(),
+            queries: QuerySettings::default(),
             server: ServerSettings::default(),
             warnings: Vec::new(),
         }
@@ -146,7 +150,8 @@ impl Config {
         let process = PROCESS_SETTINGS.into_iter().zip(values);
         let process = process.map(|((name, unit, reason), value)| SettingInfo { name, value, unit, reason });
         let process = process.chain(self.object_store_options.describe());
-        process.chain(self.storage.describe()).chain(self.server.describe()).collect()
+        let process = process.chain(self.storage.describe()).chain(self.queries.describe());
+        process.chain(self.server.describe()).collect()
     }
 
     /// Sets one by name; the error says what is allowed.
@@ -164,7 +169,8 @@ impl Config {
             "http_addr" => self.http_addr = checked_address(text)?,
             _ => {
                 let text = text_for_unit(text, self.unit_of(name))?;
-                let known = self.storage.set(name, &text).or_else(|| self.server.set(name, &text));
+                let known = self.storage.set(name, &text).or_else(|| self.queries.set(name, &text));
+                let known = known.or_else(|| self.server.set(name, &text));
                 let known = known.or_else(|| self.object_store_options.set(name, &text));
                 return known.unwrap_or_else(|| Err("is not a setting".to_owned()));
             }
@@ -199,7 +205,7 @@ impl Config {
     }
 
     /// What each number may be where its type allows more: name, value, least, most.
-    fn ranges(&self) -> [(&'static str, i128, i128, i128); 28] {
+    fn ranges(&self) -> [(&'static str, i128, i128, i128); 29] {
         const ANY: i128 = i128::MAX;
         let (storage, server) = (&self.storage, &self.server);
         [
@@ -225,6 +231,7 @@ impl Config {
             ("offsets.bytes_max", storage.offsets_bytes_max.into(), 1, OFFSETS_BYTES_MAX),
             ("object_store.attempts_max", storage.object_store_attempts_max.into(), 1, ANY),
             ("memory.limit", storage.memory_limit.into(), MEMORY_BYTES_MIN, ANY),
+            ("query.heavy_max", self.queries.heavy_max as i128, 1, ANY),
             ("kafka.request_bytes_max", server.kafka_request_bytes_max as i128, 1, i32::MAX.into()),
             ("kafka.request_bytes_in_flight_max", server.kafka_request_bytes_in_flight_max as i128, 1, ANY),
             ("kafka.connections_max", server.kafka_connections_max as i128, 1, CONNECTIONS_MAX),
@@ -252,7 +259,8 @@ const URL_IN_SECTION: &str = "object_store.url";
 fn names() -> impl Iterator<Item = &'static str> {
     let process = PROCESS_SETTINGS.into_iter().map(|(name, _, _)| name);
     let process = process.chain(OBJECT_STORE_OPTIONS.iter().map(|option| option.name));
-    process.chain(StorageSettings::NAMES.iter().copied()).chain(ServerSettings::NAMES.iter().copied())
+    let process = process.chain(StorageSettings::NAMES.iter().copied()).chain(QuerySettings::NAMES.iter().copied());
+    process.chain(ServerSettings::NAMES.iter().copied())
 }
 
 fn environment_name(name: &str) -> String {

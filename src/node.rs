@@ -81,7 +81,11 @@ async fn serve(
     demo: Option<DemoOptions>,
     shutdown: CancellationToken,
 ) -> Result<(), Failure> {
-    let options = EngineOptions { node_settings: config.describe(), version: VERSION.to_owned() };
+    let options = EngineOptions {
+        node_settings: config.describe(),
+        version: VERSION.to_owned(),
+        queries: config.queries.clone(),
+    };
     let engine = Box::pin(Engine::open(storage.clone(), options)).await.map_err(|source| Failure::Engine { source })?;
     let addresses = server.addresses();
     tracing::info!(version = VERSION, cluster = storage.cluster_id(), data_dir = %config.data_dir.display(), "ready");

@@ -6,18 +6,21 @@ use std::sync::{Arc, Weak};
 
 use aquifer_storage::Storage;
 use aquifer_storage::settings::SettingInfo;
-use datafusion::execution::memory_pool::FairSpillPool;
-use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::SessionState;
 use parking_lot::Mutex;
 
 use crate::catalog::Catalog;
 use crate::error::Result;
 use crate::function::session_state;
+use crate::limit::Limits;
+pub use crate::limit::QuerySettings;
 use crate::run::contended::Contended;
 use crate::run::shape::Shape;
 use crate::session::Session;
 use crate::stream::Supervisor;
+
+/// Folder in the data directory for what queries do not find room for in memory; empty at every start.
+const SPILL_DIR: &str = "spill";
 
 /// What the engine is told.
 #[derive(Clone, Debug, Default)]
@@ -26,6 +29,8 @@ pub struct EngineOptions {
     pub node_settings: Vec<SettingInfo>,
     /// Version and commit, for `version()`.
     pub version: String,
+    /// What queries may take.
+    pub queries: QuerySettings,
 }
 
 /// Who connects.
@@ -60,6 +65,8 @@ pub(crate) struct Inner {
     pub(crate) supervisor: Arc<Supervisor>,
     /// Functions, configuration, memory.
     pub(crate) state: SessionState,
+    /// What queries may take, and what they take now.
+    pub(crate) limits: Arc<Limits>,
     /// The node's settings.
     pub(crate) node_settings: Arc<Vec<SettingInfo>>,
     /// For `version()`.
@@ -76,13 +83,12 @@ impl Engine {
     /// Reads the catalog, starts the continuous queries.
     ///
     /// # Errors
-    /// What storage says.
+    /// What storage says; 58030 if there is no folder to spill into.
     pub async fn open(storage: Storage, options: EngineOptions) -> Result<Self> {
-        let memory_bytes = usize::try_from(storage.settings().query_memory_bytes()).unwrap_or(usize::MAX);
-        // Fair: one large sort spills before it starves the others.
-        let runtime =
-            RuntimeEnvBuilder::new().with_memory_pool(Arc::new(FairSpillPool::new(memory_bytes))).build_arc()?;
-        let state = session_state(runtime)?;
+        let memory_bytes = storage.settings().query_memory_bytes();
+        let spill_dir = storage.log_dir().with_file_name(SPILL_DIR);
+        let limits = Arc::new(Limits::open(options.queries, memory_bytes, &spill_dir)?);
+        let state = session_state(&limits)?;
         let catalog = Arc::new(Catalog::new(storage.clone()));
         let declared: Weak<Catalog> = Arc::downgrade(&catalog);
         storage.declare_columns(declared);
@@ -98,6 +104,7 @@ impl Engine {
                 catalog,
                 supervisor,
                 state,
+                limits,
                 node_settings: Arc::new(options.node_settings),
                 version: options.version,
                 contended: Contended::default(),

@@ -16,6 +16,7 @@ pub enum SqlState {
     SuccessfulCompletion,
     ProtocolViolation,
     TooManyConnections,
+    ConfigurationLimitExceeded,
     CharacterNotInRepertoire,
     CardinalityViolation,
     SubstringError,
@@ -84,11 +85,13 @@ pub enum SqlState {
 impl SqlState {
     /// The five characters.
     #[must_use]
+    #[allow(clippy::too_many_lines, reason = "a table, one line for each")]
     pub fn code(self) -> &'static str {
         match self {
             Self::SuccessfulCompletion => "00000",
             Self::ProtocolViolation => "08P01",
             Self::TooManyConnections => "53300",
+            Self::ConfigurationLimitExceeded => "53400",
             Self::CharacterNotInRepertoire => "22021",
             Self::CardinalityViolation => "21000",
             Self::SubstringError => "22011",

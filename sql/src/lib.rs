@@ -9,6 +9,7 @@ pub mod session;
 pub mod settings;
 
 mod function;
+mod limit;
 mod plan;
 mod run;
 mod statement;

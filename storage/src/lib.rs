@@ -37,3 +37,4 @@ pub use topic_config::*;
 pub use traffic::{OTHER_TOPICS, TRAFFIC_TOPICS_MAX};
 pub use verify::{Finding, Severity, Tell, VerifyReport, verify};
 pub use view::*;
+pub use worker::give_way;

@@ -160,6 +160,7 @@ settings! {
         object_store_list_price: u64 = 5_000, "object_store.list_price", "micro-dollars", "price of 1000 LIST requests, for the cost estimate";
         object_store_delete_price: u64 = 0, "object_store.delete_price", "micro-dollars", "price of 1000 DELETE requests, for the cost estimate";
         cache_bytes_max: u64 = 1 << 30, "cache.bytes_max", "bytes", "disk for ranges of objects read lately; 0 turns it off, a folder as object store needs none";
+        cache_hot_bytes_max: u64 = 512 << 20, "cache.hot_bytes_max", "bytes", "memory for rows of the log that queries have decoded, less if that is more than 1/8 of memory.limit; 0 turns it off";
         memory_limit: u64 = 4 << 30, "memory.limit", "bytes", "memory queries and caches may take together";
     }
 }
@@ -206,12 +207,17 @@ impl StorageSettings {
         self.merge_object_bytes.min(rewrite_bytes_max(self.memory_limit) / 3 * 2).max(1)
     }
 
+    /// Memory for decoded rows of the log: `cache.hot_bytes_max`, but no more than a share of `memory.limit`.
+    pub(crate) fn hot_rows_bytes_max(&self) -> u64 {
+        self.cache_hot_bytes_max.min(self.memory_limit / 8)
+    }
+
     /// What `memory.limit` leaves for queries beside the caches of storage.
     #[must_use]
     pub fn query_memory_bytes(&self) -> u64 {
         let limit = self.memory_limit;
         let caches = footers_bytes_max(limit) + row_groups_bytes_max(limit) + chunks_bytes_max(limit);
-        limit - caches - upkeep_bytes_max(limit)
+        limit - caches - upkeep_bytes_max(limit) - self.hot_rows_bytes_max()
     }
 }
 
@@ -224,7 +230,7 @@ mod tests {
         for memory_limit in [1, 1 << 20, 4 << 30, u64::MAX] {
             let settings = StorageSettings { memory_limit, ..StorageSettings::default() };
             let caches = memory_limit - settings.query_memory_bytes();
-            assert!(caches <= memory_limit / 8, "{caches} of {memory_limit}");
+            assert!(caches <= memory_limit / 4, "{caches} of {memory_limit}");
         }
     }
 

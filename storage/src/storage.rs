@@ -25,6 +25,7 @@ use crate::ids::{TopicId, TopicPartition, WriterEpoch};
 use crate::log::disk::{Disk, SystemDisk};
 use crate::log::{LargeCommit, Node, Reach};
 use crate::object::open::Opening;
+use crate::scan::blocks::Blocks;
 use crate::scan::{self, Pinned, Sought};
 use crate::settings::{ObjectStoreOptions, StorageSettings};
 use crate::state::State;
@@ -77,6 +78,8 @@ pub struct Storage {
     tier: Arc<Tier>,
     /// The latest record per key of tables' topics; `None` on a disk that is not the machine's.
     state: Option<Arc<State>>,
+    /// Rows of the log that scans have decoded.
+    blocks: Arc<Blocks>,
 }
 
 fn system_disk() -> Arc<dyn Disk> {
@@ -166,7 +169,10 @@ impl Storage {
 
     async fn with_tier(node: Arc<Node>, tier: Result<Arc<Tier>>) -> Result<Self> {
         match tier {
-            Ok(tier) => Ok(Self { node, tier, state: None }),
+            Ok(tier) => {
+                let blocks = Arc::new(Blocks::new(node.settings().hot_rows_bytes_max()));
+                Ok(Self { node, tier, state: None, blocks })
+            }
             Err(error) => {
                 // The tier's error is the one to tell; the log closes whole or is recovered at the next start.
                 let _ = node.close().await;
@@ -514,7 +520,7 @@ impl Storage {
     pub fn snapshot(&self, topics: &[TopicId], from: &HashMap<TopicPartition, i64>) -> Result<Snapshot> {
         // Before the pin: what it says is at or below what is pinned.
         let views = self.state.as_ref().map(|state| state.views(topics)).unwrap_or_default();
-        let pinned = Pinned::pin(&self.node, &self.tier, topics, from)?;
+        let pinned = Pinned::pin(&self.node, &self.tier, topics, from)?.sharing(&self.blocks);
         Ok(Snapshot::new(pinned, views))
     }
 

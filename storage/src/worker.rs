@@ -175,8 +175,8 @@ pub(crate) async fn background<T: Send + 'static>(work: impl FnOnce() -> Result<
     result.await.unwrap_or(Err(Error::Closed))
 }
 
-/// Lowers the priority of this thread. Where the system has no such thing everything works as well, only less smoothly.
-fn give_way() {
+/// Lowers the priority of this thread, for work that nobody's acknowledgement waits for. Where the system has no such thing everything works as well, only less smoothly.
+pub fn give_way() {
     let lower = ThreadPriorityValue::try_from(BACKGROUND_PRIORITY).map(ThreadPriority::Crossplatform);
     if let Ok(lower) = lower
         && let Err(error) = set_current_thread_priority(lower)

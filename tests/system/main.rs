@@ -21,6 +21,7 @@ mod guide;
 mod history;
 mod housekeeping;
 mod kills;
+mod limits;
 mod object_store;
 mod process;
 mod readme;

@@ -141,7 +141,7 @@ async fn what_is_hot_and_cold_is_told_by_topic_and_partition() {
     assert!((before..=after).contains(&whole(&samples, "aquifer_log_bytes")), "{before} to {after}");
     let caches = sql.table("SELECT name, hits, misses, bytes <= bytes_max FROM aquifer.caches ORDER BY name").await;
     let names: Vec<_> = caches.iter().map(|row| row[0].as_str()).collect();
-    assert_eq!(names, ["log_footers", "manifest_chunks", "object_footers", "row_groups"]);
+    assert_eq!(names, ["hot_rows", "log_footers", "manifest_chunks", "object_footers", "row_groups"]);
     assert!(caches.iter().all(|row| row[3] == "t"), "{caches:?}");
     for row in &caches {
         let hits = whole(&metrics(&node), &format!("aquifer_cache_hits_total{{cache=\"{}\"}}", row[0]));

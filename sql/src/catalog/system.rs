@@ -22,6 +22,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::future::BoxFuture;
 
 use super::Catalog;
+use crate::limit::Limits;
 use crate::settings::SettingRow;
 use crate::stream::Supervisor;
 use crate::types;
@@ -34,6 +35,8 @@ pub(crate) const SCHEMA: &str = "aquifer";
 pub(crate) struct SystemSources {
     /// For `queries`.
     pub(crate) supervisor: Arc<Supervisor>,
+    /// For `limits`.
+    pub(crate) limits: Arc<Limits>,
     /// The node's settings.
     pub(crate) node_settings: Arc<Vec<SettingInfo>>,
     /// The session's.
@@ -181,6 +184,19 @@ const TABLES: &[Table] = &[
             ("bytes_max", Kind::BigInt),
         ],
         fill: Fill::Now(stored::caches),
+    },
+    Table {
+        name: "limits",
+        columns: &[
+            ("name", Kind::Text),
+            ("setting", Kind::Text),
+            ("unit", Kind::Text),
+            ("used", Kind::BigInt),
+            ("max", Kind::BigInt),
+            ("waiting", Kind::BigInt),
+            ("refused", Kind::BigInt),
+        ],
+        fill: Fill::Now(limits),
     },
     Table {
         name: "lost",
@@ -451,6 +467,19 @@ fn queries(_catalog: &Catalog, sources: &SystemSources) -> Vec<ArrayRef> {
         bigint(queries.iter().map(|query| query.lag_records)),
         some_text(queries.iter().map(|query| &query.holds_back)),
         time_us(queries.iter().map(|query| Some(query.started_at_us))),
+    ]
+}
+
+fn limits(_catalog: &Catalog, sources: &SystemSources) -> Vec<ArrayRef> {
+    let taken = sources.limits.taken();
+    vec![
+        some_text(taken.iter().map(|limit| limit.name)),
+        some_text(taken.iter().map(|limit| limit.setting)),
+        some_text(taken.iter().map(|limit| limit.unit)),
+        bigint(taken.iter().map(|limit| as_i64(limit.used))),
+        bigint(taken.iter().map(|limit| as_i64(limit.max))),
+        bigint(taken.iter().map(|limit| as_i64(limit.waiting))),
+        bigint(taken.iter().map(|limit| as_i64(limit.refused))),
     ]
 }
 

@@ -37,8 +37,11 @@ fn map(error: &DataFusionError) -> Error {
         DataFusionError::Configuration(message) => Error::new(SqlState::InvalidParameterValue, first_line(message)),
         DataFusionError::Execution(message) => execution(message),
         DataFusionError::ResourcesExhausted(message) => Error::new(SqlState::OutOfMemory, first_line(message))
-            .with_hint("select or group less at once, or raise memory.limit"),
-        DataFusionError::IoError(inner) => Error::new(SqlState::IoError, inner.to_string()),
+            .with_hint("select, sort or group less at once, or raise memory.limit: queries have what its caches leave"),
+        DataFusionError::IoError(inner) => {
+            let message = inner.to_string();
+            spilled_too_much(&message).unwrap_or_else(|| Error::new(SqlState::IoError, message))
+        }
         DataFusionError::ObjectStore(inner) => Error::new(SqlState::IoError, inner.to_string()),
         other => internal(&other.to_string()),
     }
@@ -61,6 +64,9 @@ fn external(error: &(dyn std::error::Error + Send + Sync + 'static)) -> Error {
 fn arrow(error: &ArrowError) -> Error {
     match error {
         ArrowError::ExternalError(inner) => external(inner.as_ref()),
+        ArrowError::IoError(message, _) => {
+            spilled_too_much(message).unwrap_or_else(|| Error::new(SqlState::IoError, first_line(message)))
+        }
         ArrowError::DivideByZero => Error::new(SqlState::DivisionByZero, "division by zero"),
         ArrowError::ArithmeticOverflow(message) => Error::new(SqlState::NumericValueOutOfRange, message),
         ArrowError::CastError(message) | ArrowError::ParseError(message) => cast(message),
@@ -70,6 +76,15 @@ fn arrow(error: &ArrowError) -> Error {
         }
         other => internal(&other.to_string()),
     }
+}
+
+/// What a sort, a join or a group is told that finds no more room on disk: it comes as an error of the file.
+fn spilled_too_much(message: &str) -> Option<Error> {
+    let (_, limit) = message.split_once("exceeded the allowable limit of ")?;
+    let limit = limit.lines().next().unwrap_or_default().split(". ").next().unwrap_or_default();
+    let message = format!("queries have spilled more to disk than query.spill_bytes_max = {limit} allows");
+    let hint = "select, sort or group less at once, or raise query.spill_bytes_max or memory.limit";
+    Some(Error::new(SqlState::ConfigurationLimitExceeded, message).with_hint(hint))
 }
 
 fn cast(message: &str) -> Error {
@@ -220,6 +235,9 @@ fn execution(message: &str) -> Error {
 
 /// What nobody has foreseen: a bug, but for a pattern that is none, of which the regex crate alone knows.
 fn internal(message: &str) -> Error {
+    if let Some(error) = spilled_too_much(message) {
+        return error;
+    }
     let regex = message.to_lowercase().contains("regex parse error");
     let state = if regex { SqlState::InvalidRegularExpression } else { SqlState::InternalError };
     Error::new(state, if regex { message.to_owned() } else { first_line(message) })
@@ -276,6 +294,11 @@ mod tests {
         assert_eq!(of(DataFusionError::Plan("LIMIT must be >= 0, '-1' was provided".into())), "2201W");
         assert_eq!(of(DataFusionError::Execution("Scalar subquery returned more than one row".into())), "21000");
         assert_eq!(of(DataFusionError::ResourcesExhausted("too much".into())), "53200");
+        let spilled =
+            "The used disk space during the spilling process has exceeded the allowable limit of 1.0 KB. Please try";
+        let spilled = Error::from(DataFusionError::IoError(std::io::Error::other(spilled)));
+        assert_eq!(spilled.state.code(), "53400");
+        assert_eq!(spilled.message, "queries have spilled more to disk than query.spill_bytes_max = 1.0 KB allows");
         assert_eq!(of(DataFusionError::NotImplemented("that".into())), "0A000");
     }
 }

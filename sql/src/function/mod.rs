@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use arrow::datatypes::DataType;
-use datafusion::execution::runtime_env::RuntimeEnv;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::execution::{FunctionRegistry, SessionStateDefaults};
 use datafusion::logical_expr::ScalarUDF;
@@ -12,6 +11,8 @@ use datafusion::prelude::SessionConfig;
 
 use crate::catalog::{DATABASE, SCHEMA};
 use crate::error::Result;
+use crate::limit::slice::Slices;
+use crate::limit::{Limits, memory};
 use crate::types::TypeNames;
 
 mod checked;
@@ -32,11 +33,15 @@ const MERGE_BUFFER_BYTES: usize = 16 << 20;
 ///
 /// # Errors
 /// XX000 if a function does not register.
-pub(crate) fn session_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
+pub(crate) fn session_state(limits: &Arc<Limits>) -> Result<SessionState> {
+    let runtime = limits.runtime();
     let mut config = SessionConfig::new()
         .with_default_catalog_and_schema(DATABASE, SCHEMA)
         .with_create_default_catalog_and_schema(false)
-        .with_information_schema(false);
+        .with_information_schema(false)
+        .with_extension(Arc::clone(limits))
+        .with_batch_size(memory::batch_rows(&runtime))
+        .with_sort_spill_reservation_bytes(memory::merge_bytes(&runtime));
     let options = config.options_mut();
     options.sql_parser.dialect = datafusion::config::Dialect::PostgreSQL;
     // 1.5 is a numeric in Postgres, not a float.
@@ -55,6 +60,7 @@ pub(crate) fn session_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
         .with_default_features()
         .with_expr_planners(planners)
         .with_type_planner(Arc::new(TypeNames))
+        .with_physical_optimizer_rule(Arc::new(Slices))
         .build();
     datafusion_functions_json::register_all(&mut state)?;
     for function in jsonb::functions() {

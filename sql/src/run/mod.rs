@@ -19,3 +19,4 @@ pub(crate) mod transaction;
 pub(crate) mod vacuum;
 mod value;
 pub(crate) mod values;
+pub(crate) mod weight;

@@ -15,13 +15,17 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
-use futures::StreamExt;
+use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
 use crate::catalog::Catalog;
 use crate::error::{Error, Result, SqlState};
+use crate::limit::Limits;
+use crate::limit::stop::stoppable;
+use crate::limit::turn::Turn;
 use crate::plan::bind::{Bound, located};
 use crate::plan::naming::shown_name;
+use crate::run::weight::weight;
 use crate::session::{Column, Rows};
 use crate::statement::cursor::Places;
 use crate::table::{Scope, past};
@@ -33,6 +37,23 @@ pub(crate) struct Ready {
     pub(crate) plan: Arc<dyn ExecutionPlan>,
     /// In which state.
     pub(crate) state: SessionState,
+    turn: Arc<Turn>,
+    limits: Arc<Limits>,
+}
+
+impl Ready {
+    /// Its rows; those of a heavy query are computed on threads of their own.
+    ///
+    /// # Errors
+    /// What beginning says.
+    pub(crate) fn start(self) -> Result<SendableRecordBatchStream> {
+        let Self { plan, state, limits, turn } = self;
+        let context = state.task_ctx();
+        if weight(&plan) < limits.settings().heavy_rows {
+            return Ok(execute_stream(plan, context)?);
+        }
+        Ok(limits.threads().run(plan.schema(), turn.asker(), move || execute_stream(plan, context))?)
+    }
 }
 
 /// What a transaction block has written so far, for the statements of it that read it; an extension of a bound plan's
@@ -67,10 +88,14 @@ pub(crate) async fn prepare(catalog: &Catalog, bound: &Bound, plan: LogicalPlan,
         Some(own) => snapshot.with_own(&own.0, catalog.storage().clock().now_us())?,
         None => snapshot,
     };
-    state.config_mut().set_extension(Arc::new(Scope { snapshot }));
+    let limits = state.config().get_extension::<Limits>();
+    let limits = limits.ok_or_else(|| Error::new(SqlState::InternalError, "a statement without limits"))?;
+    let turn = Arc::new(limits.turns().begin());
+    state.config_mut().set_extension(Arc::new(Scope { snapshot, turn: Arc::clone(&turn) }));
     state.mark_start_execution();
     let plan = state.create_physical_plan(&plan).await.map_err(|error| located(error, places))?;
-    Ok(Ready { plan, state })
+    let plan = stoppable(plan, &turn)?;
+    Ok(Ready { plan, state, turn, limits })
 }
 
 /// The columns a plan's schema has for a client.
@@ -94,14 +119,14 @@ pub(crate) async fn run(
     {
         let (schema, rows) = (point.schema(), futures::stream::iter([Ok(rows)]));
         let columns = columns_of(&schema);
-        let stream = until(traveling(Box::pin(RecordBatchStreamAdapter::new(schema, rows))), deadline);
+        let stream = until(traveling(Box::pin(RecordBatchStreamAdapter::new(schema, rows))), deadline, None);
         return Ok(Rows { columns, stream, live: false, tag: "SELECT" });
     }
     let plan = with_parameters(&bound.plan, parameters)?;
     let ready = before(deadline, prepare(catalog, bound, plan, places)).await?;
     let columns = columns_of(&ready.plan.schema());
-    let stream = execute_stream(ready.plan, ready.state.task_ctx())?;
-    let stream = until(traveling(stream), deadline);
+    let turn = Arc::clone(&ready.turn);
+    let stream = until(traveling(ready.start()?), deadline, Some(turn));
     Ok(Rows { columns, stream, live: false, tag: "SELECT" })
 }
 
@@ -110,13 +135,18 @@ pub(crate) async fn run(
 /// # Errors
 /// What running says.
 pub(crate) async fn collect(ready: Ready, deadline: Option<Instant>) -> Result<Vec<RecordBatch>> {
-    let context = ready.state.task_ctx();
-    before(deadline, async { Ok(datafusion::physical_plan::collect(ready.plan, context).await?) }).await
+    let turn = Arc::clone(&ready.turn);
+    let rows = until(ready.start()?, deadline, Some(turn));
+    Ok(rows.try_collect().await?)
 }
 
-fn canceled() -> Error {
-    Error::new(SqlState::QueryCanceled, "canceling statement due to statement timeout")
-        .with_hint("raise statement_timeout, or select less")
+fn canceled(turn: Option<&Turn>) -> Error {
+    let error = Error::new(SqlState::QueryCanceled, "canceling statement due to statement timeout")
+        .with_hint("raise statement_timeout, or select less");
+    match turn.and_then(Turn::waits_for) {
+        Some(waited) => error.with_detail(waited),
+        None => error,
+    }
 }
 
 /// Awaits, but no longer than `deadline`.
@@ -126,7 +156,7 @@ fn canceled() -> Error {
 pub(crate) async fn before<T>(deadline: Option<Instant>, work: impl Future<Output = Result<T>>) -> Result<T> {
     match deadline {
         None => work.await,
-        Some(deadline) => tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| Err(canceled())),
+        Some(deadline) => tokio::time::timeout_at(deadline, work).await.unwrap_or_else(|_| Err(canceled(None))),
     }
 }
 
@@ -135,15 +165,24 @@ pub(crate) fn deadline(timeout: Option<Duration>) -> Option<Instant> {
     timeout.and_then(|timeout| Instant::now().checked_add(timeout))
 }
 
-/// The same rows, which end with 57014 when `deadline` passes.
-pub(crate) fn until(rows: SendableRecordBatchStream, deadline: Option<Instant>) -> SendableRecordBatchStream {
+/// The same rows, which end with 57014 when as much time has been spent on them as there is until `deadline`. What a client
+/// takes to ask for more of them is its own.
+pub(crate) fn until(
+    rows: SendableRecordBatchStream,
+    deadline: Option<Instant>,
+    turn: Option<Arc<Turn>>,
+) -> SendableRecordBatchStream {
     let Some(deadline) = deadline else { return rows };
+    let left = deadline.saturating_duration_since(Instant::now());
     let schema = rows.schema();
-    let limited = futures::stream::unfold(Some(rows), move |rows| async move {
-        let mut rows = rows?;
-        match tokio::time::timeout_at(deadline, rows.next()).await {
-            Ok(item) => item.map(|item| (item, Some(rows))),
-            Err(_) => Some((Err(DataFusionError::from(canceled())), None)),
+    let limited = futures::stream::unfold(Some((rows, left, turn)), |state| async move {
+        let (mut rows, left, turn) = state?;
+        let begun = Instant::now();
+        // Rows that are always at hand would never let a timeout be looked at.
+        let next = if left.is_zero() { None } else { tokio::time::timeout(left, rows.next()).await.ok() };
+        match next {
+            Some(item) => item.map(|item| (item, Some((rows, left.saturating_sub(begun.elapsed()), turn)))),
+            None => Some((Err(DataFusionError::from(canceled(turn.as_deref()))), None)),
         }
     });
     Box::pin(RecordBatchStreamAdapter::new(schema, limited))

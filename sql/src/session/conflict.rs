@@ -14,7 +14,6 @@ use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
 use datafusion::error::DataFusionError;
-use datafusion::physical_plan::execute_stream;
 use datafusion::sql::sqlparser::ast::{Expr, Ident, SelectItem, SetExpr};
 use futures::TryStreamExt;
 use tokio::time::Instant;
@@ -208,7 +207,7 @@ impl Session {
         let bound = self.bind(&query).await?;
         let plan = with_parameters(&bound.plan, &values)?;
         let ready = query::prepare(&self.engine.catalog, &bound, plan, &query.places).await?;
-        let mut rows = execute_stream(ready.plan, ready.state.task_ctx())?;
+        let mut rows = ready.start()?;
         let mut fields: Vec<Field> = writer.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
         fields.push(Field::new("_partition", DataType::Int32, true));
         let schema = Arc::new(Schema::new(fields));

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use datafusion::common::ScalarValue;
 use datafusion::execution::SendableRecordBatchStream;
-use datafusion::physical_plan::execute_stream;
 use tokio::time::Instant;
 
 use super::prepare::relation_list;
@@ -160,7 +159,7 @@ impl Session {
                 let from = self.replay_from()?;
                 let rows = stream::push(&self.engine.state, &self.engine.catalog, query, &from);
                 let rows = query::before(deadline, rows).await?;
-                Ok(Rows { stream: query::until(rows.stream, deadline), ..rows })
+                Ok(Rows { stream: query::until(rows.stream, deadline, None), ..rows })
             }
             Some(Emit::Final) => {
                 Err(Error::unsupported("EMIT FINAL").with_hint("use EMIT CHANGES: every change of a window's row"))
@@ -224,7 +223,7 @@ impl Session {
     ) -> Result<SendableRecordBatchStream> {
         let plan = with_parameters(&bound.plan, parameters)?;
         let ready = query::prepare(&self.engine.catalog, bound, plan, places).await?;
-        Ok(execute_stream(ready.plan, ready.state.task_ctx())?)
+        ready.start()
     }
 
     /// Where a statement's records go. In a block it is the block's, which fails unless they are given back by

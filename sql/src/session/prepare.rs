@@ -27,6 +27,7 @@ impl Session {
         let rows = Arc::new(self.settings.rows());
         let system = SystemSources {
             supervisor: Arc::clone(&self.engine.supervisor),
+            limits: Arc::clone(&self.engine.limits),
             node_settings: Arc::clone(&self.engine.node_settings),
             session_settings: rows,
         };

@@ -12,9 +12,9 @@ use std::sync::Arc;
 use aquifer_storage::{ScanCounts, ScanMeter, ScanPart, ScanRequest, Snapshot, TopicPartition};
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
+use datafusion::common::Statistics;
 use datafusion::common::config::ConfigOptions;
 use datafusion::common::tree_node::TreeNodeRecursion;
-use datafusion::common::{DataFusionError, Statistics};
 use datafusion::error::Result as DataFusionResult;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_expr::{
@@ -37,12 +37,15 @@ use super::known;
 use super::lanes::Visit;
 use super::latest::latest;
 use super::past;
+use super::provider::Scope;
 use super::prune::Pruning;
 use super::reader::DecodedReader;
 use super::source::{Source, SourceColumn};
 use super::window::in_time;
 use crate::catalog::Catalog;
 use crate::error::Error;
+use crate::limit::slice::Slice;
+use crate::limit::turn::Turn;
 use crate::operator::window::Tumbling;
 
 /// One topic partition to scan; the request's columns are the reader's to say.
@@ -63,6 +66,8 @@ pub(crate) struct ScanExec {
     pub(crate) source: Source,
     /// The statement's cut.
     pub(crate) snapshot: Snapshot,
+    /// What is asked before it reads on.
+    turn: Arc<Turn>,
     /// The columns wanted.
     pub(crate) columns: Vec<SourceColumn>,
     /// What is left after pruning.
@@ -86,7 +91,7 @@ impl ScanExec {
     pub(crate) fn new(
         catalog: Arc<Catalog>,
         source: Source,
-        snapshot: Snapshot,
+        scope: &Scope,
         columns: Vec<SourceColumn>,
         partitions: Vec<Partition>,
         limit: Option<usize>,
@@ -95,7 +100,8 @@ impl ScanExec {
         Self {
             catalog,
             source,
-            snapshot,
+            snapshot: scope.snapshot.clone(),
+            turn: Arc::clone(&scope.turn),
             columns,
             partitions,
             lanes: None,
@@ -151,11 +157,30 @@ impl ScanExec {
         let schema = reader.schema();
         let request = ScanRequest { columns: reader.raw_columns().to_vec(), ..request };
         let scanned = self.snapshot.read(parts, &request, reader.declared()).map_err(Error::from)?;
-        let rows = scanned.map(move |scanned| {
-            let scanned = scanned.map_err(Error::from).map_err(DataFusionError::from)?;
-            reader.read(scanned)
+        let begun = (scanned, reader, Arc::clone(&self.turn), Slice::begin());
+        let rows = futures::stream::try_unfold(begun, |(mut scanned, reader, turn, mut slice)| async move {
+            turn.pass().await?;
+            slice.pause_if_over().await;
+            let Some(decoded) = scanned.next().await else { return Ok(None) };
+            let rows = reader.read(decoded.map_err(Error::from)?)?;
+            // What is only counted costs nothing.
+            turn.has_read(if rows.num_columns() > 0 { rows.num_rows() } else { 0 });
+            Ok(Some((rows, (scanned, reader, turn, slice))))
         });
         Ok((schema, rows))
+    }
+
+    /// How many rows there may be.
+    pub(crate) fn rows_max(&self) -> u64 {
+        let of = |partition: &Partition| partition.request.offset_end.saturating_sub(partition.request.offset_start);
+        let rows = match &self.lanes {
+            Some(lanes) => lanes.iter().flatten().map(ScanPart::rows_max).fold(0, u64::saturating_add),
+            None => {
+                let rows = self.partitions.iter().map(|partition| u64::try_from(of(partition)).unwrap_or(0));
+                rows.fold(0, u64::saturating_add)
+            }
+        };
+        self.limit.map_or(rows, |limit| rows.min(limit as u64))
     }
 
     /// The commit time, us, as of which it reads; `None` is now.
@@ -362,7 +387,7 @@ impl ExecutionPlan for ScanExec {
 }
 
 /// What `EXPLAIN ANALYZE` shows, in this order.
-fn counted(counts: &ScanCounts) -> [(&'static str, u64); 11] {
+fn counted(counts: &ScanCounts) -> [(&'static str, u64); 12] {
     let objects_pruned = counts.objects_considered.saturating_sub(counts.objects_read);
     [
         ("objects_considered", counts.objects_considered),
@@ -376,6 +401,7 @@ fn counted(counts: &ScanCounts) -> [(&'static str, u64); 11] {
         ("typed_rows", counts.typed_rows),
         ("decoded_rows", counts.decoded_rows),
         ("hot_rows", counts.hot_rows),
+        ("hot_rows_shared", counts.hot_rows_shared),
     ]
 }
 

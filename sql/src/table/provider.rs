@@ -22,6 +22,7 @@ use super::source::{Source, SourceColumn};
 use super::window::tumbling;
 use crate::catalog::Catalog;
 use crate::error::{Error, Result, SqlState};
+use crate::limit::turn::Turn;
 use crate::statement::WindowSpec;
 
 /// What all scans of one run of a statement share; an extension of the session's configuration.
@@ -29,6 +30,8 @@ use crate::statement::WindowSpec;
 pub(crate) struct Scope {
     /// One cut of all its topics.
     pub(crate) snapshot: Snapshot,
+    /// What it asks before it reads on.
+    pub(crate) turn: Arc<Turn>,
 }
 
 /// See the head of this file.
@@ -163,14 +166,7 @@ impl TableProvider for SourceTable {
         }
         let partitions = self.partitions(&scope.snapshot, &bounds, committed_max_us);
         let limit = limit.filter(|_| self.window.is_none());
-        let scan = ScanExec::new(
-            Arc::clone(&self.catalog),
-            self.source.clone(),
-            scope.snapshot.clone(),
-            columns,
-            partitions,
-            limit,
-        );
+        let scan = ScanExec::new(Arc::clone(&self.catalog), self.source.clone(), &scope, columns, partitions, limit);
         // The state knows the present only.
         let keys = self.lookup_keys(&scope.snapshot, filters).filter(|_| committed_max_us.is_none());
         if let Some(keys) = keys {

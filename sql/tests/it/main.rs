@@ -13,6 +13,7 @@ mod declared;
 mod edges;
 mod history;
 mod housekeeping;
+mod limits;
 mod node;
 mod oracle;
 mod queries;

@@ -172,7 +172,8 @@ async fn open_with_clock(
         random: Arc::new(SystemRandom),
     };
     let storage = Storage::open(options).await.unwrap();
-    let options = EngineOptions { node_settings: storage.settings().describe(), version: "Aquifer test".to_owned() };
+    let node_settings = storage.settings().describe();
+    let options = EngineOptions { node_settings, version: "Aquifer test".to_owned(), ..EngineOptions::default() };
     let engine = Engine::open(storage.clone(), options).await.unwrap();
     (storage, engine)
 }

@@ -50,6 +50,11 @@ impl<K: Clone + Eq + Hash, V: Clone> Cache<K, V> {
         self.state.lock().values.contains_key(key)
     }
 
+    /// The value, for who does not use it now.
+    pub(crate) fn peek(&self, key: &K) -> Option<V> {
+        self.state.lock().values.get(key).map(|(value, ..)| value.clone())
+    }
+
     /// How it does, under a name.
     pub(crate) fn info(&self, name: &'static str) -> CacheInfo {
         CacheInfo {

@@ -4,9 +4,10 @@
 //! full; and they may decompress to a multiple, so that is done one Kafka batch at a time.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
-use futures::{Stream, stream};
+use futures::{Stream, StreamExt, stream};
 
 use crate::error::Result;
 use crate::log::{
@@ -16,6 +17,8 @@ use crate::manifest::model::Wanted;
 use crate::record::batch::BatchLimits;
 use crate::record::columns::RecordColumn;
 use crate::record::rows::{RowBuilder, RowOrigin};
+use crate::scan::request::{Asked, RawRows};
+use crate::view::DecodedStream;
 use crate::worker;
 
 /// Bytes of runs read in one step, unless a single run is larger.
@@ -74,6 +77,27 @@ pub(crate) fn rows(
         }
         worker::blocking(move || scan.next().map(|rows| rows.map(|rows| (rows, scan)))).await
     })
+}
+
+/// The rows that are asked for of what is pinned, decoded for whoever asks.
+///
+/// # Errors
+/// [`crate::Error::Config`] for a declaration that makes no sense.
+pub(super) fn decoded(
+    range: &HotRange,
+    asked: &Arc<Asked>,
+    wanted: Wanted,
+    limits: BatchLimits,
+) -> Result<DecodedStream> {
+    let mut raw = RawRows::new(asked)?;
+    let rows = rows(range, raw.columns(), wanted, asked.batch_rows, limits);
+    let asked = Arc::clone(asked);
+    let rows = rows.map(move |rows| {
+        let rows = rows?;
+        asked.meter.hot_rows(rows.num_rows());
+        raw.read(rows)
+    });
+    Ok(rows.boxed())
 }
 
 impl HotScan {

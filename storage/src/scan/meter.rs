@@ -33,6 +33,8 @@ pub struct ScanCounts {
     pub decoded_rows: u64,
     /// Rows that came from the log.
     pub hot_rows: u64,
+    /// Those of them that had been decoded before, for another scan.
+    pub hot_rows_shared: u64,
 }
 
 /// See the head of this file.
@@ -48,6 +50,7 @@ pub struct ScanMeter {
     typed_rows: AtomicU64,
     decoded_rows: AtomicU64,
     hot_rows: AtomicU64,
+    hot_rows_shared: AtomicU64,
     /// Names of objects something was read of; bounded by what the scan's snapshot names.
     objects: Mutex<HashSet<String>>,
 }
@@ -69,6 +72,7 @@ impl ScanMeter {
             typed_rows: of(&self.typed_rows),
             decoded_rows: of(&self.decoded_rows),
             hot_rows: of(&self.hot_rows),
+            hot_rows_shared: of(&self.hot_rows_shared),
         }
     }
 
@@ -117,5 +121,9 @@ impl ScanMeter {
 
     pub(crate) fn hot_rows(&self, rows: usize) {
         self.hot_rows.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn hot_rows_shared(&self, rows: usize) {
+        self.hot_rows_shared.fetch_add(rows as u64, Ordering::Relaxed);
     }
 }

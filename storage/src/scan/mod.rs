@@ -3,13 +3,14 @@
 //! 1. [`Pinned::pin`] holds log and manifests of some partitions in one act ([`seam`]).
 //! 2. [`plan`] says which row groups a request touches, from the manifest alone; [`parts`] shares them out.
 //! 3. [`cold`] makes rows of those ([`parquet`] has their bytes, [`filter`] says which are of interest), [`hot`] of the log's
-//!    batches, both what is [`request`]ed; the seam puts one behind the other, and [`meter`] counts.
+//!    batches, both what is [`request`]ed, the latter once for all scans ([`blocks`]); the seam puts one behind the other, and [`meter`] counts.
 //! 4. [`cold_fetch`] makes Kafka's bytes of cold rows, for consumers that are behind; [`ahead`] has the rows ready, [`below`]
 //!    goes on in the log.
 //! 5. [`time`] finds an offset by its time on both sides; [`past`] leaves out what was committed after a time.
 
 pub(crate) mod ahead;
 mod below;
+pub(crate) mod blocks;
 mod cold;
 mod cold_fetch;
 pub(crate) mod filter;

@@ -12,6 +12,7 @@ use futures::TryStreamExt;
 use crate::error::Result;
 use crate::ids::TopicPartition;
 use crate::manifest::model::{GroupAt, Wanted, groups_of};
+use crate::scan::blocks::BLOCK_OFFSETS;
 use crate::scan::plan::{ObjectRead, plan};
 use crate::scan::seam::{Pinned, PinnedPartition};
 use crate::view::ScanRequest;
@@ -161,7 +162,8 @@ impl Pinned {
         let step = HOT_PART_OFFSETS.max((above.end - above.start).max(0) / HOT_PARTS_MAX + 1);
         let mut start = above.start;
         while start < above.end {
-            let end = above.end.min(start.saturating_add(step));
+            // No block of decoded rows is cut in two.
+            let end = start.saturating_add(step).div_euclid(BLOCK_OFFSETS).saturating_mul(BLOCK_OFFSETS).min(above.end);
             parts.push(ScanPart::of(partition, Kind::Hot(Wanted { start, end, ..above })));
             start = end;
         }

@@ -102,7 +102,7 @@ impl RawRows {
 }
 
 /// A decoder that carries the raw columns along, and the columns it needs.
-fn decoder(raw: &[RecordColumn], declared: &DeclaredScan) -> Result<(Vec<RecordColumn>, Decoder)> {
+pub(super) fn decoder(raw: &[RecordColumn], declared: &DeclaredScan) -> Result<(Vec<RecordColumn>, Decoder)> {
     use RecordColumn::{Headers, Key, Offset, Partition, Timestamp, Value};
 
     let columns = &declared.format.columns;

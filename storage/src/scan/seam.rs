@@ -17,6 +17,7 @@ use crate::ids::{TopicId, TopicPartition};
 use crate::log::{DamagedOffsets, HotRange, Node};
 use crate::manifest::model::{Lost, TopicManifest, Wanted};
 use crate::record::batch::BatchLimits;
+use crate::scan::blocks::{self, Blocks};
 use crate::scan::meter::ScanMeter;
 use crate::scan::parts::{Kind, ScanPart};
 use crate::scan::plan::{ObjectRead, plan};
@@ -40,6 +41,8 @@ pub(crate) struct Pinned {
     partitions: HashMap<TopicPartition, PinnedPartition>,
     pub(super) cold: Arc<Cold>,
     limits: BatchLimits,
+    /// Decoded rows of the log, shared with others.
+    blocks: Option<Arc<Blocks>>,
 }
 
 #[derive(Debug)]
@@ -78,7 +81,12 @@ impl Pinned {
             Some((partition, PinnedPartition::new(name, hot, Arc::clone(manifest), from_of(&partition))))
         });
         let partitions = pinned.collect();
-        Ok(Self { partitions, limits: tier.batch_limits(), cold: Arc::clone(cold), topics })
+        Ok(Self { partitions, limits: tier.batch_limits(), cold: Arc::clone(cold), topics, blocks: None })
+    }
+
+    /// The same, sharing decoded rows of the log with others.
+    pub(crate) fn sharing(self, blocks: &Arc<Blocks>) -> Self {
+        Self { blocks: Some(Arc::clone(blocks)), ..self }
     }
 
     /// What is pinned of a partition.
@@ -160,15 +168,15 @@ impl Pinned {
 
     fn read_hot(&self, partition: TopicPartition, asked: &Arc<Asked>, wanted: Wanted) -> Result<DecodedStream> {
         let pinned = self.of(partition)?;
-        let mut raw = RawRows::new(asked)?;
-        let rows = hot::rows(&pinned.hot, raw.columns(), wanted, asked.batch_rows, self.limits);
-        let asked = Arc::clone(asked);
-        let rows = rows.map(move |rows| {
-            let rows = rows?;
-            asked.meter.hot_rows(rows.num_rows());
-            raw.read(rows)
-        });
-        Ok(rows.boxed())
+        if let Some(shared) = &self.blocks {
+            let floor = pinned.seam.max(pinned.range.start).max(pinned.hot.start);
+            let (blocks, hot) = (Arc::clone(shared), pinned.hot.clone());
+            let source = blocks::Source { blocks, hot, floor, limits: self.limits };
+            if let Some(rows) = blocks::rows(source, asked, wanted)? {
+                return Ok(rows);
+            }
+        }
+        hot::decoded(&pinned.hot, asked, wanted, self.limits)
     }
 
     /// What is pinned of a partition, and what of it a request wants below the seam and above.

@@ -31,7 +31,7 @@ impl Storage {
     /// How the caches do.
     #[must_use]
     pub fn caches(&self) -> Vec<CacheInfo> {
-        std::iter::once(self.node.cache()).chain(self.tier.caches()).collect()
+        [self.node.cache(), self.blocks.info()].into_iter().chain(self.tier.caches()).collect()
     }
 
     /// What was asked of the object store since the storage was opened, a row per kind.

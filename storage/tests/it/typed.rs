@@ -1,5 +1,7 @@
 //! Declared columns come typed out of objects, decoded out of older ones and out of the log: the same rows every way.
 
+mod hot;
+
 use std::ops::Range;
 use std::sync::Arc;
 
