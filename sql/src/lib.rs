@@ -15,3 +15,4 @@ mod statement;
 mod stream;
 mod table;
 mod types;
+pub mod written;

@@ -30,7 +30,10 @@ const ROOMS: [(&str, &[&str]); 3] = [
             "verify",
         ],
     ),
-    ("sql/src", &["error settings types", "statement", "catalog function", "operator", "table plan", "run stream"]),
+    (
+        "sql/src",
+        &["error settings types written", "statement", "catalog function", "operator", "table plan", "run stream"],
+    ),
     ("server/src", &["listen identity settings", "kafka postgres http"]),
 ];
 

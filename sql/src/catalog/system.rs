@@ -22,6 +22,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::future::BoxFuture;
 
 use super::Catalog;
+use super::sessions::Sessions;
 use crate::settings::SettingRow;
 use crate::stream::Supervisor;
 use crate::types;
@@ -38,6 +39,8 @@ pub(crate) struct SystemSources {
     pub(crate) node_settings: Arc<Vec<SettingInfo>>,
     /// The session's.
     pub(crate) session_settings: Arc<Vec<SettingRow>>,
+    /// Who is connected.
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -279,6 +282,22 @@ const TABLES: &[Table] = &[
         fill: Fill::Now(decode_errors),
     },
     Table {
+        name: "sessions",
+        columns: &[
+            ("pid", Kind::Int),
+            ("user_name", Kind::Text),
+            ("application_name", Kind::Text),
+            ("client_addr", Kind::Text),
+            ("state", Kind::Text),
+            ("query", Kind::Text),
+            ("started_at", Kind::Time),
+            ("transaction_started_at", Kind::Time),
+            ("query_started_at", Kind::Time),
+            ("state_changed_at", Kind::Time),
+        ],
+        fill: Fill::Now(sessions),
+    },
+    Table {
         name: "settings",
         columns: &[("name", Kind::Text), ("value", Kind::Text), ("unit", Kind::Text), ("reason", Kind::Text)],
         fill: Fill::Now(settings),
@@ -451,6 +470,22 @@ fn queries(_catalog: &Catalog, sources: &SystemSources) -> Vec<ArrayRef> {
         bigint(queries.iter().map(|query| query.lag_records)),
         some_text(queries.iter().map(|query| &query.holds_back)),
         time_us(queries.iter().map(|query| Some(query.started_at_us))),
+    ]
+}
+
+fn sessions(_catalog: &Catalog, sources: &SystemSources) -> Vec<ArrayRef> {
+    let rows = sources.sessions.rows();
+    vec![
+        int(rows.iter().map(|row| row.pid)),
+        some_text(rows.iter().map(|row| &row.user)),
+        some_text(rows.iter().map(|row| &row.application_name)),
+        text(rows.iter().map(|row| Some(&row.client_addr).filter(|address| !address.is_empty()))),
+        some_text(rows.iter().map(|row| row.state)),
+        some_text(rows.iter().map(|row| &row.query)),
+        time_us(rows.iter().map(|row| Some(row.started_at_us))),
+        time_us(rows.iter().map(|row| row.block_started_at_us)),
+        time_us(rows.iter().map(|row| row.query_started_at_us)),
+        time_us(rows.iter().map(|row| Some(row.state_changed_at_us))),
     ]
 }
 

@@ -29,6 +29,7 @@ impl Session {
             supervisor: Arc::clone(&self.engine.supervisor),
             node_settings: Arc::clone(&self.engine.node_settings),
             session_settings: rows,
+            sessions: Arc::clone(&self.engine.sessions),
         };
         GroundOwner { view: self.catalog_view(), system }
     }
@@ -187,6 +188,7 @@ impl Session {
             search_path: vec!["public".to_owned()],
             version: self.engine.version.clone(),
             backend_pid: self.options.backend_pid,
+            sessions: Arc::clone(&self.engine.sessions),
         }
     }
 }

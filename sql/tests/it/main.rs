@@ -22,3 +22,4 @@ mod support;
 mod tables;
 mod travel;
 mod writing;
+mod year;
