@@ -24,7 +24,6 @@ pub enum SqlState {
     InvalidEscapeSequence,
     InvalidArgumentForPower,
     InvalidArgumentForLogarithm,
-    InvalidArgumentForWidthBucket,
     InvalidRegularExpression,
     InvalidRowCountInLimit,
     InvalidRowCountInOffset,
@@ -86,6 +85,7 @@ pub enum SqlState {
 impl SqlState {
     /// The five characters.
     #[must_use]
+    #[allow(clippy::too_many_lines, reason = "a table")]
     pub fn code(self) -> &'static str {
         match self {
             Self::SuccessfulCompletion => "00000",
@@ -99,7 +99,6 @@ impl SqlState {
             Self::InvalidEscapeSequence => "22025",
             Self::InvalidArgumentForPower => "2201F",
             Self::InvalidArgumentForLogarithm => "2201E",
-            Self::InvalidArgumentForWidthBucket => "2201G",
             Self::InvalidRegularExpression => "2201B",
             Self::InvalidRowCountInLimit => "2201W",
             Self::InvalidRowCountInOffset => "2201X",

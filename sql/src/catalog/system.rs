@@ -515,14 +515,19 @@ fn settings(_catalog: &Catalog, sources: &SystemSources) -> Vec<ArrayRef> {
 impl SystemSources {
     /// The session's and the node's settings, by name.
     pub(crate) fn all_settings(&self) -> Vec<SettingRow> {
-        let node = self.node_settings.iter().map(|info| SettingRow {
-            name: info.name.to_owned(),
-            value: info.value.clone(),
-            unit: info.unit.to_owned(),
-            reason: info.reason.to_owned(),
-        });
-        let mut rows: Vec<SettingRow> = self.session_settings.iter().cloned().chain(node).collect();
-        rows.sort_by_key(|row| row.name.to_lowercase());
-        rows
+        all_settings(&self.session_settings, &self.node_settings)
     }
+}
+
+/// A session's and the node's settings, by name.
+pub(crate) fn all_settings(session: &[SettingRow], node: &[SettingInfo]) -> Vec<SettingRow> {
+    let node = node.iter().map(|info| SettingRow {
+        name: info.name.to_owned(),
+        value: info.value.clone(),
+        unit: info.unit.to_owned(),
+        reason: info.reason.to_owned(),
+    });
+    let mut rows: Vec<SettingRow> = session.iter().cloned().chain(node).collect();
+    rows.sort_by_key(|row| row.name.to_lowercase());
+    rows
 }

@@ -97,7 +97,7 @@ pub(super) static WIDTH_BUCKET: Definition = Definition {
                 return Ok(None);
             }
             let (number, low, high, count) = (of(0, row), of(1, row), of(2, row), of(3, row));
-            let wrong = |what: &str| Err(Error::new(SqlState::InvalidArgumentForWidthBucket, what));
+            let wrong = |what: &str| Err(Error::new(SqlState::InvalidParameterValue, what));
             if count < 1.0 {
                 return wrong("count must be greater than zero");
             }

@@ -17,6 +17,7 @@ use crate::types::TypeNames;
 mod checked;
 mod contains;
 mod extract;
+mod format;
 mod formatted;
 mod interval;
 mod json;
@@ -86,6 +87,7 @@ pub(crate) fn session_state(runtime: Arc<RuntimeEnv>) -> Result<SessionState> {
         state.register_udf(scalar::defined(definition))?;
     }
     state.register_udf(extract::extract(true))?;
+    state.register_udf(format::type_of())?;
     state.register_function_rewrite(Arc::new(operators::Comparisons))?;
     state.register_udaf(sum::sum())?;
     state.register_udf(Arc::new(ScalarUDF::new_from_impl(whole::Whole::new())))?;

@@ -28,7 +28,10 @@ impl ExprPlanner for Operators {
         if is_parameter(&expr.left) && is_parameter(&expr.right) {
             return Ok(PlannerResult::Original(expr));
         }
-        let (left, right) = (Side::of(&expr.left, schema)?, Side::of(&expr.right, schema)?);
+        // What has no type yet is told by who resolves it.
+        let (Ok(left), Ok(right)) = (Side::of(&expr.left, schema), Side::of(&expr.right, schema)) else {
+            return Ok(PlannerResult::Original(expr));
+        };
         let planned = match comparison(&expr.op) {
             Some(operator) => compared(operator, &expr, &left, &right)?,
             None => match expr.op {
@@ -267,7 +270,7 @@ fn between_of(between: Between, schema: &DFSchema) -> Result<Transformed<Expr>> 
 
 /// All of what this crate defines by rows, to be registered under its name.
 pub(super) fn definitions() -> Vec<&'static Definition> {
-    use super::{formatted, jsonb_edit as json, zone};
+    use super::{format, formatted, jsonb_edit as json, zone};
     vec![
         &zone::TIMEZONE,
         &interval::KEY,
@@ -296,6 +299,7 @@ pub(super) fn definitions() -> Vec<&'static Definition> {
         &text::OUT,
         &text::SHOWN,
         &text::UUID,
+        &format::FORMAT,
         &formatted::TO_CHAR,
         &formatted::TO_DATE,
         &formatted::TO_TIMESTAMP,

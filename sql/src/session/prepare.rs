@@ -182,7 +182,10 @@ impl Session {
         };
         CatalogView {
             relations,
-            settings: self.settings.rows().into_iter().map(setting).collect(),
+            settings: system::all_settings(&self.settings.rows(), &self.engine.node_settings)
+                .into_iter()
+                .map(setting)
+                .collect(),
             user: self.options.user.clone(),
             database: DATABASE.to_owned(),
             search_path: vec!["public".to_owned()],
