@@ -225,7 +225,10 @@ impl FunctionRewrite for Comparisons {
             Expr::BinaryExpr(BinaryExpr { left, op, right })
                 if matches!(op, Operator::IsDistinctFrom | Operator::IsNotDistinctFrom) =>
             {
-                let sides = (Side::of(&left, schema)?, Side::of(&right, schema)?);
+                let (Ok(one), Ok(other)) = (Side::of(&left, schema), Side::of(&right, schema)) else {
+                    return Ok(Transformed::no(Expr::BinaryExpr(BinaryExpr { left, op, right })));
+                };
+                let sides = (one, other);
                 if sides.0.is_jsonb && (sides.1.is_jsonb || sides.1.literal.is_some()) {
                     Transformed::yes(jsonb_compared(op, &left, &right))
                 } else if sides.0.is_interval() {
@@ -240,7 +243,7 @@ impl FunctionRewrite for Comparisons {
 }
 
 fn in_list(list: InList, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    let side = Side::of(&list.expr, schema)?;
+    let Ok(side) = Side::of(&list.expr, schema) else { return Ok(Transformed::no(Expr::InList(list))) };
     if side.is_uuid {
         let spelled = list.list.into_iter().map(|item| match item {
             Expr::Literal(ScalarValue::Utf8(Some(text)), _) => Ok(lit(uuid_of(&text)?)),
@@ -260,7 +263,7 @@ fn in_list(list: InList, schema: &DFSchema) -> Result<Transformed<Expr>> {
 }
 
 fn between_of(between: Between, schema: &DFSchema) -> Result<Transformed<Expr>> {
-    if !matches!(between.expr.get_type(schema)?, DataType::Interval(IntervalUnit::MonthDayNano)) {
+    if !between.expr.get_type(schema).is_ok_and(|kind| matches!(kind, DataType::Interval(IntervalUnit::MonthDayNano))) {
         return Ok(Transformed::no(Expr::Between(between)));
     }
     let key = |expr: &Expr| Box::new(call(&interval::KEY, [expr]));
