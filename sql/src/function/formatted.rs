@@ -84,9 +84,8 @@ pub(super) static TO_TIMESTAMP: Definition = Definition {
 pub(super) static WIDTH_BUCKET: Definition = Definition {
     name: "width_bucket",
     takes: |kinds| match kinds {
-        [_, _, _, count] if kinds.iter().take(3).all(|kind| kind.is_numeric()) && count.is_integer() => {
-            Some(vec![DataType::Float64, DataType::Float64, DataType::Float64, DataType::Float64])
-        }
+        // Asked again of what it gave.
+        [_, _, _, _] if kinds.iter().all(DataType::is_numeric) => Some(vec![DataType::Float64; 4]),
         _ => None,
     },
     gives: |_| (DataType::Int32, None),

@@ -205,8 +205,36 @@ fn divided(expr: &RawBinaryExpr, left: &Side, right: &Side) -> Option<Expr> {
         let span = call(&interval::OF_DURATION, [&expr.left]);
         return Some(call(&interval::DIVIDE, [&span, &expr.right]));
     }
+    if let Some(scale) = scale_of_quotient(&left.kind, &right.kind) {
+        return Some(binary_expr(cast(expr.left.clone(), scale), Operator::Divide, expr.right.clone()));
+    }
     let floats = (left.is_float() || right.is_float()) && left.is_number() && right.is_number();
     floats.then(|| call(&number::DIVIDE, [&expr.left, &expr.right]))
+}
+
+/// The type in which a decimal is divided, so that the quotient has about as many digits as Postgres gives: Arrow adds
+/// four to those it finds. `None`: they are enough, or there is no room for more.
+fn scale_of_quotient(left: &DataType, right: &DataType) -> Option<DataType> {
+    /// Digits behind the point before Arrow's four.
+    const DIGITS: i8 = 12;
+    /// Digits that are left for the number itself and what it is scaled up by.
+    const ROOM: i8 = 34;
+    let of = |kind: &DataType| -> Option<(i8, i8)> {
+        Some(match kind {
+            DataType::Decimal128(precision, scale) => (i8::try_from(*precision).ok()?, *scale),
+            DataType::Int8 | DataType::Int16 => (5, 0),
+            DataType::Int32 => (10, 0),
+            DataType::Int64 => (19, 0),
+            _ => return None,
+        })
+    };
+    if !matches!((left, right), (DataType::Decimal128(..), _) | (_, DataType::Decimal128(..))) {
+        return None;
+    }
+    let ((precision, scale), (_, right_scale)) = (of(left)?, of(right)?);
+    let whole = precision - scale;
+    let wanted = DIGITS.min(ROOM - whole - right_scale.max(0));
+    (wanted > scale).then(|| DataType::Decimal128((whole + wanted).unsigned_abs(), wanted))
 }
 
 /// The same where a comparison is no operator: lists, ranges, IS DISTINCT FROM.

@@ -89,7 +89,9 @@ pub(super) static UUID: Definition = Definition {
 /// # Errors
 /// 22P02.
 pub(crate) fn uuid_of(text: &str) -> std::result::Result<String, Error> {
-    uuid::Uuid::try_parse(text.trim()).map(|id| id.hyphenated().to_string()).map_err(|_| {
+    let inside = text.trim();
+    let inside = inside.strip_prefix('{').and_then(|rest| rest.strip_suffix('}')).unwrap_or(inside);
+    uuid::Uuid::try_parse(inside).map(|id| id.hyphenated().to_string()).map_err(|_| {
         Error::new(SqlState::InvalidTextRepresentation, format!("invalid input syntax for type uuid: \"{text}\""))
             .with_hint("32 hexadecimal digits, as 123e4567-e89b-12d3-a456-426614174000")
     })

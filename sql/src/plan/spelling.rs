@@ -6,9 +6,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
-    ObjectName, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor, TimezoneInfo,
-    UnaryOperator, Value, VisitMut, VisitorMut,
+    BinaryOperator, CastKind, CeilFloorKind, DataType, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, Ident, Interval, ObjectName, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier,
+    TableFactor, TimezoneInfo, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 
 use crate::error::{Error, Result};
@@ -23,14 +23,13 @@ mod relation;
 pub(crate) use relation::rewrite_relations;
 
 /// Functions that DataFusion has under another name.
-const SYNONYMS: [(&str, &str); 10] = [
+const SYNONYMS: [(&str, &str); 9] = [
     ("array_remove", "array_remove_all"),
     ("array_replace", "array_replace_all"),
     ("gen_random_uuid", "uuid"),
     ("statement_timestamp", "now"),
     ("transaction_timestamp", "now"),
     ("char_length", "character_length"),
-    ("ceiling", "ceil"),
     ("every", "bool_and"),
     ("sign", "signum"),
     ("variance", "var_samp"),
@@ -162,6 +161,17 @@ fn rewrite_one(expr: &mut Expr) -> Result<()> {
             *expr = call("timezone", arguments);
             Ok(())
         }
+        Expr::Ceil { field: CeilFloorKind::DateTimeField(DateTimeField::NoDateTime), .. }
+        | Expr::Floor { field: CeilFloorKind::DateTimeField(DateTimeField::NoDateTime), .. } => {
+            *expr = call("nearest", vec![taken(expr)]);
+            Ok(())
+        }
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr: inner } => {
+            if let Some(interval) = negated_interval(inner) {
+                *expr = interval;
+            }
+            Ok(())
+        }
         Expr::UnaryOp { op: UnaryOperator::BitwiseNot, expr: inner } => {
             let minus_one = Expr::value(Value::Number("-1".to_owned(), false));
             let bits = Expr::BinaryOp {
@@ -238,6 +248,18 @@ fn call(name: &str, arguments: Vec<Expr>) -> Expr {
 
 fn cast_of(expr: Expr, data_type: DataType) -> Expr {
     Expr::Cast { kind: CastKind::DoubleColon, expr: Box::new(expr), data_type, array: false, format: None }
+}
+
+/// `-interval '1 day'`, whose text is all that there is of it.
+fn negated_interval(expr: &Expr) -> Option<Expr> {
+    match expr {
+        Expr::Nested(inner) => negated_interval(inner),
+        Expr::Interval(written) if written.leading_field.is_none() => {
+            let negated = text_of(&written.value).and_then(interval::negated)?;
+            Some(Expr::Interval(Interval { value: Box::new(text(&negated)), ..written.clone() }))
+        }
+        _ => None,
+    }
 }
 
 /// An expression out of its place in the tree.

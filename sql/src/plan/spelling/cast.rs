@@ -2,7 +2,7 @@
 //! is written as Postgres writes it.
 
 use datafusion::sql::sqlparser::ast::{
-    ArrayElemTypeDef, BinaryOperator, CharacterLength, DataType, Expr, Interval, Value,
+    ArrayElemTypeDef, BinaryOperator, CharacterLength, DataType, Expr, Interval, TimezoneInfo, Value,
 };
 
 use super::{array, call, cast_of, interval, is_call_of, is_parameter, taken, text, text_of};
@@ -45,12 +45,12 @@ pub(super) fn rewrite(expr: &mut Expr) -> Result<()> {
         (DataType::JSON, _) => wrap(inner, "json_in"),
         (DataType::JSONB, _) => wrap(inner, "jsonb_in"),
         (DataType::Timestamp(..) | DataType::Date, Some(written)) => {
+            let is_zoned = matches!(data_type, DataType::Timestamp(_, TimezoneInfo::WithTimeZone | TimezoneInfo::Tz));
+            let local = if is_zoned { written.as_str() } else { without_zone(&written) };
             if let Some(time) = named_time(&written) {
                 **inner = time;
-            } else if let Some(padded) = with_seconds(&written)
-                && matches!(data_type, DataType::Timestamp(..))
-            {
-                **inner = text(&padded);
+            } else if matches!(data_type, DataType::Timestamp(..)) {
+                **inner = text(&with_seconds(local).unwrap_or_else(|| local.to_owned()));
             }
         }
         (DataType::Interval { .. }, Some(written)) => {
@@ -103,6 +103,14 @@ fn bytes_of(digits: &str) -> Result<Expr> {
             .with_hint("two hexadecimal digits per byte behind \\x"));
     }
     Ok(call("decode", vec![text(digits), text("hex")]))
+}
+
+/// A time without the offset behind it: a timestamp without a zone does not look at it, as in Postgres.
+fn without_zone(written: &str) -> &str {
+    let Some((date, _)) = written.split_once(':') else { return written };
+    let (_, clock) = written.split_at(date.len());
+    let end = clock.find(['+', '-', 'Z', 'z']).map_or(written.len(), |place| date.len() + place);
+    written.get(..end).unwrap_or(written).trim_end()
 }
 
 /// `epoch`, `now`, `today` and the days beside it.

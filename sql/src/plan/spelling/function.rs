@@ -28,6 +28,10 @@ pub(super) fn rewrite(function: &mut Function) -> Result<Option<Expr>> {
     Ok(match (name.as_str(), arguments.as_slice()) {
         ("mod", [left, right]) => Some(operation(left, BinaryOperator::Modulo, right)),
         ("div", [left, right]) => Some(call("trunc", vec![operation(left, BinaryOperator::Divide, right)])),
+        ("ceil" | "ceiling" | "floor" | "trunc", [number]) => {
+            let whole = if name == "ceiling" { "ceil" } else { name.as_str() };
+            Some(call("nearest", vec![call(whole, vec![number.clone()])]))
+        }
         ("round", [number]) => Some(call("nearest", vec![number.clone()])),
         ("ln" | "log" | "log10" | "log2", numbers) if !numbers.is_empty() => {
             each_argument(function, |argument| call("logarithm_of", vec![argument]));
@@ -51,6 +55,20 @@ pub(super) fn rewrite(function: &mut Function) -> Result<Option<Expr>> {
             [size] => Some(call("array_repeat", vec![value.clone(), size.clone()])),
             _ => return Err(Error::unsupported("array_fill in several dimensions").with_hint("fill one dimension")),
         },
+        ("convert_from", [bytes, encoding]) => match text_of(encoding).map(str::to_ascii_lowercase).as_deref() {
+            Some("utf8" | "utf-8" | "unicode") => Some(call("arrow_cast", vec![bytes.clone(), text("Utf8")])),
+            _ => {
+                return Err(Error::unsupported("convert_from with another encoding than 'UTF8'")
+                    .with_hint("all text is UTF-8 here"));
+            }
+        },
+        _ => of_json(function, &name, &arguments)?,
+    })
+}
+
+/// Aggregates into JSON gather a list first; paths have no library.
+fn of_json(function: &mut Function, name: &str, arguments: &[Expr]) -> Result<Option<Expr>> {
+    Ok(match (name, arguments) {
         ("jsonb_agg" | "json_agg", [_]) => {
             each_argument(function, |argument| call("to_jsonb", vec![argument]));
             function.name = named("array_agg");
@@ -73,13 +91,6 @@ pub(super) fn rewrite(function: &mut Function) -> Result<Option<Expr>> {
             return Err(Error::unsupported(format!("{path}()"))
                 .with_hint("use -> and #> to go into JSON, @> and ? to test it, jsonb_array_elements to unfold it"));
         }
-        ("convert_from", [bytes, encoding]) => match text_of(encoding).map(str::to_ascii_lowercase).as_deref() {
-            Some("utf8" | "utf-8" | "unicode") => Some(call("arrow_cast", vec![bytes.clone(), text("Utf8")])),
-            _ => {
-                return Err(Error::unsupported("convert_from with another encoding than 'UTF8'")
-                    .with_hint("all text is UTF-8 here"));
-            }
-        },
         _ => None,
     })
 }

@@ -55,11 +55,24 @@ impl Span {
 
 /// The interval in months, days and microseconds; `None`: it is in no form that is known here.
 pub(super) fn spelled(written: &str) -> Option<String> {
+    in_units(span_of(written)?)
+}
+
+/// The same with the other sign: a minus in front of all would be one of the months alone.
+pub(super) fn negated(written: &str) -> Option<String> {
+    let span = span_of(written)?;
+    in_units(Span { months: -span.months, days: -span.days, us: -span.us })
+}
+
+fn span_of(written: &str) -> Option<Span> {
     let written = written.trim();
-    let span = match written.strip_prefix('P') {
-        Some(iso) => of_iso(iso)?,
-        None => of_words(written)?,
-    };
+    match written.strip_prefix('P') {
+        Some(iso) => of_iso(iso),
+        None => of_words(written),
+    }
+}
+
+fn in_units(span: Span) -> Option<String> {
     let fits = |count: f64, max: f64| count.abs() <= max;
     // What is beyond is told by who reads it.
     if !fits(span.months, f64::from(i32::MAX)) || !fits(span.days, f64::from(i32::MAX)) || !fits(span.us, 9e15) {
@@ -185,6 +198,7 @@ mod tests {
             let wanted = format!("{months} months {days} days {us} microseconds");
             assert_eq!(spelled(written).as_deref(), Some(wanted.as_str()), "{written}");
         }
+        assert_eq!(negated("1 day 01:00").as_deref(), Some("0 months -1 days -3600000000 microseconds"));
         for wrong in ["", "soon", "1 parsec", "25:99", "P", "é"] {
             assert_eq!(spelled(wrong), None, "{wrong}");
         }
