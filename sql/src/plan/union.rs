@@ -46,7 +46,7 @@ fn of_one_type(union: Union) -> DataFusionResult<Union> {
         let Some(wanted) = resolved(&kinds)? else { continue };
         for (input, (field, is_bare)) in inputs.iter_mut().zip(&kinds) {
             if *field.data_type() != wanted {
-                let taken = std::mem::replace(input, LogicalPlan::default());
+                let taken = std::mem::take(input);
                 *input = with_column(taken, column, &wanted, *is_bare)?;
             }
         }
