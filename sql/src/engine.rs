@@ -10,6 +10,7 @@ use datafusion::execution::session_state::SessionState;
 use parking_lot::Mutex;
 
 use crate::catalog::Catalog;
+use crate::catalog::sessions::Sessions;
 use crate::error::Result;
 use crate::function::session_state;
 use crate::limit::Limits;
@@ -77,6 +78,8 @@ pub(crate) struct Inner {
     pub(crate) shapes: Mutex<(u64, HashMap<String, Arc<Shape>>)>,
     /// Whose turn it is to take records without a key: one partition per statement.
     pub(crate) keyless_turn: AtomicU64,
+    /// Who is connected.
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 impl Engine {
@@ -110,6 +113,7 @@ impl Engine {
                 contended: Contended::default(),
                 shapes: Mutex::default(),
                 keyless_turn: AtomicU64::new(0),
+                sessions: Arc::default(),
             }),
         })
     }

@@ -16,3 +16,4 @@ mod statement;
 mod stream;
 mod table;
 mod types;
+pub mod written;

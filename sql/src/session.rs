@@ -9,9 +9,12 @@ use std::sync::Arc;
 use arrow::datatypes::{DataType, SchemaRef};
 use datafusion::common::ScalarValue;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use futures::StreamExt;
 use parking_lot::Mutex;
 
 use crate::catalog::postgres::CatalogView;
+use crate::catalog::sessions::{Active, Presence};
 use crate::engine::{Inner, SessionOptions};
 use crate::error::{Error, Result, SqlState};
 use crate::plan::bind::Bound;
@@ -98,6 +101,18 @@ pub struct Rows {
     pub tag: &'static str,
 }
 
+impl Rows {
+    /// The same rows; the statement goes on until they are read or dropped.
+    fn watched(self, active: Active) -> Self {
+        let schema = self.stream.schema();
+        let stream = self.stream.map(move |batch| {
+            let _ = &active;
+            batch
+        });
+        Self { stream: Box::pin(RecordBatchStreamAdapter::new(schema, stream)), ..self }
+    }
+}
+
 /// As `ReadyForQuery` reports it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TransactionStatus {
@@ -133,6 +148,10 @@ pub struct Session {
     view: Mutex<Option<(u64, Arc<CatalogView>)>>,
     /// Of the statement that runs.
     commitment: Commitment,
+    /// Among all sessions.
+    presence: Presence,
+    /// A COPY that takes the client's data.
+    copying: Option<Active>,
 }
 
 /// Notices kept until the protocol takes them; further ones are dropped.
@@ -141,6 +160,9 @@ const NOTICES_MAX: usize = 1000;
 impl Session {
     pub(crate) fn new(engine: Arc<Inner>, options: SessionOptions) -> Self {
         let settings = SessionSettings::new(&options.user, &options.application_name);
+        let SessionOptions { user, application_name, client_addr, backend_pid, .. } = &options;
+        let clock = engine.storage.clock();
+        let presence = engine.sessions.enter(clock, *backend_pid, user, application_name, client_addr);
         Self {
             engine,
             options,
@@ -149,6 +171,8 @@ impl Session {
             notices: Vec::new(),
             view: Mutex::new(None),
             commitment: Commitment::default(),
+            presence,
+            copying: None,
         }
     }
 
@@ -181,6 +205,9 @@ impl Session {
     /// # Errors
     /// What planning or running says.
     pub async fn execute(&mut self, prepared: &Prepared, parameters: Vec<ScalarValue>) -> Result<Outcome> {
+        let name = self.settings.get("application_name").unwrap_or_default();
+        let active = self.presence.begin(&prepared.parsed, name);
+        self.copying = None;
         let result = match self.refuse_in_failed_block(&prepared.parsed) {
             Ok(()) => self.execute_parsed(prepared, &parameters).await,
             Err(error) => Err(error),
@@ -188,7 +215,26 @@ impl Session {
         if result.is_err() {
             self.fail_transaction();
         }
-        result
+        self.tell_idle();
+        // Until its rows are read, or its data is sent.
+        match result {
+            Ok(Outcome::Rows(rows)) => Ok(Outcome::Rows(rows.watched(active))),
+            Ok(Outcome::CopyOut(rows, format)) => Ok(Outcome::CopyOut(rows.watched(active), format)),
+            Ok(Outcome::CopyIn(copy)) => {
+                self.copying = Some(active);
+                Ok(Outcome::CopyIn(copy))
+            }
+            other => other,
+        }
+    }
+
+    /// Says to others what this session is between statements.
+    fn tell_idle(&self) {
+        self.presence.set_idle(match self.transaction_status() {
+            TransactionStatus::Idle => "idle",
+            TransactionStatus::InBlock => "idle in transaction",
+            TransactionStatus::Failed => "idle in transaction (aborted)",
+        });
     }
 
     /// Whether a block is open. An error while rows stream is told by [`Session::fail_transaction`].
@@ -206,6 +252,7 @@ impl Session {
         if let Some(block) = &mut self.block {
             block.failed = true;
         }
+        self.tell_idle();
     }
 
     /// Notices since the last call, for `NoticeResponse`.

@@ -27,6 +27,7 @@ mod process;
 mod readme;
 mod relations;
 mod seeing;
+mod sessions;
 mod statements;
 mod tables;
 mod takeover;

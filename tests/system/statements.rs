@@ -5,9 +5,13 @@
 //! asks it instead. A statement that differs on purpose or by a known fault says `skipif aquifer` with its reason;
 //! `AQUIFER_MARKS=1` prints those that no longer differ.
 
+use std::collections::HashMap;
+use std::io::Cursor;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use futures::SinkExt;
 
 use futures::future::BoxFuture;
 use sqllogictest::{AsyncDB, ColumnType, Condition, DBOutput, MakeConnection, Record, Runner};
@@ -89,17 +93,52 @@ struct Asked {
     client: Client,
     name: &'static str,
     count: Arc<AtomicUsize>,
+    moments: Arc<Mutex<HashMap<String, String>>>,
 }
 
 impl Asked {
-    async fn connect(target: &str, name: &'static str, count: &Arc<AtomicUsize>) -> Self {
+    async fn connect(target: &str, name: &'static str, asking: &Asking) -> Self {
         let (client, connection) = tokio_postgres::connect(target, NoTls).await.expect("somebody answers");
         drop(tokio::spawn(connection));
-        Self { client, name, count: Arc::clone(count) }
+        Self { client, name, count: Arc::clone(&asking.count), moments: Arc::clone(&asking.moments) }
+    }
+
+    /// `COPY … FROM STDIN` and, on the lines behind it, the data.
+    async fn copy(&self, sql: &str, data: &str) -> Result<DBOutput<Shape>, Refused> {
+        let sink = self.client.copy_in(sql).await.map_err(Refused)?;
+        let mut sink = std::pin::pin!(sink);
+        sink.send(Cursor::new(format!("{data}\n").into_bytes())).await.map_err(Refused)?;
+        Ok(DBOutput::StatementComplete(sink.finish().await.map_err(Refused)?))
+    }
+
+    /// `MOMENT name`: a time that all later commits come after, for `FOR SYSTEM_TIME AS OF 'moment name'`.
+    async fn moment(&self, name: &str) -> Result<DBOutput<Shape>, Refused> {
+        let mut times = Vec::new();
+        while times.len() < 2 {
+            let row = self.client.query_one("SELECT now()::text", &[]).await.map_err(Refused)?;
+            let now: String = row.get(0);
+            if times.last() != Some(&now) {
+                times.push(now);
+            }
+        }
+        self.moments.lock().expect("nobody has panicked").insert(name.to_owned(), times.remove(0));
+        Ok(DBOutput::StatementComplete(0))
     }
 
     async fn answer(&self, sql: &str) -> Result<DBOutput<Shape>, Refused> {
         self.count.fetch_add(1, Ordering::Relaxed);
+        if let Some(name) = sql.strip_prefix("MOMENT ") {
+            return self.moment(name).await;
+        }
+        if let Some((copy, data)) = sql.split_once('\n')
+            && copy.starts_with("COPY ")
+        {
+            return self.copy(copy, data).await;
+        }
+        let moments = self.moments.lock().expect("nobody has panicked").clone();
+        let timed =
+            |sql: String, (name, at): (&String, &String)| sql.replace(&format!("'moment {name}'"), &format!("'{at}'"));
+        let sql = &moments.iter().fold(sql.to_owned(), timed);
         // The extended protocol describes the columns, the simple one gives the text: both must agree to the statement.
         let prepared = self.client.prepare(sql).await.map_err(Refused)?;
         let types: Vec<Shape> = prepared.columns().iter().map(|column| Shape::of(column.type_())).collect();
@@ -113,6 +152,13 @@ impl Asked {
         }
         Ok(if types.is_empty() { DBOutput::StatementComplete(0) } else { DBOutput::Rows { types, rows } })
     }
+}
+
+/// What connections of one runner share.
+#[derive(Default)]
+struct Asking {
+    count: Arc<AtomicUsize>,
+    moments: Arc<Mutex<HashMap<String, String>>>,
 }
 
 /// An error with its code, as the runner shows it.
@@ -186,8 +232,8 @@ fn files() -> Vec<PathBuf> {
 
 /// Asks everything of one that answers at `target`; the labels say what becomes of the data meanwhile.
 async fn ask(target: &str, name: &'static str, labels: &[&str], loaded: impl AsyncFnOnce()) {
-    let count = Arc::new(AtomicUsize::new(0));
-    let mut runner = Runner::new(|| async { Ok::<_, Refused>(Asked::connect(target, name, &count).await) });
+    let asking = Asking::default();
+    let mut runner = Runner::new(|| async { Ok::<_, Refused>(Asked::connect(target, name, &asking).await) });
     runner.with_column_validator(same_shapes);
     labels.iter().for_each(|label| runner.add_label(label));
     let mut failures = Vec::new();
@@ -197,7 +243,7 @@ async fn ask(target: &str, name: &'static str, labels: &[&str], loaded: impl Asy
     for file in files() {
         run_file(&mut runner, &file, &mut failures).await;
     }
-    let asked = count.load(Ordering::Relaxed);
+    let asked = asking.count.load(Ordering::Relaxed);
     let shown = failures.iter().take(FAILURES_SHOWN).map(String::as_str).collect::<Vec<_>>().join("\n\n");
     assert!(failures.is_empty(), "{} of {asked} statements failed ({labels:?}):\n{shown}", failures.len());
     assert!(asked >= STATEMENTS_MIN, "only {asked} statements were asked");

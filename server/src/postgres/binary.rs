@@ -85,7 +85,7 @@ fn whole(value: i64, oid: u32, out: &mut BytesMut) -> Result<()> {
 /// Groups of four digits left and right of the point; the weight is the exponent of the first.
 fn numeric(unscaled: &str, scale: i8, out: &mut BytesMut) -> Result<()> {
     let mut plain = String::new();
-    text::decimal(unscaled, scale, &mut plain).map_err(|_| beyond(oids::NUMERIC))?;
+    aquifer_sql::written::decimal(unscaled, scale, &mut plain).map_err(|_| beyond(oids::NUMERIC))?;
     let (sign, digits) = plain.strip_prefix('-').map_or((0, plain.as_str()), |digits| (NUMERIC_NEGATIVE, digits));
     let (left, right) = digits.split_once('.').unwrap_or((digits, ""));
     let width = left.len().next_multiple_of(NUMERIC_GROUP);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use aquifer_sql::error::{Error, Result, SqlState};
+use aquifer_sql::written::interval_of_duration;
 use arrow::array::{
     Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Date32Array, Decimal128Array, Decimal256Array, Float32Array,
     Float64Array, Int16Array, Int32Array, Int64Array, IntervalMonthDayNanoArray, LargeStringArray, ListArray,
@@ -65,6 +66,7 @@ impl Cells {
             DataType::Timestamp(TimeUnit::Microsecond, None) => Self::Timestamp(array.as_primitive().clone()),
             DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => Self::TimestampTz(array.as_primitive().clone()),
             DataType::Interval(IntervalUnit::MonthDayNano) => Self::Interval(array.as_primitive().clone()),
+            DataType::Duration(_) => Self::Interval(interval_of_duration(array)?.as_primitive().clone()),
             DataType::List(item) if !is_json(item.data_type()) => {
                 let list: &ListArray = array.as_list();
                 Self::List(list.clone(), Box::new(Self::of(list.values())?))
@@ -156,7 +158,7 @@ fn canonical(arrow: &DataType) -> Option<DataType> {
         DataType::Date64 => DataType::Timestamp(TimeUnit::Microsecond, None),
         DataType::Time32(_) | DataType::Time64(_) => DataType::Time64(TimeUnit::Microsecond),
         DataType::Timestamp(_, zone) => DataType::Timestamp(TimeUnit::Microsecond, zone.clone()),
-        DataType::Interval(_) | DataType::Duration(_) => DataType::Interval(IntervalUnit::MonthDayNano),
+        DataType::Interval(_) => DataType::Interval(IntervalUnit::MonthDayNano),
         DataType::Dictionary(_, value) => value.as_ref().clone(),
         DataType::RunEndEncoded(_, value) => value.data_type().clone(),
         DataType::LargeList(item) | DataType::FixedSizeList(item, _) if !is_json(item.data_type()) => {

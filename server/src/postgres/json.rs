@@ -78,7 +78,7 @@ fn binary(bytes: &[u8], out: &mut BytesMut) -> Result {
         Ok(text) => string(text, out),
         Err(_) => {
             let mut hex = String::new();
-            text::hex(bytes, &mut hex)?;
+            aquifer_sql::written::hex(bytes, &mut hex)?;
             string(&hex, out)
         }
     }

@@ -16,6 +16,7 @@ mod keyed;
 pub mod postgres;
 pub(crate) mod properties;
 pub(crate) mod relation;
+pub(crate) mod sessions;
 pub(crate) mod system;
 
 use decode_errors::DecodeErrors;

@@ -22,6 +22,7 @@ use datafusion::physical_plan::ExecutionPlan;
 use futures::future::BoxFuture;
 
 use super::Catalog;
+use super::sessions::Sessions;
 use crate::limit::Limits;
 use crate::settings::SettingRow;
 use crate::stream::Supervisor;
@@ -41,6 +42,8 @@ pub(crate) struct SystemSources {
     pub(crate) node_settings: Arc<Vec<SettingInfo>>,
     /// The session's.
     pub(crate) session_settings: Arc<Vec<SettingRow>>,
+    /// Who is connected.
+    pub(crate) sessions: Arc<Sessions>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -295,6 +298,22 @@ const TABLES: &[Table] = &[
         fill: Fill::Now(decode_errors),
     },
     Table {
+        name: "sessions",
+        columns: &[
+            ("pid", Kind::Int),
+            ("user_name", Kind::Text),
+            ("application_name", Kind::Text),
+            ("client_addr", Kind::Text),
+            ("state", Kind::Text),
+            ("query", Kind::Text),
+            ("started_at", Kind::Time),
+            ("transaction_started_at", Kind::Time),
+            ("query_started_at", Kind::Time),
+            ("state_changed_at", Kind::Time),
+        ],
+        fill: Fill::Now(sessions),
+    },
+    Table {
         name: "settings",
         columns: &[("name", Kind::Text), ("value", Kind::Text), ("unit", Kind::Text), ("reason", Kind::Text)],
         fill: Fill::Now(settings),
@@ -483,6 +502,22 @@ fn limits(_catalog: &Catalog, sources: &SystemSources) -> Vec<ArrayRef> {
     ]
 }
 
+fn sessions(_catalog: &Catalog, sources: &SystemSources) -> Vec<ArrayRef> {
+    let rows = sources.sessions.rows();
+    vec![
+        int(rows.iter().map(|row| row.pid)),
+        some_text(rows.iter().map(|row| &row.user)),
+        some_text(rows.iter().map(|row| &row.application_name)),
+        text(rows.iter().map(|row| Some(&row.client_addr).filter(|address| !address.is_empty()))),
+        some_text(rows.iter().map(|row| row.state)),
+        some_text(rows.iter().map(|row| &row.query)),
+        time_us(rows.iter().map(|row| Some(row.started_at_us))),
+        time_us(rows.iter().map(|row| row.block_started_at_us)),
+        time_us(rows.iter().map(|row| row.query_started_at_us)),
+        time_us(rows.iter().map(|row| Some(row.state_changed_at_us))),
+    ]
+}
+
 fn decode_errors(catalog: &Catalog, _sources: &SystemSources) -> Vec<ArrayRef> {
     let skipped = catalog.decode_errors.all();
     vec![
@@ -509,14 +544,19 @@ fn settings(_catalog: &Catalog, sources: &SystemSources) -> Vec<ArrayRef> {
 impl SystemSources {
     /// The session's and the node's settings, by name.
     pub(crate) fn all_settings(&self) -> Vec<SettingRow> {
-        let node = self.node_settings.iter().map(|info| SettingRow {
-            name: info.name.to_owned(),
-            value: info.value.clone(),
-            unit: info.unit.to_owned(),
-            reason: info.reason.to_owned(),
-        });
-        let mut rows: Vec<SettingRow> = self.session_settings.iter().cloned().chain(node).collect();
-        rows.sort_by_key(|row| row.name.to_lowercase());
-        rows
+        all_settings(&self.session_settings, &self.node_settings)
     }
+}
+
+/// A session's and the node's settings, by name.
+pub(crate) fn all_settings(session: &[SettingRow], node: &[SettingInfo]) -> Vec<SettingRow> {
+    let node = node.iter().map(|info| SettingRow {
+        name: info.name.to_owned(),
+        value: info.value.clone(),
+        unit: info.unit.to_owned(),
+        reason: info.reason.to_owned(),
+    });
+    let mut rows: Vec<SettingRow> = session.iter().cloned().chain(node).collect();
+    rows.sort_by_key(|row| row.name.to_lowercase());
+    rows
 }

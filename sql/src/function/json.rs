@@ -118,7 +118,7 @@ fn plan_test(kind: Kind, expr: RawBinaryExpr, schema: &DFSchema) -> Result<Plann
 }
 
 /// The items of `{a,b}`.
-fn names_of(list: &str) -> impl Iterator<Item = &str> {
+pub(super) fn names_of(list: &str) -> impl Iterator<Item = &str> {
     let inside = list.trim().trim_start_matches('{').trim_end_matches('}');
     inside.split(',').map(|name| name.trim().trim_matches('"')).filter(|name| !name.is_empty())
 }

@@ -381,7 +381,7 @@ fn wrong_kind(json: &RawValue, wanted: &str) -> datafusion::error::DataFusionErr
 }
 
 /// An object's fields, of duplicates the last in the first one's place.
-struct Pairs<'a>(Vec<(String, &'a RawValue)>);
+pub(super) struct Pairs<'a>(pub(super) Vec<(String, &'a RawValue)>);
 
 impl<'de: 'a, 'a> serde::Deserialize<'de> for Pairs<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(source: D) -> std::result::Result<Self, D::Error> {

@@ -17,13 +17,28 @@ use crate::types::TypeNames;
 
 mod checked;
 mod contains;
+mod extract;
+mod format;
+mod formatted;
+mod interval;
 mod json;
+mod json_build;
 mod json_find;
 mod json_text;
 mod jsonb;
+mod jsonb_edit;
+mod jsonb_value;
+mod number;
+mod number_template;
+mod operators;
+mod scalar;
 mod sum;
+mod template;
+mod text;
 mod whole;
+mod zone;
 
+pub(crate) use text::{TEXT_OUT, UUID_IN, uuid_of};
 pub(crate) use whole::WHOLE;
 
 /// Bytes of rows that wait while ordered rows are merged, per stream.
@@ -52,7 +67,12 @@ pub(crate) fn session_state(limits: &Arc<Limits>) -> Result<SessionState> {
     options.execution.sort_pushdown_buffer_capacity = MERGE_BUFFER_BYTES;
     // now() and current_timestamp are timestamptz.
     options.execution.time_zone = Some("UTC".to_owned());
-    let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(json::Arrows), Arc::new(checked::CheckedArithmetic)];
+    let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![
+        Arc::new(json::Arrows),
+        Arc::new(operators::Operators),
+        Arc::new(extract::Extraction),
+        Arc::new(checked::CheckedArithmetic),
+    ];
     planners.extend(SessionStateDefaults::default_expr_planners());
     let mut state = SessionStateBuilder::new()
         .with_config(config)
@@ -66,6 +86,15 @@ pub(crate) fn session_state(limits: &Arc<Limits>) -> Result<SessionState> {
     for function in jsonb::functions() {
         state.register_udf(function)?;
     }
+    for function in json_build::functions() {
+        state.register_udf(function)?;
+    }
+    for definition in operators::definitions() {
+        state.register_udf(scalar::defined(definition))?;
+    }
+    state.register_udf(extract::extract(true))?;
+    state.register_udf(format::type_of())?;
+    state.register_function_rewrite(Arc::new(operators::Comparisons))?;
     state.register_udaf(sum::sum())?;
     state.register_udf(Arc::new(ScalarUDF::new_from_impl(whole::Whole::new())))?;
     Ok(state)

@@ -24,6 +24,7 @@ use super::naming::name_columns;
 use super::point::PointQuery;
 use super::spelling;
 use super::travel::{self, PositionCall, position_calls};
+use super::union;
 use crate::catalog::{Catalog, DATABASE, Relation, SCHEMA, postgres, system};
 use crate::error::{Error, Result, SqlState};
 use crate::statement::cursor::Places;
@@ -80,6 +81,7 @@ pub(crate) async fn bind(ground: &Ground<'_>, query: &WindowedQuery) -> Result<B
     let ast::Statement::Query(mut tree) = statement else {
         return Err(Error::new(SqlState::InternalError, "rewriting changed the statement"));
     };
+    spelling::rewrite_relations(&mut tree);
     let calls = position_calls(&mut tree, &query.places)?;
     let sources = sources(ground, query, &calls, &mut tree)?;
     name_columns(&mut tree);
@@ -90,6 +92,7 @@ pub(crate) async fn bind(ground: &Ground<'_>, query: &WindowedQuery) -> Result<B
     let state = context.state();
     let plan = state.statement_to_plan(statement).await;
     let plan = plan.map_err(|error| located(error, &query.places))?;
+    let plan = union::typed(plan)?;
     let plan = travel::attach(plan, &Box::pin(travel::moments(&state, query, &calls)).await?)?;
     let topics: BTreeSet<TopicId> = sources.iter().filter_map(|source| source.topic).collect();
     let (topics, point) = (topics.into_iter().collect(), PointQuery::of(&plan));

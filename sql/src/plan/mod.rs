@@ -11,3 +11,4 @@ pub(crate) mod returning;
 pub(crate) mod scalar;
 pub(crate) mod spelling;
 pub(crate) mod travel;
+pub(crate) mod union;

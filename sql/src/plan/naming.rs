@@ -74,6 +74,7 @@ fn column_name(expr: &Expr) -> Option<String> {
         Expr::Function(function) => last_part(&function.name),
         Expr::Cast { expr, data_type, .. } => column_name(expr).or_else(|| Some(type_name(data_type))),
         Expr::TypedString(typed) => Some(type_name(&typed.data_type)),
+        Expr::AtTimeZone { .. } => Some("timezone".to_owned()),
         Expr::Nested(inner) | Expr::Collate { expr: inner, .. } => column_name(inner),
         Expr::CompoundFieldAccess { root, .. } => column_name(root),
         Expr::Case { else_result, .. } => {
@@ -86,7 +87,6 @@ fn column_name(expr: &Expr) -> Option<String> {
         Expr::Trim { .. } => Some("btrim".to_owned()),
         Expr::Ceil { .. } => Some("ceil".to_owned()),
         Expr::Floor { .. } => Some("floor".to_owned()),
-        Expr::AtTimeZone { .. } => Some("timezone".to_owned()),
         Expr::Interval(_) => Some("interval".to_owned()),
         Expr::Array(_) => Some("array".to_owned()),
         Expr::Exists { .. } => Some("exists".to_owned()),

@@ -1,27 +1,35 @@
 //! Postgres's spelling where DataFusion means something else by it, or nothing: rewritten in the tree before planning.
 //!
-//! What would silently be answered differently (a template of `to_char`, bytes written in hex, a set-returning function
+//! What would silently be answered differently (a cast that rounds, bytes written in hex, a set-returning function
 //! in a select list) is more important here than what DataFusion refuses by itself.
 
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    BinaryOperator, CastKind, DataType, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, Ident,
-    ObjectName, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, TableFactor, TimezoneInfo, Value,
-    VisitMut, VisitorMut,
+    BinaryOperator, CastKind, CeilFloorKind, DataType, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr,
+    FunctionArguments, Ident, Interval, ObjectName, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier,
+    TableFactor, TimezoneInfo, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 
-use crate::error::{Error, Result, SqlState};
-use crate::function::WHOLE;
+use crate::error::{Error, Result};
 use crate::statement::window::folded;
 
+mod array;
+mod cast;
+mod function;
+mod interval;
+mod relation;
+
+pub(crate) use relation::rewrite_relations;
+
 /// Functions that DataFusion has under another name.
-const SYNONYMS: [(&str, &str); 8] = [
+const SYNONYMS: [(&str, &str); 9] = [
+    ("array_remove", "array_remove_all"),
+    ("array_replace", "array_replace_all"),
     ("gen_random_uuid", "uuid"),
     ("statement_timestamp", "now"),
     ("transaction_timestamp", "now"),
     ("char_length", "character_length"),
-    ("ceiling", "ceil"),
     ("every", "bool_and"),
     ("sign", "signum"),
     ("variance", "var_samp"),
@@ -128,91 +136,66 @@ fn ignored_of_table(table: &TableFactor) -> Option<(&'static str, &'static str)>
 
 fn rewrite_one(expr: &mut Expr) -> Result<()> {
     match expr {
-        Expr::Function(function) => rewrite_function(function).map(|rewritten| {
+        Expr::Function(function) => function::rewrite(function).map(|rewritten| {
             if let Some(rewritten) = rewritten {
                 *expr = rewritten;
             }
         }),
-        Expr::Cast { expr: inner, data_type: DataType::Bytea, .. } => {
-            if let Some(digits) = text_of(inner).and_then(|text| text.strip_prefix("\\x")) {
-                if !digits.len().is_multiple_of(2) || !digits.chars().all(|char| char.is_ascii_hexdigit()) {
-                    let message = format!("invalid hexadecimal data: \"{digits}\"");
-                    return Err(Error::new(SqlState::InvalidTextRepresentation, message)
-                        .with_hint("two hexadecimal digits per byte behind \\x"));
-                }
-                *expr = call("decode", vec![text(digits), text("hex")]);
+        Expr::Cast { .. } => cast::rewrite(expr),
+        Expr::TypedString(typed) if cast::is_read_by_us(&typed.data_type) => {
+            if let Value::SingleQuotedString(written) = &typed.value.value {
+                *expr = cast_of(text(written), typed.data_type.clone());
             }
-            Ok(())
+            cast::rewrite(expr)
         }
-        Expr::Cast { expr: inner, data_type, .. } if is_integer(data_type) => {
-            // A text has no fraction; a parameter and a value out of JSON take their type from the cast itself.
-            if text_of(inner).is_none() && !is_parameter(inner) && !is_call_of(inner, "json_get") {
-                let value = std::mem::replace(inner.as_mut(), Expr::value(Value::Null));
-                **inner = call(WHOLE, vec![value]);
-            }
-            Ok(())
-        }
-        Expr::Cast { expr: inner, data_type: DataType::Timestamp(..), .. } => {
-            if let Some(padded) = text_of(inner).and_then(with_seconds) {
-                **inner = text(&padded);
-            }
-            Ok(())
-        }
-        Expr::TypedString(typed) if matches!(typed.data_type, DataType::Timestamp(..)) => {
-            if let Value::SingleQuotedString(written) = &mut typed.value.value
-                && let Some(padded) = with_seconds(written)
+        Expr::Interval(interval) => {
+            if let Some(spelled) = text_of(&interval.value).and_then(interval::spelled)
+                && interval.leading_field.is_none()
             {
-                *written = padded;
+                *interval.value = text(&spelled);
+            }
+            Ok(())
+        }
+        Expr::AtTimeZone { timestamp, time_zone } => {
+            let arguments = vec![taken(time_zone), taken(timestamp)];
+            *expr = call("timezone", arguments);
+            Ok(())
+        }
+        Expr::Ceil { field: CeilFloorKind::DateTimeField(DateTimeField::NoDateTime), .. }
+        | Expr::Floor { field: CeilFloorKind::DateTimeField(DateTimeField::NoDateTime), .. } => {
+            *expr = call("nearest", vec![taken(expr)]);
+            Ok(())
+        }
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr: inner } => {
+            if let Some(interval) = negated_interval(inner) {
+                *expr = interval;
+            }
+            Ok(())
+        }
+        Expr::UnaryOp { op: UnaryOperator::BitwiseNot, expr: inner } => {
+            let minus_one = Expr::value(Value::Number("-1".to_owned(), false));
+            let bits = Expr::BinaryOp {
+                left: Box::new(Expr::Nested(Box::new(taken(inner)))),
+                op: BinaryOperator::PGBitwiseXor,
+                right: Box::new(minus_one),
+            };
+            *expr = Expr::Nested(Box::new(bits));
+            Ok(())
+        }
+        Expr::AnyOp { right, .. } | Expr::AllOp { right, .. } => {
+            if let Some(list) = text_of(right).filter(|text| text.trim_start().starts_with('{')) {
+                **right = array::of_any(list)?;
             }
             Ok(())
         }
         Expr::Identifier(ident) if ident.quote_style.is_none() && folded(ident) == "localtimestamp" => {
-            *expr = Expr::Cast {
-                kind: CastKind::DoubleColon,
-                expr: Box::new(call("now", Vec::new())),
-                data_type: DataType::Timestamp(None, TimezoneInfo::None),
-                array: false,
-                format: None,
-            };
+            *expr = cast_of(call("now", Vec::new()), DataType::Timestamp(None, TimezoneInfo::None));
             Ok(())
         }
         Expr::SimilarTo { .. } => {
             Err(Error::unsupported("SIMILAR TO").with_hint("use ~ with a regular expression, or LIKE"))
         }
         _ => Ok(()),
-    }
-}
-
-fn rewrite_function(function: &mut Function) -> Result<Option<Expr>> {
-    let [name] = function.name.0.as_slice() else { return Ok(None) };
-    let Some(name) = name.as_ident().map(folded) else { return Ok(None) };
-    if let Some((_, synonym)) = SYNONYMS.iter().find(|(from, _)| *from == name) {
-        function.name = ObjectName::from(vec![Ident::new(*synonym)]);
-        return Ok(None);
-    }
-    let arguments = arguments_of(function);
-    match (name.as_str(), arguments.as_slice()) {
-        ("mod", [left, right]) => Ok(Some(Expr::Nested(Box::new(Expr::BinaryOp {
-            left: Box::new(Expr::Nested(Box::new((*left).clone()))),
-            op: BinaryOperator::Modulo,
-            right: Box::new(Expr::Nested(Box::new((*right).clone()))),
-        })))),
-        ("to_char", [value, template]) => {
-            let Some(template) = text_of(template) else {
-                return Err(Error::unsupported("to_char with a computed template")
-                    .with_hint("write the template as a text: to_char(t, 'YYYY-MM-DD')"));
-            };
-            Ok(Some(call("to_char", vec![(*value).clone(), text(&strftime(template)?)])))
-        }
-        (path, _) if path.starts_with("jsonb_path_") => Err(Error::unsupported(format!("{path}()"))
-            .with_hint("use -> and #> to go into JSON, @> and ? to test it, jsonb_array_elements to unfold it")),
-        ("convert_from", [bytes, encoding]) => match text_of(encoding).map(str::to_ascii_lowercase).as_deref() {
-            Some("utf8" | "utf-8" | "unicode") => Ok(Some(call("arrow_cast", vec![(*bytes).clone(), text("Utf8")]))),
-            _ => Err(Error::unsupported("convert_from with another encoding than 'UTF8'")
-                .with_hint("all text is UTF-8 here")),
-        },
-        ("age", _) => Err(Error::unsupported("age()").with_hint("subtract: a - b")),
-        _ => Ok(None),
     }
 }
 
@@ -232,37 +215,12 @@ fn arguments_of(function: &Function) -> Vec<&Expr> {
         .collect()
 }
 
-fn is_integer(kind: &DataType) -> bool {
-    matches!(
-        kind,
-        DataType::SmallInt(_)
-            | DataType::Int2(_)
-            | DataType::Int(_)
-            | DataType::Int4(_)
-            | DataType::Integer(_)
-            | DataType::BigInt(_)
-            | DataType::Int8(_)
-    )
-}
-
 fn is_parameter(expr: &Expr) -> bool {
     match expr {
         Expr::Value(value) => matches!(value.value, Value::Placeholder(_)),
         Expr::Nested(inner) => is_parameter(inner),
         _ => false,
     }
-}
-
-/// A timestamp that ends with its minutes, perhaps with a zone behind them, with its seconds: DataFusion wants them.
-fn with_seconds(written: &str) -> Option<String> {
-    const MINUTES: &[u8] = b"0000-00-00 00:00";
-    let fits = |(char, form): (&u8, &u8)| if *form == b'0' { char.is_ascii_digit() } else { char == form };
-    let (minutes, zone) = written.as_bytes().split_at_checked(MINUTES.len())?;
-    let ends = zone.first().is_none_or(|next| b"+-Z ".contains(next));
-    (ends && minutes.iter().zip(MINUTES).all(fits)).then(|| {
-        let (minutes, zone) = written.split_at(MINUTES.len());
-        format!("{minutes}:00{zone}")
-    })
 }
 
 fn is_call_of(expr: &Expr, wanted: &str) -> bool {
@@ -288,6 +246,27 @@ fn call(name: &str, arguments: Vec<Expr>) -> Expr {
     })
 }
 
+fn cast_of(expr: Expr, data_type: DataType) -> Expr {
+    Expr::Cast { kind: CastKind::DoubleColon, expr: Box::new(expr), data_type, array: false, format: None }
+}
+
+/// `-interval '1 day'`, whose text is all that there is of it.
+fn negated_interval(expr: &Expr) -> Option<Expr> {
+    match expr {
+        Expr::Nested(inner) => negated_interval(inner),
+        Expr::Interval(written) if written.leading_field.is_none() => {
+            let negated = text_of(&written.value).and_then(interval::negated)?;
+            Some(Expr::Interval(Interval { value: Box::new(text(&negated)), ..written.clone() }))
+        }
+        _ => None,
+    }
+}
+
+/// An expression out of its place in the tree.
+fn taken(place: &mut Expr) -> Expr {
+    std::mem::replace(place, Expr::value(Value::Null))
+}
+
 fn text(value: &str) -> Expr {
     Expr::value(Value::SingleQuotedString(value.to_owned()))
 }
@@ -303,82 +282,17 @@ fn text_of(expr: &Expr) -> Option<&str> {
     }
 }
 
-/// A template of `to_char` for times as chrono spells it. Longer patterns stand before their beginnings.
-fn strftime(template: &str) -> Result<String> {
-    const PATTERNS: [(&str, &str); 27] = [
-        ("HH24", "%H"),
-        ("HH12", "%I"),
-        ("YYYY", "%Y"),
-        ("MONTH", ""),
-        ("Month", "%B"),
-        ("month", ""),
-        ("Day", "%A"),
-        ("DDD", "%j"),
-        ("Mon", "%b"),
-        ("MON", ""),
-        ("HH", "%I"),
-        ("MI", "%M"),
-        ("MM", "%m"),
-        ("MS", "%3f"),
-        ("US", "%6f"),
-        ("SS", "%S"),
-        ("DD", "%d"),
-        ("Dy", "%a"),
-        ("YY", "%y"),
-        ("ID", "%u"),
-        ("IW", "%V"),
-        ("IYYY", "%G"),
-        ("AM", "%p"),
-        ("PM", "%p"),
-        ("TZ", "UTC"),
-        ("OF", "+00"),
-        ("%", "%%"),
-    ];
-    let mut rest = template;
-    let mut format = String::new();
-    while let Some(char) = rest.chars().next() {
-        if let Some(quoted) = rest.strip_prefix('"') {
-            let (inside, after) = quoted.split_once('"').unwrap_or((quoted, ""));
-            format.push_str(&inside.replace('%', "%%"));
-            rest = after;
-        } else if let Some((pattern, spelled)) = PATTERNS.iter().find(|(pattern, _)| rest.starts_with(pattern)) {
-            if spelled.is_empty() {
-                return Err(unknown_pattern(pattern));
-            }
-            format.push_str(spelled);
-            rest = rest.get(pattern.len()..).unwrap_or("");
-        } else if char.is_ascii_alphanumeric() {
-            return Err(unknown_pattern(rest));
-        } else {
-            format.push(char);
-            rest = rest.get(char.len_utf8()..).unwrap_or("");
-        }
-    }
-    Ok(format)
-}
-
-fn unknown_pattern(pattern: &str) -> Error {
-    Error::unsupported(format!("the pattern \"{pattern}\" of to_char")).with_hint(
-        "there are YYYY, MM, DD, HH24, HH12, MI, SS, MS, US, Mon, Month, Dy, Day, DDD, IW, AM; quote other text",
-    )
-}
-
 #[cfg(test)]
 mod tests {
+    use super::cast::with_seconds;
     use super::*;
+    use crate::error::SqlState;
     use crate::statement::{Sentence, parse::parse};
 
     fn spelled(sql: &str) -> Result<String> {
         let Sentence::Query(mut query) = parse(sql).unwrap().remove(0).sentence else { panic!("a query") };
         rewrite(&mut query.query)?;
         Ok(query.query.to_string())
-    }
-
-    #[test]
-    fn templates_of_to_char_are_chrono_s() {
-        assert_eq!(strftime("YYYY-MM-DD HH24:MI:SS.MS").unwrap(), "%Y-%m-%d %H:%M:%S.%3f");
-        assert_eq!(strftime("DD\" of \"Mon").unwrap(), "%d of %b");
-        assert_eq!(strftime("999D99").unwrap_err().state, SqlState::FeatureNotSupported);
     }
 
     #[test]
@@ -389,13 +303,13 @@ mod tests {
         assert_eq!(spelled("SELECT generate_series(1, 3)").unwrap(), "SELECT unnest(generate_series(1, 3))");
         assert_eq!(spelled("SELECT convert_from(v, 'UTF8')").unwrap(), "SELECT arrow_cast(v, 'Utf8')");
         assert_eq!(spelled("SELECT convert_from(v, 'LATIN1')").unwrap_err().state, SqlState::FeatureNotSupported);
-        assert_eq!(spelled("SELECT '\\xzz'::bytea").unwrap_err().state, SqlState::InvalidTextRepresentation);
+        assert_eq!(spelled("SELECT '\\xzz'::bytea").unwrap_err().state, SqlState::InvalidParameterValue);
     }
 
     #[test]
     fn casts_to_integers_round_unless_there_is_nothing_to_round() {
         assert_eq!(spelled("SELECT x::int").unwrap(), "SELECT nearest_whole(x)::INT");
-        for same in ["SELECT $1::INT", "SELECT '4'::INT", "SELECT x::TEXT"] {
+        for same in ["SELECT $1::INT", "SELECT '4'::INT", "SELECT 'x'::TEXT"] {
             assert_eq!(spelled(same).unwrap(), same);
         }
     }

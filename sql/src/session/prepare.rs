@@ -30,6 +30,7 @@ impl Session {
             limits: Arc::clone(&self.engine.limits),
             node_settings: Arc::clone(&self.engine.node_settings),
             session_settings: rows,
+            sessions: Arc::clone(&self.engine.sessions),
         };
         GroundOwner { view: self.catalog_view(), system }
     }
@@ -182,12 +183,16 @@ impl Session {
         };
         CatalogView {
             relations,
-            settings: self.settings.rows().into_iter().map(setting).collect(),
+            settings: system::all_settings(&self.settings.rows(), &self.engine.node_settings)
+                .into_iter()
+                .map(setting)
+                .collect(),
             user: self.options.user.clone(),
             database: DATABASE.to_owned(),
             search_path: vec!["public".to_owned()],
             version: self.engine.version.clone(),
             backend_pid: self.options.backend_pid,
+            sessions: Arc::clone(&self.engine.sessions),
         }
     }
 }

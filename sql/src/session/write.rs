@@ -134,6 +134,7 @@ impl Session {
         if ended.is_err() {
             self.fail_transaction();
         }
+        self.copying = None;
         ended
     }
 }

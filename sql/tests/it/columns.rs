@@ -13,7 +13,7 @@ const DAYS: i64 = 120;
 /// Events of a day's hour.
 const EVENTS: i64 = 300;
 
-fn text(value: &str) -> Cell {
+pub(crate) fn text(value: &str) -> Cell {
     Cell::Text(value.to_owned())
 }
 
@@ -67,7 +67,7 @@ async fn year(dir: &std::path::Path) -> Node {
 }
 
 /// What `EXPLAIN ANALYZE` counts for the scan.
-async fn counted(node: &mut Node, sql: &str, name: &str) -> u64 {
+pub(crate) async fn counted(node: &mut Node, sql: &str, name: &str) -> u64 {
     let lines = node.run(&format!("EXPLAIN ANALYZE {sql}")).await;
     let line = lines.iter().find_map(|line| match &line[0] {
         Cell::Text(line) if line.contains("ScanExec") => Some(line.clone()),
@@ -80,7 +80,7 @@ async fn counted(node: &mut Node, sql: &str, name: &str) -> u64 {
 }
 
 /// Bytes that the object store was asked for by a query.
-async fn bytes_read(node: &mut Node, sql: &str) -> u64 {
+pub(crate) async fn bytes_read(node: &mut Node, sql: &str) -> u64 {
     let bytes = |node: &Node| {
         let requests = node.storage.object_requests();
         requests.iter().filter(|of| of.kind == ObjectRequestKind::Get).map(|of| of.bytes).sum::<u64>()

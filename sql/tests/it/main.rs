@@ -23,3 +23,4 @@ mod support;
 mod tables;
 mod travel;
 mod writing;
+mod year;

@@ -291,28 +291,6 @@ fn size_pretty(bytes: i64) -> String {
     format!("{sign}{} {}", size.div_ceil(2), UNITS[unit])
 }
 
-/// Names and values that `json_build_object` takes.
-const JSON_ARGUMENTS_MAX: usize = 100;
-
-/// An object of names and values by turns; numbers and booleans stay what they are.
-fn json_object(args: &[ScalarValue]) -> Value {
-    let mut object = serde_json::Map::new();
-    for pair in args.chunks(2) {
-        let Some(name) = text(pair.first()) else { return Value::Null };
-        let value = match pair.get(1) {
-            Some(ScalarValue::Boolean(Some(value))) => serde_json::Value::Bool(*value),
-            Some(value) if value.is_null() => serde_json::Value::Null,
-            Some(value) if value.data_type().is_integer() => {
-                int(Some(value)).map_or(serde_json::Value::Null, Into::into)
-            }
-            Some(ScalarValue::Float64(Some(value))) => serde_json::Number::from_f64(*value).into(),
-            value => text(value).into(),
-        };
-        object.insert(name, value);
-    }
-    serde_json::Value::Object(object).to_string().into()
-}
-
 fn plain() -> Vec<ScalarUDF> {
     let bound = |name: &'static str, of: fn(i64) -> i64| {
         function(name, 2..=2, Kind::Int4, true, move |args| {
@@ -335,8 +313,6 @@ fn plain() -> Vec<ScalarUDF> {
                 text(args.first()).is_some_and(|name| matches!(name.to_ascii_uppercase().as_str(), "UTF8" | "UTF-8"));
             if utf8 { 6.into() } else { (-1).into() }
         }),
-        function("json_build_object", 0..=JSON_ARGUMENTS_MAX, Kind::Text("json"), false, json_object),
-        function("jsonb_build_object", 0..=JSON_ARGUMENTS_MAX, Kind::Text("jsonb"), false, json_object),
         bound("array_upper", |length| length),
         bound("array_lower", |_| 1),
     ]

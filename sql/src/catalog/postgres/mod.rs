@@ -19,8 +19,12 @@ mod view;
 
 use std::sync::Arc;
 
+use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
-use datafusion::catalog::{MemTable, SchemaProvider, TableProvider};
+use datafusion::catalog::{MemTable, SchemaProvider, Session, TableProvider};
+use datafusion::datasource::memory::MemorySourceConfig;
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::SessionContext;
 
 use crate::error::{Error, Result, SqlState};
@@ -67,6 +71,9 @@ impl SchemaProvider for SystemSchema {
 
     async fn table(&self, name: &str) -> datafusion::error::Result<Option<Arc<dyn TableProvider>>> {
         let Some(table) = tables::find(self.name, name) else { return Ok(None) };
+        if table.name == "pg_stat_activity" {
+            return Ok(Some(Arc::new(Live { table, directory: Arc::clone(&self.directory) })));
+        }
         let rows = table.rows.map(|rows| rows(&self.directory)).unwrap_or_default();
         let batch = kind::batch_of(table.columns, &rows)?;
         Ok(Some(Arc::new(MemTable::try_new(batch.schema(), vec![vec![batch]])?)))
@@ -74,6 +81,36 @@ impl SchemaProvider for SystemSchema {
 
     fn table_exist(&self, name: &str) -> bool {
         tables::find(self.name, name).is_some()
+    }
+}
+
+/// A system table whose rows change without the catalog: a prepared statement sees them as they are when it runs.
+#[derive(Debug)]
+struct Live {
+    table: &'static tables::SystemTable,
+    directory: Arc<Directory>,
+}
+
+#[async_trait]
+impl TableProvider for Live {
+    fn schema(&self) -> SchemaRef {
+        kind::schema_of(self.table.columns)
+    }
+
+    fn table_type(&self) -> TableType {
+        TableType::View
+    }
+
+    async fn scan(
+        &self,
+        _state: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        _filters: &[Expr],
+        _limit: Option<usize>,
+    ) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+        let rows = self.table.rows.map(|rows| rows(&self.directory)).unwrap_or_default();
+        let batch = kind::batch_of(self.table.columns, &rows)?;
+        Ok(MemorySourceConfig::try_new_exec(&[vec![batch]], self.schema(), projection.cloned())?)
     }
 }
 
@@ -121,6 +158,7 @@ mod tests {
             search_path: vec!["public".into()],
             version: "0.1.0".into(),
             backend_pid: 7,
+            sessions: Arc::default(),
         })
     }
 

@@ -31,6 +31,12 @@ pub(crate) const PG_PROC: &str = "oid oid, proname name, pronamespace oid, proow
     proargdefaults pg_node_tree, protrftypes oid[], prosrc text, probin text, prosqlbody pg_node_tree, \
     proconfig text[], proacl aclitem[]";
 
+pub(crate) const PG_STAT_ACTIVITY: &str = "datid oid, datname name, pid int4, leader_pid int4, usesysid oid, \
+    usename name, application_name text, client_addr text, client_hostname text, client_port int4, \
+    backend_start timestamptz, xact_start timestamptz, query_start timestamptz, state_change timestamptz, \
+    wait_event_type text, wait_event text, state text, backend_xid xid, backend_xmin xid, query_id int8, query text, \
+    backend_type text";
+
 /// `pg_char_to_encoding('UTF8')`.
 const UTF8: i32 = 6;
 const DEFAULT_TABLESPACE: u32 = 1663;
@@ -62,6 +68,39 @@ pub(crate) fn databases(directory: &Directory) -> Vec<Row> {
         None::<&str>,
         Value::Null,
     ]]
+}
+
+/// Rows of `pg_stat_activity`: the sessions there are. Nothing waits for a lock.
+pub(crate) fn activity(directory: &Directory) -> Vec<Row> {
+    let rows = directory.view.sessions.rows().into_iter().map(|session| {
+        let (address, port) = session.client_addr.rsplit_once(':').unzip();
+        let port = port.and_then(|port| port.parse::<i32>().ok());
+        row![
+            DATABASE,
+            directory.view.database.clone(),
+            session.pid,
+            Value::Null,
+            OWNER,
+            session.user,
+            session.application_name,
+            address.map(|address| address.trim_matches(['[', ']']).to_owned()),
+            None::<&str>,
+            port.map(i64::from),
+            session.started_at_us,
+            session.block_started_at_us,
+            session.query_started_at_us,
+            session.state_changed_at_us,
+            None::<&str>,
+            None::<&str>,
+            session.state,
+            None::<&str>,
+            None::<&str>,
+            Value::Null,
+            session.query,
+            "client backend",
+        ]
+    });
+    rows.collect()
 }
 
 /// Rows of `pg_roles`: the session's user is the one there is.

@@ -71,6 +71,7 @@ pub(crate) const SYSTEM_TABLES: &[SystemTable] = &[
     table(3456, "pg_collation", node::PG_COLLATION, |_| node::collations()),
     table(2612, "pg_language", node::PG_LANGUAGE, |_| node::languages()),
     table(12_107, "pg_settings", node::PG_SETTINGS, node::settings),
+    table(12_118, "pg_stat_activity", node::PG_STAT_ACTIVITY, node::activity),
     table(1255, "pg_proc", node::PG_PROC, |_| node::procedures()),
     empty(2604, "pg_attrdef", absent::PG_ATTRDEF),
     empty(2611, "pg_inherits", absent::PG_INHERITS),
@@ -187,7 +188,9 @@ mod tests {
         for table in SYSTEM_TABLES {
             let width = columns(table.columns).count();
             let rows = table.rows.map(|rows| rows(&directory)).unwrap_or_default();
-            assert!(table.rows.is_none() || !rows.is_empty(), "{table:?} is empty");
+            // Nobody is connected to a view that a test has made.
+            let may_be_empty = table.rows.is_none() || table.name == "pg_stat_activity";
+            assert!(may_be_empty || !rows.is_empty(), "{table:?} is empty");
             assert!(
                 rows.iter().all(|row| row.len() == width),
                 "{table:?} has {width} columns, a row {}",

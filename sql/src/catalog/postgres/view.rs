@@ -1,7 +1,11 @@
 //! `CatalogView`: what one statement sees of the catalog, as plain values, so that Postgres's system tables are a
 //! pure function of it.
 
+use std::sync::Arc;
+
 use arrow::datatypes::DataType;
+
+use crate::catalog::sessions::Sessions;
 
 /// What a relation is to Postgres.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,4 +99,6 @@ pub struct CatalogView {
     pub version: String,
     /// `pg_backend_pid()`.
     pub backend_pid: i32,
+    /// Who is connected, whenever it is asked for.
+    pub sessions: Arc<Sessions>,
 }
