@@ -18,6 +18,7 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{BinaryExpr, Expr, LogicalPlan, Operator, TableScan};
 
+use super::bind::Bound;
 use super::parameters::number;
 use crate::catalog::Catalog;
 use crate::error::{Error, Result};
@@ -78,13 +79,13 @@ impl PointQuery {
         whole.then_some(Self { catalog, source, columns, schema, key })
     }
 
-    /// The row with these parameters, in a batch; `None` if the plan has to be run.
+    /// The row with these parameters, in a batch; `None` if the plan has to be run, which is that of `bound`.
     ///
     /// # Errors
     /// What storage says.
-    pub(crate) async fn run(&self, parameters: &[ScalarValue]) -> Result<Option<RecordBatch>> {
+    pub(crate) async fn run(&self, bound: &Bound, parameters: &[ScalarValue]) -> Result<Option<RecordBatch>> {
         let Some(keys) = self.keys(parameters) else { return Ok(None) };
-        let snapshot = self.catalog.storage().snapshot(&[self.source.topic.id], &HashMap::new())?;
+        let snapshot = bound.snapshot(self.catalog.storage())?;
         let Some(rows) = look_up(&self.catalog, &self.source, &self.columns, &snapshot, &keys).await? else {
             return Ok(None);
         };
@@ -115,7 +116,7 @@ impl PointQuery {
 }
 
 /// The scan below aliases of the table.
-fn scan_below(plan: &LogicalPlan) -> Option<&TableScan> {
+pub(crate) fn scan_below(plan: &LogicalPlan) -> Option<&TableScan> {
     match plan {
         LogicalPlan::TableScan(scan) => Some(scan),
         LogicalPlan::SubqueryAlias(alias) => scan_below(&alias.input),
@@ -123,7 +124,8 @@ fn scan_below(plan: &LogicalPlan) -> Option<&TableScan> {
     }
 }
 
-fn column_of(expr: &Expr) -> Option<&PlanColumn> {
+/// A column, whatever name it is given.
+pub(crate) fn column_of(expr: &Expr) -> Option<&PlanColumn> {
     match expr {
         Expr::Column(column) => Some(column),
         Expr::Alias(alias) => column_of(&alias.expr),
