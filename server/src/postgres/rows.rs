@@ -213,9 +213,7 @@ mod tests {
             quote: b'"',
             escape: b'"',
             default: None,
-            force_quote: Vec::new(),
-            force_null: Vec::new(),
-            force_not_null: Vec::new(),
+            ..CopyFormat::default()
         };
         let csv = Format::Copy(CopyFormat { csv: true, delimiter: b',', null: String::new(), ..text.clone() });
         let text = Format::Copy(text);

@@ -47,7 +47,7 @@ impl Worker {
     /// nobody hears of a cancel and finds the rows written.
     pub(crate) async fn execute<S>(
         &self,
-        prepared: Prepared,
+        prepared: Arc<Prepared>,
         values: Vec<ScalarValue>,
         stop: impl Future<Output = S>,
     ) -> Result<Result<Outcome>, S> {
@@ -60,7 +60,9 @@ impl Worker {
             session.execute(&prepared, values).await
         };
         if light {
-            let work = AssertUnwindSafe(work).catch_unwind().map(|done| done.unwrap_or_else(|_| Err(panicked())));
+            // In a box, so that an idle connection has no room for it.
+            let work = Box::pin(AssertUnwindSafe(work).catch_unwind());
+            let work = work.map(|done| done.unwrap_or_else(|_| Err(panicked())));
             return committing(work, commitment, stop).await;
         }
         self.spawned(work, commitment, stop).await

@@ -11,7 +11,7 @@ use super::{Name, Sentence, WindowedQuery};
 use crate::error::{Error, Result, SqlState};
 
 /// How rows are written in COPY's data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CopyFormat {
     /// CSV; else Postgres's text format.
     pub csv: bool,
@@ -447,9 +447,7 @@ impl Options {
             quote,
             escape,
             default,
-            force_quote: Vec::new(),
-            force_null: Vec::new(),
-            force_not_null: Vec::new(),
+            ..CopyFormat::default()
         })
     }
 }

@@ -37,7 +37,7 @@ async fn a_select_reads_the_block_s_own_rows_whatever_wrote_them_and_others_do_n
         ("SELECT count(*) FROM topics.t WHERE _value IS NULL", &["1"]),
         ("SELECT s.n, t.n FROM s JOIN t ON s.k = t.k ORDER BY 1", &["2|21", "3|31"]),
         ("SELECT count(*) FROM s WHERE _committed_at > now() - INTERVAL '1 hour'", &["5"]),
-        ("SELECT count(*) FROM s WINDOW TUMBLING (SIZE 1 DAY) GROUP BY _partition", &["5"]),
+        ("SELECT count(*) FROM s WINDOW TUMBLING (SIZE 1000 DAYS) GROUP BY _partition", &["5"]),
         ("COPY (SELECT k FROM t ORDER BY k) TO STDOUT", &["2", "3"]),
         ("SELECT k FROM t WHERE k = ANY (SELECT k FROM s WHERE n > 2)", &["3"]),
     ] {
@@ -105,7 +105,7 @@ async fn what_savepoints_take_back_is_not_read_any_more() {
     assert_eq!(says(&mut session, all).await, ["1|10", "2|20"]);
     says(&mut session, "ROLLBACK TO b").await;
     assert_eq!(says(&mut session, all).await, ["1|1", "2|2"]);
-    fails(&mut session, "SELECT nothing").await;
+    assert_eq!(fails(&mut session, "INSERT INTO t VALUES (NULL, 1, NULL)").await.state.code(), "23502");
     assert_eq!(fails(&mut session, all).await.state.code(), "25P02");
     says(&mut session, "ROLLBACK TO a").await;
     assert_eq!(says(&mut session, all).await, ["1|1"]);

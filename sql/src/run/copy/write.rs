@@ -94,9 +94,7 @@ pub(crate) mod tests {
             quote: b'"',
             escape: b'"',
             default: None,
-            force_quote: Vec::new(),
-            force_null: Vec::new(),
-            force_not_null: Vec::new(),
+            ..CopyFormat::default()
         }
     }
 
