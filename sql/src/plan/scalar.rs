@@ -146,6 +146,21 @@ impl Scalar {
     }
 }
 
+/// What computes an expression that is not coerced yet, in a state that knows when its statement began.
+///
+/// # Errors
+/// What planning says.
+pub(super) fn ready_to_run(expr: Expr, schema: &DFSchemaRef, state: &SessionState) -> Result<Arc<dyn PhysicalExpr>> {
+    let began = state.execution_props().query_execution_start_time;
+    let options = state.config_options();
+    let context = SimplifyContext::builder().with_schema(Arc::clone(schema)).with_config_options(Arc::clone(options));
+    let mut expr = ExprSimplifier::new(context.build()).coerce(expr, schema)?;
+    for rewrite in state.analyzer().function_rewrites() {
+        expr = expr.transform_up(|expr| rewrite.rewrite(expr, schema, options))?.data;
+    }
+    ready(expr, schema, state, began)
+}
+
 fn ready(
     expr: Expr,
     schema: &DFSchemaRef,

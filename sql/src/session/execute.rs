@@ -5,6 +5,7 @@ use std::sync::Arc;
 use datafusion::common::ScalarValue;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::execute_stream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use tokio::time::Instant;
 
 use super::prepare::relation_list;
@@ -223,6 +224,12 @@ impl Session {
         parameters: &[ScalarValue],
         places: &Places,
     ) -> Result<SendableRecordBatchStream> {
+        if let Some(point) = &bound.point
+            && let Some(rows) = point.to_write(bound, parameters).await?
+        {
+            let schema = rows.schema();
+            return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter([Ok(rows)]))));
+        }
         let plan = with_parameters(&bound.plan, parameters)?;
         let ready = query::prepare(&self.engine.catalog, bound, plan, places).await?;
         Ok(execute_stream(ready.plan, ready.state.task_ctx())?)
