@@ -13,7 +13,6 @@ use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::StreamExt;
 use parking_lot::Mutex;
 
-use crate::catalog::postgres::CatalogView;
 use crate::catalog::sessions::{Active, Presence};
 use crate::engine::{Inner, SessionOptions};
 use crate::error::{Error, Result, SqlState};
@@ -28,6 +27,7 @@ mod commitment;
 mod conflict;
 mod execute;
 mod prepare;
+mod reading;
 mod savepoint;
 mod write;
 
@@ -56,6 +56,23 @@ pub struct Prepared {
     /// RETURNING's.
     returning: Option<Arc<Bound>>,
     direct: Option<Arc<DirectInsert>>,
+    /// What ON CONFLICT changes.
+    update: Option<Arc<conflict::Planned>>,
+}
+
+/// Values of one INSERT that are computed where sockets are served, at the most.
+const LIGHT_CELLS_MAX: usize = 256;
+
+impl Prepared {
+    /// Whether running it computes next to nothing before it waits for its commit, if for anything.
+    #[must_use]
+    pub fn is_light(&self) -> bool {
+        match &self.parsed.sentence {
+            Sentence::InsertValues(insert) => self.direct.is_some() && insert.cells.len() <= LIGHT_CELLS_MAX,
+            Sentence::Begin | Sentence::Empty => true,
+            _ => false,
+        }
+    }
 }
 
 /// One result column as a protocol describes it.
@@ -144,8 +161,8 @@ pub struct Session {
     settings: SessionSettings,
     block: Option<Block>,
     notices: Vec<Error>,
-    /// What `pg_catalog` shows, as of a catalog version.
-    view: Mutex<Option<(u64, Arc<CatalogView>)>>,
+    /// What it is shown of itself and the catalog, until either changes.
+    shown: Mutex<Option<prepare::Shown>>,
     /// Of the statement that runs.
     commitment: Commitment,
     /// Among all sessions.
@@ -169,7 +186,7 @@ impl Session {
             settings,
             block: None,
             notices: Vec::new(),
-            view: Mutex::new(None),
+            shown: Mutex::new(None),
             commitment: Commitment::default(),
             presence,
             copying: None,

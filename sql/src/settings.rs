@@ -145,6 +145,7 @@ pub(crate) struct SessionSettings {
     /// Values from before `SET LOCAL`.
     before_local: BTreeMap<&'static str, String>,
     changed: BTreeSet<&'static str>,
+    version: u64,
 }
 
 fn find(name: &str) -> Option<&'static Known> {
@@ -165,7 +166,12 @@ impl SessionSettings {
         values.insert("session_authorization", user.to_owned());
         values.insert("application_name", application_name.to_owned());
         let changed = KNOWN.iter().filter(|known| known.reported).map(|known| known.name).collect();
-        Self { resets: values.clone(), values, before_local: BTreeMap::new(), changed }
+        Self { resets: values.clone(), values, before_local: BTreeMap::new(), changed, version: 0 }
+    }
+
+    /// Another number whenever a value has changed.
+    pub(crate) fn version(&self) -> u64 {
+        self.version
     }
 
     /// A value by its name in whatever case; `None` if it is not of the session.
@@ -207,7 +213,11 @@ impl SessionSettings {
 
     fn put(&mut self, known: &'static Known, value: String) {
         let before = self.values.insert(known.name, value);
-        if known.reported && before.as_ref() != self.values.get(known.name) {
+        if before.as_ref() == self.values.get(known.name) {
+            return;
+        }
+        self.version += 1;
+        if known.reported {
             self.changed.insert(known.name);
         }
     }
@@ -231,14 +241,15 @@ impl SessionSettings {
         }
     }
 
-    /// Ends a block that is rolled back: all is as it was `before`.
+    /// Ends a block that is rolled back, or goes back to a savepoint: all is as it was `before`, and what was LOCAL then is
+    /// still to be undone.
     pub(crate) fn restore(&mut self, before: &Self) {
         for known in KNOWN {
             if let Some(value) = before.values.get(known.name).cloned() {
                 self.put(known, value);
             }
         }
-        self.before_local.clear();
+        self.before_local.clone_from(&before.before_local);
     }
 
     /// Reported settings changed since the last call.

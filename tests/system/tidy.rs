@@ -32,7 +32,15 @@ const ROOMS: [(&str, &[&str]); 3] = [
     ),
     (
         "sql/src",
-        &["error settings types written", "limit", "statement", "catalog function", "operator", "table plan", "run stream"],
+        &[
+            "error settings types written",
+            "limit",
+            "statement",
+            "catalog function",
+            "operator",
+            "table plan",
+            "run stream",
+        ],
     ),
     ("server/src", &["listen identity settings", "kafka postgres http"]),
 ];

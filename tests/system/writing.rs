@@ -37,6 +37,127 @@ fn psql_copies_a_file_in_and_out_again() {
 }
 
 #[test]
+fn psql_forces_quotes_and_nulls() {
+    let node = Node::start();
+    let psql = |command: &str| Foreign::psql(&node, &["-v", "ON_ERROR_STOP=1", "-A", "-t", "-c", command]);
+    let Some(ended) = psql("CREATE TABLE t (id int, a text, b text)") else { return };
+    ended.expect_success("CREATE TABLE");
+    let told = |command: &str| psql(command).expect("installed").expect_success(command);
+    told("INSERT INTO t VALUES (1, 'x', NULL), (2, '', 'y')");
+    let copy = "\\copy (SELECT * FROM t ORDER BY id) to stdout with (format csv, header, force_quote";
+    assert_eq!(told(&format!("{copy} (a, b))")), "id,a,b\n1,\"x\",\n2,\"\",\"y\"\n");
+    assert_eq!(told(&format!("{copy} *)")), "id,a,b\n\"1\",\"x\",\n\"2\",\"\",\"y\"\n");
+    let directory = tempfile::tempdir().expect("a directory");
+    let given = directory.path().join("in.csv");
+    std::fs::write(&given, "3,\"\",\n").expect("written");
+    told(&format!("\\copy t from '{}' with (format csv, force_null (a), force_not_null (b))", given.display()));
+    assert_eq!(told("SELECT a IS NULL, b = '' FROM t WHERE id = 3").trim(), "t|t");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_block_of_a_driver_reads_its_own_writes_and_nobody_else_does() {
+    let node = Node::start();
+    let sql = Sql::connect(&node).await;
+    let other = Sql::connect(&node).await;
+    sql.run("CREATE TABLE t (id bigint PRIMARY KEY, n bigint); CREATE STREAM s (id bigint, n bigint)").await;
+    let mut driver = Sql::connect(&node).await;
+    let mut block = driver.client.transaction().await.expect("a block");
+    let insert = block.prepare("INSERT INTO t VALUES ($1, $2) RETURNING id, n").await.expect("prepared");
+    let by_key = block.prepare("SELECT n FROM t WHERE id = $1").await.expect("prepared");
+    for id in 0..20_i64 {
+        let row = block.query_one(&insert, &[&id, &(id * 10)]).await.expect("inserted");
+        assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (id, id * 10));
+        let found = block.query_one(&by_key, &[&id]).await.expect("it is read at once");
+        assert_eq!(found.get::<_, i64>(0), id * 10);
+    }
+    {
+        // As ORMs nest: a savepoint that is given up, and one that is kept.
+        let inner = block.savepoint("given_up").await.expect("a savepoint");
+        inner.execute("DELETE FROM t WHERE id < 10", &[]).await.expect("deleted");
+        let left: i64 = inner.query_one("SELECT count(*) FROM t", &[]).await.expect("counted").get(0);
+        assert_eq!(left, 10);
+        inner.execute("INSERT INTO t VALUES ('x', 1)", &[]).await.expect_err("no number");
+        inner.rollback().await.expect("back to the savepoint");
+        let inner = block.savepoint("kept").await.expect("a savepoint");
+        inner.execute("INSERT INTO s SELECT id, n FROM t WHERE id >= 15", &[]).await.expect("inserted");
+        inner.commit().await.expect("released");
+    }
+    let counted = block.query_one("SELECT count(*), (SELECT count(*) FROM s) FROM t", &[]).await.expect("counted");
+    assert_eq!((counted.get::<_, i64>(0), counted.get::<_, i64>(1)), (20, 5));
+    assert_eq!(other.number("SELECT count(*) FROM t").await, 0);
+    assert_eq!(other.number("SELECT count(*) FROM s").await, 0);
+    block.commit().await.expect("committed");
+    assert_eq!(other.number("SELECT count(*) FROM t").await, 20);
+    assert_eq!(other.number("SELECT sum(n)::bigint FROM s").await, 850);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn upserts_of_many_connections_answer_with_the_rows_they_leave() {
+    let node = Node::start();
+    let sql = Sql::connect(&node).await;
+    sql.run("CREATE TABLE t (id bigint PRIMARY KEY, n bigint)").await;
+    let writers = (0..4).map(async |_| {
+        let own = Sql::connect(&node).await;
+        let upsert = "INSERT INTO t VALUES ($1, 1) ON CONFLICT (id) DO UPDATE SET n = t.n + excluded.n RETURNING n";
+        let upsert = own.client.prepare(upsert).await.expect("prepared");
+        let mut seen = Vec::new();
+        while seen.len() < 10 {
+            match own.client.query_one(&upsert, &[&7_i64]).await {
+                Ok(row) => seen.push(row.get::<_, i64>(0)),
+                Err(error) => assert_eq!(error.code().map(tokio_postgres::error::SqlState::code), Some("40001")),
+            }
+        }
+        seen
+    });
+    let mut seen: Vec<i64> = futures::future::join_all(writers).await.into_iter().flatten().collect();
+    seen.sort_unstable();
+    assert_eq!(seen, (1..=40).collect::<Vec<i64>>(), "each count is answered once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_push_query_says_itself_where_it_begins() {
+    let node = Node::start();
+    let sql = Sql::connect(&node).await;
+    sql.run("CREATE STREAM s (id bigint KEY, n bigint) WITH (partitions = 1)").await;
+    sql.run("INSERT INTO s VALUES (1, 1), (2, 2)").await;
+    let time = sql.value("SELECT max(_committed_at) FROM s").await;
+    sql.run("INSERT INTO s VALUES (3, 3), (4, 4)").await;
+    let push = |with: &str, count: usize| format!("SELECT n FROM s WHERE n <> 3 EMIT CHANGES {with} LIMIT {count}");
+    for (with, expected) in [
+        ("WITH (replay_from = 'earliest')".to_owned(), vec!["1", "2", "4"]),
+        ("WITH (replay_from = '{\"0\": 1}')".to_owned(), vec!["2", "4"]),
+        (format!("WITH (replay_from = '{time}')"), vec!["4"]),
+    ] {
+        let found: Vec<String> = sql.table(&push(&with, expected.len())).await.into_iter().flatten().collect();
+        assert_eq!(found, expected, "{with}");
+    }
+    // What the statement says counts, whatever the session says.
+    sql.run("SET aquifer.replay_from = 'latest'").await;
+    let copied = sql.client.copy_out(&format!("COPY ({}) TO STDOUT", push("WITH (replay_from = 'earliest')", 3))).await;
+    let mut copied = Box::pin(copied.expect("a copy"));
+    let mut text = Vec::new();
+    while let Some(chunk) = futures::StreamExt::next(&mut copied).await {
+        text.extend_from_slice(&chunk.expect("data"));
+    }
+    assert_eq!(String::from_utf8_lossy(&text), "1\n2\n4\n");
+    for (with, state, position) in [
+        ("WITH (replay_from = 'noon')", "22023", true),
+        ("WITH (replay_from = '{\"0\": 400}')", "22023", true),
+        ("WITH (replay_from = '{\"5\": 0}')", "22023", true),
+        ("WITH (partitions = 3)", "42P02", true),
+        ("WITH (replay_from = 'latest', replay_from = 'latest')", "42601", true),
+    ] {
+        let refused = sql.refused(&push(with, 1)).await;
+        assert_eq!((refused.state.code(), refused.position.is_some()), (state, position), "{with}: {refused:?}");
+        assert!(refused.hint.is_some() || state == "42601", "{refused:?}");
+    }
+    let create = "CREATE STREAM d AS SELECT n FROM s EMIT CHANGES WITH (replay_from = 'latest')";
+    let refused = sql.refused(create).await;
+    assert_eq!(refused.state.code(), "0A000");
+    assert!(refused.hint.is_some_and(|hint| hint.contains("CREATE … d WITH")), "{}", refused.message);
+}
+
+#[test]
 fn psycopg_copies_in_a_transaction_of_its_own() {
     let node = Node::start();
     let port = node.ports.postgres.port();

@@ -28,7 +28,7 @@ const PORTALS_MAX: usize = 1024;
 /// A statement by name. `prepared` is `None` for the empty text.
 #[derive(Debug)]
 struct Named {
-    prepared: Option<Prepared>,
+    prepared: Option<Arc<Prepared>>,
     parameter_oids: Vec<u32>,
 }
 
@@ -136,7 +136,7 @@ impl Connection {
                 tokio::select! {
                     biased;
                     stop = interrupts.stop(&mut self.wire, false) => return Err(stop),
-                    prepared = self.worker.prepare(statement, types) => Some(prepared?),
+                    prepared = self.worker.prepare(statement, types) => Some(Arc::new(prepared?)),
                 }
             }
             (Some(_), false) => {
@@ -230,7 +230,7 @@ impl Connection {
                     return Ok(State::Done("SELECT"));
                 };
                 let stop = interrupts.stop(&mut self.wire, false);
-                let outcome = self.worker.execute(prepared.clone(), values, stop).await??;
+                let outcome = self.worker.execute(Arc::clone(prepared), values, stop).await??;
                 match outcome {
                     Outcome::Rows(rows) => {
                         as_described(&rows.columns, prepared.columns.as_deref())?;

@@ -150,12 +150,12 @@ impl<'a> Rows<'a> {
         for (index, (cells, column)) in self.cells.iter().zip(self.columns).enumerate() {
             format.write_start(index, out);
             if cells.is_null(row) {
-                format.write_field(None, out);
+                format.write_field(index, None, out);
                 continue;
             }
             value.clear();
             text::write(cells, row, column.oid, self.zone, &mut value)?;
-            format.write_field(Some(&value), out);
+            format.write_field(index, Some(&value), out);
         }
         out.put_u8(b'\n');
         Ok(())
@@ -213,6 +213,7 @@ mod tests {
             quote: b'"',
             escape: b'"',
             default: None,
+            ..CopyFormat::default()
         };
         let csv = Format::Copy(CopyFormat { csv: true, delimiter: b',', null: String::new(), ..text.clone() });
         let text = Format::Copy(text);

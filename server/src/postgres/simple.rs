@@ -1,5 +1,7 @@
 //! The simple protocol: a text of statements, run one after the other; the first error passes over the rest.
 
+use std::sync::Arc;
+
 use aquifer_sql::error::{Error, SqlState};
 use aquifer_sql::session::{Outcome, Statement};
 use pgwire::messages::PgWireBackendMessage;
@@ -39,7 +41,7 @@ impl Connection {
                 .into());
         }
         let stop = interrupts.stop(&mut self.wire, false);
-        match self.worker.execute(prepared, Vec::new(), stop).await?? {
+        match self.worker.execute(Arc::new(prepared), Vec::new(), stop).await?? {
             Outcome::Rows(rows) => {
                 self.wire.put(&describe(&rows.columns, None))?;
                 let format = Format::of(&[], rows.columns.len())?;

@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use aquifer_storage::TopicId;
+use aquifer_storage::{Append, Snapshot, Storage, TopicId};
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, TableProvider,
 };
@@ -44,14 +44,35 @@ pub(crate) struct Bound {
     /// The catalog it was bound against.
     pub(crate) catalog_version: u64,
     /// Set if it is one look-up by key.
-    pub(crate) point: Option<PointQuery>,
+    pub(crate) point: Option<Arc<PointQuery>>,
+    /// What the transaction block that runs it has written to its topics, and not committed.
+    pub(crate) own: Vec<Append>,
 }
 
 impl Bound {
     /// The same plan to be run in another state, and only by being planned.
     pub(crate) fn in_state(&self, state: SessionState) -> Self {
         let Self { plan, topics, catalog_version, .. } = self;
-        Self { plan: plan.clone(), state, topics: topics.clone(), catalog_version: *catalog_version, point: None }
+        let (plan, topics) = (plan.clone(), topics.clone());
+        Self { plan, state, topics, catalog_version: *catalog_version, point: None, own: Vec::new() }
+    }
+
+    /// The same plan to be run over what its block has written too.
+    pub(crate) fn with_own(&self, own: Vec<Append>) -> Self {
+        let point = self.point.clone();
+        Self { point, own, ..self.in_state(self.state.clone()) }
+    }
+
+    /// One cut of its topics, and behind it what its block has written.
+    ///
+    /// # Errors
+    /// What storage says.
+    pub(crate) fn snapshot(&self, storage: &Storage) -> Result<Snapshot> {
+        let snapshot = storage.snapshot(&self.topics, &HashMap::new())?;
+        if self.own.is_empty() {
+            return Ok(snapshot);
+        }
+        Ok(snapshot.with_own(&self.own, storage.clock().now_us())?)
     }
 }
 
@@ -95,8 +116,8 @@ pub(crate) async fn bind(ground: &Ground<'_>, query: &WindowedQuery) -> Result<B
     let plan = union::typed(plan)?;
     let plan = travel::attach(plan, &Box::pin(travel::moments(&state, query, &calls)).await?)?;
     let topics: BTreeSet<TopicId> = sources.iter().filter_map(|source| source.topic).collect();
-    let (topics, point) = (topics.into_iter().collect(), PointQuery::of(&plan));
-    Ok(Bound { plan, state, topics, catalog_version, point })
+    let (topics, point) = (topics.into_iter().collect(), PointQuery::of(&plan).map(Arc::new));
+    Ok(Bound { plan, state, topics, catalog_version, point, own: Vec::new() })
 }
 
 /// DataFusion's error with the place it points at.

@@ -55,7 +55,7 @@ pub(crate) async fn bind_returning(
     let plan = plan.map_err(|error| located(error, &returning.places))?;
     refuse_aggregates(&plan)?;
     let catalog_version = ground.catalog.storage().catalog_version();
-    Ok(Bound { plan, state, topics: Vec::new(), catalog_version, point: None })
+    Ok(Bound { plan, state, topics: Vec::new(), catalog_version, point: None, own: Vec::new() })
 }
 
 /// `SELECT items FROM relation AS alias`.

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch};
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use chrono::{DateTime, Utc};
 use datafusion::catalog::{
     CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, MemorySchemaProvider,
     SchemaProvider,
 };
-use datafusion::common::DFSchemaRef;
-use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema, DFSchemaRef, ScalarValue};
 use datafusion::datasource::empty::EmptyTable;
+use datafusion::error::DataFusionError;
 use datafusion::execution::session_state::SessionState;
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::simplify::SimplifyContext;
@@ -42,6 +43,29 @@ pub(crate) struct Scalar {
 
 /// What a row must be given for.
 const RELATION: &str = "row";
+/// The function that gives a statement's time, whatever it was called, and the column that gives it instead.
+const NOW: &str = "now";
+
+/// An expression without columns that is planned once, though it may ask for the time of its statement.
+#[derive(Debug)]
+pub(crate) struct Timed {
+    expr: Arc<dyn PhysicalExpr>,
+    /// One column: the time.
+    schema: SchemaRef,
+}
+
+impl Timed {
+    /// So many values of it in a statement that began then.
+    ///
+    /// # Errors
+    /// What computing says.
+    pub(crate) fn values(&self, now_us: i64, rows: usize) -> Result<ArrayRef> {
+        let time = ScalarValue::TimestampMicrosecond(Some(now_us), Some("+00:00".into()));
+        let time = time.cast_to(self.schema.field(0).data_type())?.to_array_of_size(rows)?;
+        let batch = RecordBatch::try_new(Arc::clone(&self.schema), vec![time]).map_err(DataFusionError::from)?;
+        values_of(&self.expr, &batch)
+    }
+}
 
 impl Scalar {
     /// Reads an expression over rows of `columns`; `what` it is to be, for errors.
@@ -91,20 +115,66 @@ impl Scalar {
         })
     }
 
+    /// What computes it in any statement; `None` if it reads columns, or asks for more than the statement's time.
+    ///
+    /// # Errors
+    /// What planning says.
+    pub(crate) fn timed(&self, state: &SessionState) -> Result<Option<Timed>> {
+        let mut time = DataType::Timestamp(TimeUnit::Nanosecond, Some("+00:00".into()));
+        let replaced = self.expr.clone().transform(|expr| match expr {
+            Expr::ScalarFunction(call) if call.func.name() == NOW && call.args.is_empty() => {
+                time = Expr::ScalarFunction(call).get_type(self.schema.as_ref())?;
+                Ok(Transformed::yes(Expr::Column(Column::from_name(NOW))))
+            }
+            expr => Ok(Transformed::no(expr)),
+        })?;
+        if !self.columns.is_empty() || volatility_of(&replaced.data)? == Volatility::Stable {
+            return Ok(None);
+        }
+        let schema = Arc::new(Schema::new(vec![Field::new(NOW, time, false)]));
+        let known: DFSchemaRef = Arc::new(DFSchema::try_from(Arc::clone(&schema))?);
+        let expr = ready(replaced.data, &known, state, None)?;
+        Ok(Some(Timed { expr, schema }))
+    }
+
     /// What computes it in a statement that began then.
     ///
     /// # Errors
     /// What planning says.
     pub(crate) fn ready(&self, state: &SessionState, now_us: i64) -> Result<Arc<dyn PhysicalExpr>> {
-        let context = SimplifyContext::builder()
-            .with_schema(Arc::clone(&self.schema))
-            .with_config_options(Arc::clone(state.config_options()))
-            .with_query_execution_start_time(DateTime::<Utc>::from_timestamp_micros(now_us))
-            .build();
-        let expr = ExprSimplifier::new(context).simplify(self.expr.clone())?;
-        let context = PhysicalPlanningContext::default();
-        Ok(create_physical_expr(&expr, &self.schema, state.execution_props(), &context)?)
+        ready(self.expr.clone(), &self.schema, state, DateTime::<Utc>::from_timestamp_micros(now_us))
     }
+}
+
+/// What computes an expression that is not coerced yet, in a state that knows when its statement began.
+///
+/// # Errors
+/// What planning says.
+pub(super) fn ready_to_run(expr: Expr, schema: &DFSchemaRef, state: &SessionState) -> Result<Arc<dyn PhysicalExpr>> {
+    let began = state.execution_props().query_execution_start_time;
+    let options = state.config_options();
+    let context = SimplifyContext::builder().with_schema(Arc::clone(schema)).with_config_options(Arc::clone(options));
+    let mut expr = ExprSimplifier::new(context.build()).coerce(expr, schema)?;
+    for rewrite in state.analyzer().function_rewrites() {
+        expr = expr.transform_up(|expr| rewrite.rewrite(expr, schema, options))?.data;
+    }
+    ready(expr, schema, state, began)
+}
+
+fn ready(
+    expr: Expr,
+    schema: &DFSchemaRef,
+    state: &SessionState,
+    began: Option<DateTime<Utc>>,
+) -> Result<Arc<dyn PhysicalExpr>> {
+    let context = SimplifyContext::builder()
+        .with_schema(Arc::clone(schema))
+        .with_config_options(Arc::clone(state.config_options()))
+        .with_query_execution_start_time(began)
+        .build();
+    let expr = ExprSimplifier::new(context).simplify(expr)?;
+    let context = PhysicalPlanningContext::default();
+    Ok(create_physical_expr(&expr, schema, state.execution_props(), &context)?)
 }
 
 /// Values of a ready expression for each row of a batch.
@@ -149,4 +219,33 @@ fn volatility_of(expr: &Expr) -> Result<Volatility> {
         Ok(TreeNodeRecursion::Continue)
     })?;
     Ok(least)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::RecordBatchOptions;
+    use datafusion::execution::runtime_env::RuntimeEnv;
+
+    use super::*;
+    use crate::function::session_state;
+
+    #[tokio::test]
+    async fn a_time_is_asked_for_in_each_statement_and_planned_once() {
+        let state = session_state(Arc::new(RuntimeEnv::default())).unwrap();
+        let columns = Arc::new(Schema::new(vec![Field::new("a", DataType::Int32, true)]));
+        let read = async |text: &str| Scalar::read(&state, &columns, text, "a test").await.unwrap();
+        let options = RecordBatchOptions::new().with_row_count(Some(2));
+        let rows = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options).unwrap();
+        for text in ["now()", "now() - INTERVAL '1 day'", "CAST(now() AS DATE)", "1 + 1"] {
+            let scalar = read(text).await;
+            let timed = scalar.timed(&state).unwrap().unwrap();
+            for now_us in [0, 1_700_000_000_000_001] {
+                let planned = values_of(&scalar.ready(&state, now_us).unwrap(), &rows).unwrap();
+                assert_eq!(&timed.values(now_us, 2).unwrap(), &planned, "{text}");
+            }
+        }
+        let random = read("random()").await.timed(&state).unwrap().unwrap();
+        assert_ne!(&random.values(0, 1).unwrap(), &random.values(0, 1).unwrap());
+        assert!(read("a + 1").await.timed(&state).unwrap().is_none());
+    }
 }

@@ -47,9 +47,20 @@ impl Standing {
 #[derive(Debug)]
 pub(crate) struct Split {
     /// Rows whose keys are not there.
-    pub(crate) new: Option<(RecordBatch, Option<ArrayRef>)>,
+    pub(crate) new: Option<New>,
     /// Rows whose keys are.
     pub(crate) met: Option<Met>,
+}
+
+/// Rows whose keys are not there.
+#[derive(Debug)]
+pub(crate) struct New {
+    /// As they are to be written.
+    pub(crate) rows: RecordBatch,
+    /// The records' times, if the statement says them.
+    pub(crate) times: Option<ArrayRef>,
+    /// Which of the statement's rows each is.
+    pub(crate) order: Vec<u64>,
 }
 
 /// Rows whose keys are there, side by side with those.
@@ -61,6 +72,8 @@ pub(crate) struct Met {
     pub(crate) partitions: Int32Array,
     /// As they were to be written.
     pub(crate) excluded: RecordBatch,
+    /// Which of the statement's rows each is.
+    pub(crate) order: UInt64Array,
 }
 
 /// The keys of all proposals, each with how often it comes.
@@ -80,18 +93,24 @@ pub(crate) fn keys_of(proposals: &[Proposed]) -> HashMap<Bytes, usize> {
 pub(crate) fn split(proposals: &[Proposed], standing: &Standing, changes: bool) -> Result<Split> {
     let mut seen: HashMap<&Bytes, ()> = HashMap::new();
     let (mut new, mut there, mut excluded) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut number, mut new_order, mut met_order) = (0_u64, Vec::new(), Vec::new());
     for (batch, proposed) in proposals.iter().enumerate() {
         for (row, key) in proposed.keys.iter().enumerate() {
+            number += 1;
             match seen.entry(key) {
                 Entry::Occupied(_) if changes => return Err(twice()),
                 Entry::Occupied(_) => continue,
                 Entry::Vacant(entry) => entry.insert(()),
             };
             match standing.places.get(key) {
-                None => new.push((batch, row)),
+                None => {
+                    new.push((batch, row));
+                    new_order.push(number);
+                }
                 Some(place) if changes => {
                     there.push(*place);
                     excluded.push((batch, row));
+                    met_order.push(number);
                 }
                 Some(_) => {}
             }
@@ -101,7 +120,10 @@ pub(crate) fn split(proposals: &[Proposed], standing: &Standing, changes: bool) 
     let gather = |batches: &[&RecordBatch], places: &[(usize, usize)]| {
         interleave_record_batch(batches, places).map_err(|error| Error::from(DataFusionError::from(error)))
     };
-    let new = if new.is_empty() { None } else { Some((gather(&rows, &new)?, times_of(proposals, &new)?)) };
+    let new = match new.as_slice() {
+        [] => None,
+        places => Some(New { rows: gather(&rows, places)?, times: times_of(proposals, places)?, order: new_order }),
+    };
     if there.is_empty() {
         return Ok(Split { new, met: None });
     }
@@ -113,7 +135,26 @@ pub(crate) fn split(proposals: &[Proposed], standing: &Standing, changes: bool) 
         .ok_or_else(|| Error::new(SqlState::InternalError, "rows that are there do not say where they lie"))?;
     let there = found.project(&(0..columns).collect::<Vec<_>>()).map_err(DataFusionError::from)?;
     let excluded = gather(&rows, &excluded)?;
-    Ok(Split { new, met: Some(Met { there, partitions, excluded }) })
+    Ok(Split { new, met: Some(Met { there, partitions, excluded, order: UInt64Array::from(met_order) }) })
+}
+
+/// New rows and changed ones, each with its number, in the order of their numbers.
+///
+/// # Errors
+/// XX000 if Arrow refuses.
+pub(crate) fn in_order(parts: &[(&RecordBatch, &[u64])]) -> Result<Option<RecordBatch>> {
+    let places = parts
+        .iter()
+        .enumerate()
+        .flat_map(|(part, (_, order))| order.iter().enumerate().map(move |(row, number)| (*number, (part, row))));
+    let mut places: Vec<(u64, (usize, usize))> = places.collect();
+    if places.is_empty() {
+        return Ok(None);
+    }
+    places.sort_unstable();
+    let places: Vec<(usize, usize)> = places.into_iter().map(|(_, place)| place).collect();
+    let rows: Vec<&RecordBatch> = parts.iter().map(|(rows, _)| *rows).collect();
+    Ok(Some(interleave_record_batch(&rows, &places).map_err(DataFusionError::from)?))
 }
 
 /// The times of some rows; all of a statement have one, or none has.

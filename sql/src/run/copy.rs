@@ -24,6 +24,8 @@ pub(crate) mod write;
 
 /// Rows of a batch of columns, at the most.
 const BATCH_ROWS_MAX: usize = 8192;
+/// Rows for which a column has room to begin with.
+const COLUMN_ROWS: usize = 1024;
 /// Bytes of lines after which a batch is closed.
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// Bytes that are looked at before the batch is.
@@ -65,13 +67,16 @@ struct Column {
 
 impl CopyIn {
     /// Begins a copy into `targets`.
+    ///
+    /// # Errors
+    /// 42703, 42P10 for columns that options name.
     pub(crate) fn new(
         copy: &CopyFrom,
         writer: Writer,
         targets: Vec<Target>,
         writing: Writing,
         deadline: Option<Instant>,
-    ) -> Self {
+    ) -> Result<Self> {
         let relation = writer.relation();
         let kind_of = |target: &Target| match target {
             Target::Declared(index) => {
@@ -82,7 +87,11 @@ impl CopyIn {
         };
         let kinds: Vec<(String, ColumnType)> = targets.iter().map(kind_of).collect();
         let fields: Vec<ArrowField> = kinds.iter().map(|(name, kind)| field_of(name, kind, true)).collect();
-        let column = |(name, kind)| Column { name, builder: ColumnBuilder::new(&kind), defaulted: Vec::new() };
+        let copied: Vec<&str> = kinds.iter().map(|(name, _)| name.as_str()).collect();
+        let known = |name: &str| relation.format.columns.iter().any(|column| column.name == name);
+        let format = copy.force.resolve(&copy.format, &copied, &known)?;
+        let column =
+            |(name, kind)| Column { name, builder: ColumnBuilder::new(&kind, COLUMN_ROWS), defaulted: Vec::new() };
         let reader = Reader {
             columns: kinds.into_iter().map(column).collect(),
             targets,
@@ -92,16 +101,16 @@ impl CopyIn {
             numbers: Vec::new(),
             bytes: 0,
         };
-        Self {
+        Ok(Self {
             relation: relation.name.clone(),
-            format: copy.format.clone(),
-            lines: Lines::new(&copy.format),
+            lines: Lines::new(&format),
+            format,
             reader,
             writer,
             writing,
             deadline,
             rows: 0,
-        }
+        })
     }
 
     /// How many fields a line has.
@@ -204,7 +213,7 @@ impl Reader {
             return Err(about(error.with_hint("name the columns the data has, or look at the DELIMITER")));
         }
         for (index, column) in self.columns.iter_mut().enumerate() {
-            match self.fields.get(text, index) {
+            match self.fields.get(text, index).map(|field| format.forced(index, field)) {
                 Some(Field::Null) => column.builder.push_null(),
                 Some(Field::Text(value)) => column.builder.push_text(value).map_err(|error| {
                     let (name, value) = (&column.name, quoted(value));

@@ -2,7 +2,7 @@
 //! are partitions; one commit, or part of the block's. What is more than may wait in memory goes out as data of a large
 //! commit, which nobody sees before its end; what a savepoint may take back waits, since the log takes back all or nothing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
@@ -28,6 +28,7 @@ use crate::types::oid_of_column;
 
 mod change;
 
+pub(crate) use change::How;
 use change::Standing;
 
 /// Bytes after which a batch is closed and the next begun, so that consumers' usual limits take it.
@@ -159,6 +160,8 @@ pub(crate) struct Writing {
     /// Who takes what is more than so many bytes; `None` where all of it waits in memory.
     relief: Option<(Storage, u64)>,
     large: Option<LargeCommit>,
+    /// Whose records are not in memory any more, some of them.
+    let_go: BTreeSet<TopicId>,
 }
 
 impl Writing {
@@ -188,6 +191,7 @@ impl Writing {
             none => none.insert(storage.begin().await?),
         };
         let watches = std::mem::take(&mut self.pending.watches);
+        self.let_go.extend(self.pending.batches.keys().map(|(topic, _)| *topic));
         for append in std::mem::take(&mut self.pending).into_appends() {
             large.append(append).await?;
         }
@@ -208,14 +212,9 @@ impl Writing {
         self.pending.is_empty() && self.large.is_none()
     }
 
-    /// Whether some of it is not in memory any more.
-    pub(crate) fn is_let_go(&self) -> bool {
-        self.large.is_some()
-    }
-
-    /// Whether anything of it may go to this topic.
-    pub(crate) fn may_hold(&self, topic: TopicId) -> bool {
-        self.large.is_some() || self.pending.batches.keys().any(|(held, _)| *held == topic)
+    /// One of these topics some of whose records are not in memory any more.
+    pub(crate) fn let_go(&self, topics: &[TopicId]) -> Option<TopicId> {
+        topics.iter().copied().find(|topic| self.let_go.contains(topic))
     }
 
     /// Commits all of it.
@@ -436,6 +435,11 @@ impl Writer {
     /// The partition of a key that is not there yet.
     pub(crate) fn partition_of(&self, key: &[u8]) -> i32 {
         partition_of_key(key, self.shape.topic.partitions)
+    }
+
+    /// Their declared indexes.
+    pub(crate) fn columns(&self) -> &[usize] {
+        &self.shape.declared
     }
 
     /// The columns that are written.

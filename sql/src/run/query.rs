@@ -1,10 +1,8 @@
 //! Bound queries run: one snapshot for all scans, parameters put in, results in the types that travel.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aquifer_storage::Append;
 use arrow::array::{RecordBatch, RecordBatchOptions};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -56,11 +54,6 @@ impl Ready {
     }
 }
 
-/// What a transaction block has written so far, for the statements of it that read it; an extension of a bound plan's
-/// configuration.
-#[derive(Debug)]
-pub(crate) struct OwnWrites(pub(crate) Vec<Append>);
-
 /// A bound plan with its parameters put in.
 ///
 /// # Errors
@@ -82,12 +75,8 @@ pub(crate) async fn prepare(catalog: &Catalog, bound: &Bound, plan: LogicalPlan,
         // A commit of the past that is still on its way would not be there now, and be there the next time.
         catalog.storage().catch_up().await;
     }
-    let snapshot = catalog.storage().snapshot(&bound.topics, &HashMap::new())?;
+    let snapshot = bound.snapshot(catalog.storage())?;
     let mut state = bound.state.clone();
-    let snapshot = match state.config().get_extension::<OwnWrites>() {
-        Some(own) => snapshot.with_own(&own.0, catalog.storage().clock().now_us())?,
-        None => snapshot,
-    };
     let limits = state.config().get_extension::<Limits>();
     let limits = limits.ok_or_else(|| Error::new(SqlState::InternalError, "a statement without limits"))?;
     let turn = Arc::new(limits.turns().begin());
@@ -115,7 +104,7 @@ pub(crate) async fn run(
     deadline: Option<Instant>,
 ) -> Result<Rows> {
     if let Some(point) = &bound.point
-        && let Some(rows) = before(deadline, point.run(parameters)).await?
+        && let Some(rows) = before(deadline, point.run(bound, parameters)).await?
     {
         let (schema, rows) = (point.schema(), futures::stream::iter([Ok(rows)]));
         let columns = columns_of(&schema);
@@ -189,7 +178,7 @@ pub(crate) fn until(
 }
 
 /// The same rows in the types that travel.
-fn traveling(rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
+pub(crate) fn traveling(rows: SendableRecordBatchStream) -> SendableRecordBatchStream {
     let schema = rows.schema();
     let wire = wire_schema(&schema);
     if wire == schema {

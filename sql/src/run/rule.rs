@@ -16,7 +16,7 @@ use super::convert::convert;
 use super::shape::written_schema;
 use crate::catalog::Relation;
 use crate::error::{Error, Result, SqlState};
-use crate::plan::scalar::{Scalar, values_of};
+use crate::plan::scalar::{Scalar, Timed, values_of};
 use crate::types::type_name;
 
 /// Characters of a value in the detail that shows a row; Postgres's.
@@ -33,15 +33,24 @@ pub(crate) struct Rules {
 
 #[derive(Debug)]
 enum ColumnDefault {
-    /// The same in every statement.
-    Fixed(Arc<dyn PhysicalExpr>),
-    /// `now()`, `random()`: planned for each statement.
+    /// A constant, `random()`, `now() + interval '1 day'`.
+    Timed(Arc<Timed>),
+    /// What is planned for each statement.
     Moving(Scalar),
 }
 
 /// A statement's defaults, by declared index.
 #[derive(Debug)]
-pub(crate) struct Defaults(Vec<Option<Arc<dyn PhysicalExpr>>>);
+pub(crate) struct Defaults {
+    of: Vec<Option<Ready>>,
+    now_us: i64,
+}
+
+#[derive(Debug)]
+enum Ready {
+    Timed(Arc<Timed>),
+    Planned(Arc<dyn PhysicalExpr>),
+}
 
 impl Rules {
     /// A relation's rules.
@@ -87,10 +96,10 @@ impl Rules {
     pub(crate) fn defaults(&self, state: &SessionState, now_us: i64) -> Result<Defaults> {
         let ready = |default: &Option<ColumnDefault>| match default {
             None => Ok(None),
-            Some(ColumnDefault::Fixed(ready)) => Ok(Some(Arc::clone(ready))),
-            Some(ColumnDefault::Moving(scalar)) => scalar.ready(state, now_us).map(Some),
+            Some(ColumnDefault::Timed(timed)) => Ok(Some(Ready::Timed(Arc::clone(timed)))),
+            Some(ColumnDefault::Moving(scalar)) => scalar.ready(state, now_us).map(Ready::Planned).map(Some),
         };
-        self.defaults.iter().map(ready).collect::<Result<_>>().map(Defaults)
+        Ok(Defaults { of: self.defaults.iter().map(ready).collect::<Result<_>>()?, now_us })
     }
 
     /// Refuses rows that a rule forbids; of several the first row. `rows` are the columns that `declared` says; those to
@@ -145,10 +154,10 @@ async fn default(state: &SessionState, schema: &Arc<Schema>, column: &str, text:
         return Err(Error::unsupported("a column in a DEFAULT")
             .with_hint("a default is computed without the row: a constant, now(), gen_random_uuid()"));
     }
-    if scalar.volatility == Volatility::Immutable {
-        return scalar.ready(state, 0).map(ColumnDefault::Fixed);
-    }
-    Ok(ColumnDefault::Moving(scalar))
+    Ok(match scalar.timed(state)? {
+        Some(timed) => ColumnDefault::Timed(Arc::new(timed)),
+        None => ColumnDefault::Moving(scalar),
+    })
 }
 
 impl Defaults {
@@ -157,11 +166,17 @@ impl Defaults {
     /// # Errors
     /// What computing says, and what the column's type does not take.
     pub(crate) fn values(&self, index: usize, rows: usize, kind: &DataType) -> Result<Option<ArrayRef>> {
-        let Some(Some(default)) = self.0.get(index) else { return Ok(None) };
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        let nothing = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)
-            .map_err(DataFusionError::from)?;
-        convert(&values_of(default, &nothing)?, kind).map(Some)
+        let values = match self.of.get(index) {
+            Some(Some(Ready::Timed(timed))) => timed.values(self.now_us, rows)?,
+            Some(Some(Ready::Planned(default))) => {
+                let options = RecordBatchOptions::new().with_row_count(Some(rows));
+                let nothing = RecordBatch::try_new_with_options(Arc::new(Schema::empty()), Vec::new(), &options)
+                    .map_err(DataFusionError::from)?;
+                values_of(default, &nothing)?
+            }
+            _ => return Ok(None),
+        };
+        convert(&values, kind).map(Some)
     }
 }
 

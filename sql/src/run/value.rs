@@ -27,6 +27,8 @@ use crate::types::type_name;
 /// Characters of a value that an error message quotes.
 const QUOTED_CHARS_MAX: usize = 100;
 const US_PER_DAY: i64 = 86_400_000_000;
+/// Room for a text's bytes before it is known.
+const TEXT_BYTES: usize = 16;
 
 /// See the head of this file.
 #[derive(Debug)]
@@ -80,31 +82,37 @@ impl Nested {
 }
 
 impl ColumnBuilder {
-    /// An empty column of a declared type.
-    pub(crate) fn new(kind: &ColumnType) -> Self {
+    /// An empty column of a declared type, with room for so many rows to begin with.
+    pub(crate) fn new(kind: &ColumnType, rows: usize) -> Self {
+        let bytes = rows.saturating_mul(TEXT_BYTES);
         let values = match kind {
-            ColumnType::Boolean => Values::Boolean(BooleanBuilder::new()),
-            ColumnType::SmallInt => Values::SmallInt(Int16Builder::new()),
-            ColumnType::Int => Values::Int(Int32Builder::new()),
-            ColumnType::BigInt => Values::BigInt(Int64Builder::new()),
-            ColumnType::Real => Values::Real(Float32Builder::new()),
-            ColumnType::Double => Values::Double(Float64Builder::new()),
-            ColumnType::Decimal { .. } => Values::Decimal(Decimal128Builder::new().with_data_type(kind.arrow())),
+            ColumnType::Boolean => Values::Boolean(BooleanBuilder::with_capacity(rows)),
+            ColumnType::SmallInt => Values::SmallInt(Int16Builder::with_capacity(rows)),
+            ColumnType::Int => Values::Int(Int32Builder::with_capacity(rows)),
+            ColumnType::BigInt => Values::BigInt(Int64Builder::with_capacity(rows)),
+            ColumnType::Real => Values::Real(Float32Builder::with_capacity(rows)),
+            ColumnType::Double => Values::Double(Float64Builder::with_capacity(rows)),
+            ColumnType::Decimal { .. } => {
+                Values::Decimal(Decimal128Builder::with_capacity(rows).with_data_type(kind.arrow()))
+            }
             ColumnType::Text | ColumnType::Varchar(_) | ColumnType::Uuid | ColumnType::Json => {
-                Values::Text(StringBuilder::new())
+                Values::Text(StringBuilder::with_capacity(rows, bytes))
             }
-            ColumnType::Bytes => Values::Bytes(BinaryBuilder::new()),
+            ColumnType::Bytes => Values::Bytes(BinaryBuilder::with_capacity(rows, bytes)),
             ColumnType::Timestamp | ColumnType::TimestampTz => {
-                Values::Timestamp(TimestampMicrosecondBuilder::new().with_data_type(kind.arrow()))
+                Values::Timestamp(TimestampMicrosecondBuilder::with_capacity(rows).with_data_type(kind.arrow()))
             }
-            ColumnType::Date => Values::Date(Date32Builder::new()),
-            ColumnType::Time => Values::Time(Time64MicrosecondBuilder::new()),
-            ColumnType::Array(item) => Values::List(Nested::new(), Box::new(Self::new(item))),
+            ColumnType::Date => Values::Date(Date32Builder::with_capacity(rows)),
+            ColumnType::Time => Values::Time(Time64MicrosecondBuilder::with_capacity(rows)),
+            ColumnType::Array(item) => Values::List(Nested::new(), Box::new(Self::new(item, rows))),
             ColumnType::Struct(fields) => Values::Struct(
                 NullBufferBuilder::new(0),
-                fields.iter().map(|(name, kind)| (name.clone(), Self::new(kind))).collect(),
+                fields.iter().map(|(name, kind)| (name.clone(), Self::new(kind, rows))).collect(),
             ),
-            ColumnType::Map(value) => Values::Map(Nested::new(), StringBuilder::new(), Box::new(Self::new(value))),
+            ColumnType::Map(value) => {
+                let keys = StringBuilder::with_capacity(rows, bytes);
+                Values::Map(Nested::new(), keys, Box::new(Self::new(value, rows)))
+            }
         };
         Self { kind: kind.clone(), values }
     }
@@ -433,7 +441,7 @@ mod tests {
     use super::*;
 
     fn built(kind: &ColumnType, texts: &[&str]) -> Vec<String> {
-        let mut builder = ColumnBuilder::new(kind);
+        let mut builder = ColumnBuilder::new(kind, 1);
         builder.push_null();
         texts.iter().for_each(|text| builder.push_text(text).unwrap());
         let array = builder.finish().unwrap();
@@ -442,7 +450,7 @@ mod tests {
     }
 
     fn refused(kind: &ColumnType, text: &str) -> (&'static str, String) {
-        let error = ColumnBuilder::new(kind).push_text(text).unwrap_err();
+        let error = ColumnBuilder::new(kind, 1).push_text(text).unwrap_err();
         (error.state.code(), error.message)
     }
 

@@ -91,9 +91,10 @@ impl DirectInsert {
         parameters: &[ScalarValue],
         writer: &Writer,
     ) -> Result<RecordBatch> {
+        let rows = insert.cells.len() / insert.width;
         let mut columns = Vec::with_capacity(self.kinds.len());
         for (column, kind) in self.kinds.iter().enumerate() {
-            let mut builder = ColumnBuilder::new(kind);
+            let mut builder = ColumnBuilder::new(kind, rows);
             for cell in insert.cells.iter().skip(column).step_by(insert.width) {
                 let pushed = match &cell.literal {
                     Literal::Null => {
@@ -112,7 +113,6 @@ impl DirectInsert {
             }
             columns.push(builder.finish()?);
         }
-        let rows = insert.cells.len() / insert.width;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.schema), columns, &options);
         Ok(batch.map_err(DataFusionError::from)?)

@@ -3,7 +3,7 @@
 //! A statement begins to watch its table before it reads (`aquifer_storage::Watch`); its commit is refused if somebody else
 //! has written one of its rows since. By itself it is then run again, and stands in a queue with others who failed at the
 //! same table, so that each has its turn; in a block COMMIT answers 40001. What the block itself has written before is read
-//! too.
+//! too (see [`super::reading`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use datafusion::common::ScalarValue;
 use datafusion::sql::sqlparser::ast::{self, Expr, Ident, SelectItem, SetExpr, TableFactor};
 use tokio::time::Instant;
 
-use super::prepare::type_parameters;
+use super::prepare::{default_of, is_default, type_parameters};
 use super::{Outcome, Prepared, Rows, Session};
 use crate::catalog::Relation;
 use crate::error::{Error, Result, SqlState};
 use crate::plan::bind::{Bound, Ground};
 use crate::plan::returning::bind_returning;
-use crate::run::insert::{Target, pending_bytes_max, target};
-use crate::run::query::{self, OwnWrites};
+use crate::run::insert::{How, Target, pending_bytes_max, target};
+use crate::run::query;
 use crate::run::returning::{Returned, source_of};
 use crate::statement::cursor::{Places, tokenize};
 use crate::statement::parse::query_of;
-use crate::statement::{Change, Insert, Name, RelationKind, Returning, WindowedQuery};
+use crate::statement::{Change, Name, RelationKind, Returning, WindowedQuery};
 use aquifer_storage::record::format::ColumnRole;
 
 /// Times a statement is run when others change its rows meanwhile.
@@ -79,17 +79,38 @@ impl Session {
     }
 
     /// What RETURNING of an INSERT is bound to, if there is one.
-    pub(super) async fn bind_returning_of_insert(&self, insert: &Insert) -> Result<Option<Arc<Bound>>> {
-        match &insert.returning {
-            Some(returning) => self.bind_returning(&insert.name, None, returning).await.map(Some),
+    pub(super) async fn bind_returning_of_insert(
+        &self,
+        name: &Name,
+        returning: Option<&Returning>,
+    ) -> Result<Option<Arc<Bound>>> {
+        match returning {
+            Some(returning) => self.bind_returning(name, None, returning).await.map(Some),
             None => Ok(None),
+        }
+    }
+
+    /// The same as it was prepared, if the catalog is still the same.
+    pub(super) async fn returning_of(
+        &self,
+        name: &Name,
+        returning: Option<&Returning>,
+        prepared: &Prepared,
+    ) -> Result<Option<Arc<Bound>>> {
+        let current = self.engine.storage.catalog_version();
+        match prepared.returning.as_ref().filter(|bound| bound.catalog_version == current) {
+            Some(bound) => Ok(Some(Arc::clone(bound))),
+            None => self.bind_returning_of_insert(name, returning).await,
         }
     }
 
     /// What RETURNING of a change is bound to, if there is one.
     pub(super) async fn bind_returning_of(&self, change: &Change) -> Result<Option<Arc<Bound>>> {
         match &change.returning {
-            Some(returning) => self.bind_returning(&change.name, change.alias(), returning).await.map(Some),
+            Some(returning) => {
+                let bound = self.bind_returning(&change.name, change.alias(), returning).await;
+                bound.map(Some).map_err(|error| about_others(change, error))
+            }
             None => Ok(None),
         }
     }
@@ -137,14 +158,18 @@ impl Session {
         };
         let mut returned = self.returned(answer.as_ref(), &relation)?;
         let writer = self.writer(&change.name).await?;
+        let bound = self.reading(bound)?;
         let watch = async { Ok(self.engine.storage.watch(relation.topic).await?) };
         let watch = query::before(deadline, watch).await.map_err(in_use)?;
-        let bound = self.with_own_writes(&bound)?;
         let mut writing = self.writing();
         let rows = self.rows_to_write(&bound, parameters, &change.places);
-        let deletes = change.assignments.is_none();
-        let work =
-            async { writer.change(&targets, deletes, rows.await?, (&watch, &mut writing), returned.as_mut()).await };
+        let how = How {
+            targets: &targets,
+            deletes: change.assignments.is_none(),
+            once: !change.others.is_empty(),
+            watch: &watch,
+        };
+        let work = async { writer.change(&how, rows.await?, &mut writing, returned.as_mut()).await };
         let count = query::before(deadline, work).await?;
         self.write(writing).await?;
         match (returned, answer, &change.returning) {
@@ -162,23 +187,6 @@ impl Session {
         let Some(_) = answer else { return Ok(None) };
         let bytes_max = pending_bytes_max(&self.engine.storage);
         Ok(Some(Returned::new(source_of(&self.engine.catalog, relation)?, bytes_max)))
-    }
-
-    /// The same plan, which reads what the block has written so far.
-    fn with_own_writes(&self, bound: &Arc<Bound>) -> Result<Arc<Bound>> {
-        let Some(block) = &self.block else { return Ok(Arc::clone(bound)) };
-        if block.writing.is_let_go() {
-            let message = "UPDATE and DELETE read what their transaction block has written, which is more than it keeps in memory";
-            return Err(Error::new(SqlState::ProgramLimitExceeded, message)
-                .with_hint("COMMIT before, or raise wal.commit_bytes_max"));
-        }
-        let own = block.writing.pending.appends_to(&bound.topics);
-        if own.is_empty() {
-            return Ok(Arc::clone(bound));
-        }
-        let mut state = bound.state.clone();
-        state.config_mut().set_extension(Arc::new(OwnWrites(own)));
-        Ok(Arc::new(bound.in_state(state)))
     }
 
     /// What an INSERT answers.
@@ -207,6 +215,18 @@ fn in_use(error: Error) -> Error {
     }
     let error = Error { state: SqlState::ObjectInUse, ..error };
     error.with_hint("wait for that transaction to end, or CALL aquifer.abort_transaction('its id')")
+}
+
+/// Columns of other tables stand nowhere in what was written.
+fn about_others(change: &Change, error: Error) -> Error {
+    let unknown = matches!(error.state, SqlState::UndefinedColumn | SqlState::UndefinedTable);
+    if change.others.is_empty() || !unknown {
+        return error;
+    }
+    error.with_hint(format!(
+        "RETURNING knows the columns of \"{}\" only, not those of the tables beside it",
+        change.name.value
+    ))
 }
 
 /// Refuses what has no rows to be changed.
@@ -273,15 +293,19 @@ fn rows_of(relation: &Relation, change: &Change, targets: &[Target]) -> Result<W
             Target::RowTime => "rowtime",
         };
         let column = Ident::with_quote('"', name);
-        match assigned(*target) {
+        Ok(match assigned(*target) {
+            Some((_, value)) if is_default(value) => {
+                SelectItem::ExprWithAlias { expr: default_of(relation, *target)?, alias: column }
+            }
             Some((_, value)) => SelectItem::ExprWithAlias { expr: value.clone(), alias: column },
             None => SelectItem::UnnamedExpr(Expr::CompoundIdentifier(vec![qualifier.clone(), column])),
-        }
+        })
     };
+    let items = targets.iter().map(item).collect::<Result<Vec<_>>>()?;
     if let SetExpr::Select(select) = rows.query.body.as_mut() {
         let place = Expr::CompoundIdentifier(vec![qualifier.clone(), Ident::with_quote('"', "_partition")]);
-        select.projection = targets.iter().map(item).chain([SelectItem::UnnamedExpr(place)]).collect();
-        select.from = vec![change.from.clone()];
+        select.projection = items.into_iter().chain([SelectItem::UnnamedExpr(place)]).collect();
+        select.from = std::iter::once(&change.from).chain(&change.others).cloned().collect();
         select.selection.clone_from(&change.selection);
     }
     rows.text.clone_from(&change.text);

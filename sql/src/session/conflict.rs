@@ -1,14 +1,15 @@
 //! `INSERT … ON CONFLICT`: rows of a table's key that are there are left, or changed, in one act with the insert of the others.
 //!
 //! The statement watches its keys before it reads (`aquifer_storage::Watch`), and its commit is refused if somebody else has
-//! written one of them since. By itself it runs again then; in a block COMMIT answers 40001.
+//! written one of them since. By itself it runs again then; in a block COMMIT answers 40001. The block's own rows are there too
+//! (see [`super::reading`]).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use aquifer_storage::Watch;
 use aquifer_storage::record::format::ColumnRole;
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch, UInt64Array};
 use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
@@ -23,39 +24,46 @@ use super::{Outcome, Prepared, Session};
 use crate::catalog::Relation;
 use crate::error::{Error, Result, SqlState};
 use crate::plan::pair::{Pair, template};
-use crate::run::conflict::{Met, Standing, keys_of, split};
+use crate::run::conflict::{Met, Standing, in_order, keys_of, split};
 use crate::run::convert::convert;
 use crate::run::insert::{Proposed, Target, Writer, pending_bytes_max, targets};
 use crate::run::query::{self, with_parameters};
+use crate::run::returning::source_of;
 use crate::run::shape::written_schema;
 use crate::statement::conflict::{self, Conflict, Update};
 use crate::statement::cursor::Places;
 use crate::statement::{Insert, Name, Sentence, parse};
+use crate::table::SourceColumn;
+use crate::table::lookup::{keys_are_bytes, look_up};
 use crate::types::oid_of;
 
 /// Times a statement is run when others write its keys meanwhile.
 const ATTEMPTS_MAX: usize = 16;
+/// Keys that are looked up without a plan.
+const LOOK_UPS_MAX: usize = 256;
 /// Keys that are looked for one by one; for more the table is read once.
 const KEYS_MAX: usize = 1000;
 
 /// An update as it was planned: where its values go, and what computes them, a condition last.
-struct Planned {
+#[derive(Debug)]
+pub(super) struct Planned {
     targets: Vec<usize>,
     has_condition: bool,
     pair: Pair,
+    catalog_version: u64,
 }
 
 impl Session {
-    /// Gives the parameters of ON CONFLICT their types.
-    pub(super) async fn type_conflict(
+    /// Plans what ON CONFLICT changes, if it does, and gives its parameters their types.
+    pub(super) async fn prepare_conflict(
         &self,
         insert: &Insert,
         known: &mut BTreeMap<usize, (DataType, u32)>,
-    ) -> Result<()> {
-        let Some(conflict) = &insert.conflict else { return Ok(()) };
+    ) -> Result<Option<Arc<Planned>>> {
+        let Some(conflict) = &insert.conflict else { return Ok(None) };
         let relation = self.engine.catalog.relation(&insert.name)?;
         check(&relation, &insert.name, conflict)?;
-        let Some(update) = &conflict.update else { return Ok(()) };
+        let Some(update) = &conflict.update else { return Ok(None) };
         let planned = self.plan_update(&relation, update, &insert.source.places, known).await?;
         for (name, kind) in planned.pair.plan.get_parameter_types()? {
             let number = crate::plan::parameters::number(&name)?;
@@ -63,7 +71,7 @@ impl Session {
             let (oid, _) = oid_of(&Field::new("", kind.clone(), true));
             known.entry(number).or_insert((kind, oid));
         }
-        Ok(())
+        Ok(Some(Arc::new(planned)))
     }
 
     async fn plan_update(
@@ -73,6 +81,7 @@ impl Session {
         places: &Places,
         known: &mut BTreeMap<usize, (DataType, u32)>,
     ) -> Result<Planned> {
+        let catalog_version = self.engine.storage.catalog_version();
         let targets = assigned(relation, update)?;
         let mut query = template(&relation.name)?;
         if let SetExpr::Select(select) = query.body.as_mut() {
@@ -90,7 +99,18 @@ impl Session {
         type_parameters(&mut query, relation, &declared, known);
         let schema = written_schema(relation);
         let pair = Pair::plan(&self.engine.state, &relation.name, &schema, query, places).await?;
-        Ok(Planned { targets, has_condition: update.selection.is_some(), pair })
+        Ok(Planned { targets, has_condition: update.selection.is_some(), pair, catalog_version })
+    }
+
+    /// The same as it was prepared, if the catalog is still the same.
+    async fn planned(&self, insert: &Insert, update: &Update, prepared: &Prepared) -> Result<Arc<Planned>> {
+        let current = self.engine.storage.catalog_version();
+        if let Some(planned) = prepared.update.as_ref().filter(|planned| planned.catalog_version == current) {
+            return Ok(Arc::clone(planned));
+        }
+        let relation = self.engine.catalog.relation(&insert.name)?;
+        let planned = self.plan_update(&relation, update, &insert.source.places, &mut BTreeMap::new()).await?;
+        Ok(Arc::new(planned))
     }
 
     pub(super) async fn insert_or_change(
@@ -121,11 +141,9 @@ impl Session {
         let writer = self.writer(&insert.name).await?;
         let relation = Arc::clone(writer.relation());
         check(&relation, &insert.name, conflict)?;
-        self.refuse_own_writes(&relation)?;
+        self.refuse_let_go(&[relation.topic])?;
         let planned = match &conflict.update {
-            Some(update) => {
-                Some(self.plan_update(&relation, update, &insert.source.places, &mut BTreeMap::new()).await?)
-            }
+            Some(update) => Some(self.planned(insert, update, prepared).await?),
             None => None,
         };
         let work = async {
@@ -138,28 +156,29 @@ impl Session {
             Ok((watch, split(&proposals, &standing, planned.is_some())?))
         };
         let (watch, split) = query::before(deadline, work).await?;
+        let answer = self.returning_of(&insert.name, insert.returning.as_ref(), prepared).await?;
+        let mut returned = self.returned(answer.as_ref(), &relation)?;
         let mut writing = self.writing();
         let mut count = 0;
-        if let Some((rows, times)) = &split.new {
-            count += writer.write_over((rows, times.as_ref()), None, &watch, &mut writing).await?;
+        if let Some(new) = &split.new {
+            count += writer.write_over((&new.rows, new.times.as_ref()), None, &watch, &mut writing).await?;
         }
-        if let (Some(met), Some(planned)) = (&split.met, &planned) {
-            let (rows, partitions) = changed(&relation, met, planned, parameters)?;
-            touch(&watch, &partitions, &writer.keys_of(&rows)?);
-            count += writer.write_over((&rows, None), Some(&partitions), &watch, &mut writing).await?;
+        let changed = match (&split.met, &planned) {
+            (Some(met), Some(planned)) => Some(changed(&relation, met, planned, parameters)?),
+            _ => None,
+        };
+        if let Some(Changed { rows, partitions, .. }) = &changed {
+            touch(&watch, partitions, &writer.keys_of(rows)?);
+            count += writer.write_over((rows, None), Some(partitions), &watch, &mut writing).await?;
+        }
+        if let Some(returned) = &mut returned {
+            let new = split.new.iter().map(|new| (&new.rows, new.order.as_slice()));
+            let changed = changed.iter().map(|changed| (&changed.rows, changed.order.values().as_ref()));
+            let parts: Vec<_> = new.chain(changed).collect();
+            in_order(&parts)?.map(|rows| returned.take(rows)).transpose()?;
         }
         self.write(writing).await?;
-        Ok(Outcome::Done(format!("INSERT 0 {count}")))
-    }
-
-    /// A block's own records are not read yet.
-    fn refuse_own_writes(&self, relation: &Relation) -> Result<()> {
-        let Some(block) = &self.block else { return Ok(()) };
-        if !block.writing.may_hold(relation.topic) {
-            return Ok(());
-        }
-        let what = format!("ON CONFLICT on table \"{}\", which the transaction block has written", relation.name);
-        Err(Error::unsupported(what).with_hint("put the rows into one INSERT, or COMMIT in between"))
+        self.inserted((count, returned), answer.as_ref(), insert.returning.as_ref(), deadline).await
     }
 
     /// The rows of the statement, as they would be written.
@@ -176,6 +195,7 @@ impl Session {
             Some(bound) => Arc::clone(bound),
             None => self.bind_insert(insert, &mut BTreeMap::new()).await?,
         };
+        let bound = self.reading(bound)?;
         targets.truncate(bound.plan.schema().fields().len());
         let mut rows = self.rows_to_write(&bound, parameters, &insert.source.places).await?;
         let bytes_max = pending_bytes_max(&self.engine.storage);
@@ -200,27 +220,48 @@ impl Session {
         if keys.is_empty() {
             return Ok(standing);
         }
-        let (text, values) = lookup(relation, proposals, writer, &keys)?;
-        let Some(Sentence::Query(query)) = parse::parse(&text)?.pop().map(|parsed| parsed.sentence) else {
-            return Err(Error::new(SqlState::InternalError, format!("{text} is not a query")));
-        };
-        let bound = self.bind(&query).await?;
-        let plan = with_parameters(&bound.plan, &values)?;
-        let ready = query::prepare(&self.engine.catalog, &bound, plan, &query.places).await?;
-        let mut rows = ready.start()?;
         let mut fields: Vec<Field> = writer.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
         fields.push(Field::new("_partition", DataType::Int32, true));
         let schema = Arc::new(Schema::new(fields));
-        while let Some(batch) = rows.try_next().await? {
+        let mut add = |batch: &RecordBatch| -> Result<()> {
             let columns = batch.columns().iter().zip(schema.fields());
             let columns =
                 columns.map(|(column, field)| convert(column, field.data_type())).collect::<Result<Vec<_>>>()?;
             let batch = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(DataFusionError::from)?;
             let written = (0..batch.num_columns() - 1).collect::<Vec<_>>();
             let found = writer.keys_of(&batch.project(&written).map_err(DataFusionError::from)?)?;
-            standing.add(&batch, found, &keys)?;
+            standing.add(&batch, found, &keys)
+        };
+        if let Some(found) = self.found(writer, &keys).await? {
+            add(&found)?;
+            return Ok(standing);
+        }
+        let (text, values) = lookup(relation, proposals, writer, &keys)?;
+        let Some(Sentence::Query(query)) = parse::parse(&text)?.pop().map(|parsed| parsed.sentence) else {
+            return Err(Error::new(SqlState::InternalError, format!("{text} is not a query")));
+        };
+        let bound = self.reading(self.bind(&query).await?)?;
+        let plan = with_parameters(&bound.plan, &values)?;
+        let ready = query::prepare(&self.engine.catalog, &bound, plan, &query.places).await?;
+        let mut rows = ready.start()?;
+        while let Some(batch) = rows.try_next().await? {
+            add(&batch)?;
         }
         Ok(standing)
+    }
+
+    /// The same by their keys without a plan; `None` if only a plan can tell.
+    async fn found(&self, writer: &Writer, keys: &HashMap<Bytes, usize>) -> Result<Option<RecordBatch>> {
+        let relation = writer.relation();
+        if keys.len() > LOOK_UPS_MAX || !keys_are_bytes(relation) {
+            return Ok(None);
+        }
+        let catalog = &self.engine.catalog;
+        let snapshot = self.snapshot_of(relation.topic)?;
+        let keys: Vec<Bytes> = keys.keys().cloned().collect();
+        let columns = writer.columns().iter().copied().map(SourceColumn::Declared).chain([SourceColumn::Partition]);
+        let columns: Vec<SourceColumn> = columns.collect();
+        look_up(catalog, &source_of(catalog, relation)?, &columns, &snapshot, &keys).await
     }
 }
 
@@ -331,13 +372,17 @@ fn lookup(
     Ok((format!("{select} WHERE {condition}"), values))
 }
 
-/// Rows that are there as the update leaves them, those that its condition leaves out left out, and where they lie.
-fn changed(
-    relation: &Relation,
-    met: &Met,
-    planned: &Planned,
-    parameters: &[ScalarValue],
-) -> Result<(RecordBatch, Int32Array)> {
+/// Rows that are there as an update leaves them.
+struct Changed {
+    rows: RecordBatch,
+    /// Where they lie.
+    partitions: Int32Array,
+    /// Which of the statement's rows each is.
+    order: UInt64Array,
+}
+
+/// Rows that are there as the update leaves them, those that its condition leaves out left out.
+fn changed(relation: &Relation, met: &Met, planned: &Planned, parameters: &[ScalarValue]) -> Result<Changed> {
     let mut values = planned.pair.values(parameters, &met.there, &met.excluded)?;
     let condition = if planned.has_condition { values.pop() } else { None };
     let schema = met.there.schema();
@@ -348,7 +393,9 @@ fn changed(
         columns[place] = convert(value, schema.field(place).data_type())?;
     }
     let rows = RecordBatch::try_new(schema, columns).map_err(DataFusionError::from)?;
-    let Some(condition) = condition else { return Ok((rows, met.partitions.clone())) };
+    let Some(condition) = condition else {
+        return Ok(Changed { rows, partitions: met.partitions.clone(), order: met.order.clone() });
+    };
     let mask = condition.as_boolean_opt().ok_or_else(|| {
         Error::new(SqlState::DatatypeMismatch, "argument of WHERE must be type boolean")
             .with_hint("write a condition: WHERE excluded.a > 0")
@@ -357,7 +404,8 @@ fn changed(
     let mask: BooleanArray = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
     let rows = filter_record_batch(&rows, &mask).map_err(DataFusionError::from)?;
     let partitions = filter(&met.partitions, &mask).map_err(DataFusionError::from)?;
-    Ok((rows, partitions.as_primitive().clone()))
+    let order = filter(&met.order, &mask).map_err(DataFusionError::from)?;
+    Ok(Changed { rows, partitions: partitions.as_primitive().clone(), order: order.as_primitive().clone() })
 }
 
 fn touch(watch: &Watch, partitions: &Int32Array, keys: &[Bytes]) {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use datafusion::common::ScalarValue;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use tokio::time::Instant;
 
 use super::prepare::relation_list;
@@ -32,7 +33,8 @@ impl Session {
             }
             Sentence::CopyOut(copy) => {
                 let rows = self.query(&copy.query, prepared.bound.as_ref(), parameters, deadline).await?;
-                Ok(Outcome::CopyOut(Rows { tag: "COPY", ..rows }, copy.format.clone()))
+                let format = self.format_of(copy, &rows)?;
+                Ok(Outcome::CopyOut(Rows { tag: "COPY", ..rows }, format))
             }
             Sentence::CopyFrom(copy) => self.copy_from(copy, deadline).await,
             Sentence::InsertValues(insert) => self.insert_values(insert, prepared, parameters, deadline).await,
@@ -98,12 +100,10 @@ impl Session {
             Sentence::Set(set) => self.set_setting(set),
             Sentence::Reset(None) => {
                 self.settings.reset_all();
-                self.forget_view();
                 Ok(Outcome::Done("RESET".to_owned()))
             }
             Sentence::Reset(Some(name)) => {
                 self.settings.set(name, None, false)?;
-                self.forget_view();
                 Ok(Outcome::Done("RESET".to_owned()))
             }
             Sentence::Begin => Ok(self.begin()),
@@ -115,7 +115,6 @@ impl Session {
             Sentence::Discard => {
                 self.refuse_in_block("DISCARD ALL")?;
                 self.settings.reset_all();
-                self.forget_view();
                 Ok(Outcome::Done("DISCARD ALL".to_owned()))
             }
             Sentence::Deallocate(None) => Ok(Outcome::Done("DEALLOCATE ALL".to_owned())),
@@ -149,15 +148,15 @@ impl Session {
     ) -> Result<Rows> {
         match query.emit {
             None => {
-                let bound = self.rebound(bound, query).await?;
+                let bound = self.reading(self.rebound(bound, query).await?)?;
                 query::run(&self.engine.catalog, &bound, parameters, &query.places, deadline).await
             }
             Some(Emit::Changes) if !parameters.is_empty() => {
                 Err(Error::unsupported("parameters in EMIT CHANGES").with_hint("write the values into the statement"))
             }
             Some(Emit::Changes) => {
-                let from = self.replay_from()?;
-                let rows = stream::push(&self.engine.state, &self.engine.catalog, query, &from);
+                let from = self.replay_from(query)?;
+                let rows = stream::push(&self.engine.state, &self.engine.catalog, query, from);
                 let rows = query::before(deadline, rows).await?;
                 Ok(Rows { stream: query::until(rows.stream, deadline, None), ..rows })
             }
@@ -167,17 +166,22 @@ impl Session {
         }
     }
 
-    /// Where push queries begin: `aquifer.replay_from`, or else ksqlDB's `auto.offset.reset`.
-    fn replay_from(&self) -> Result<ReplayFrom> {
+    /// Where a push query begins: as its own WITH says and where that stands, else as `aquifer.replay_from` does, else as
+    /// ksqlDB's `auto.offset.reset`.
+    fn replay_from(&self, query: &WindowedQuery) -> Result<(ReplayFrom, Option<usize>)> {
+        if let Some((from, at)) = ReplayFrom::of(&query.with)? {
+            return Ok((from, Some(at)));
+        }
         let said = self.settings.get("aquifer.replay_from").filter(|said| !said.is_empty());
-        ReplayFrom::read(said.or(self.settings.get("auto_offset_reset")).unwrap_or("latest"))
+        let from = ReplayFrom::read(said.or(self.settings.get("auto_offset_reset")).unwrap_or("latest"))?;
+        Ok((from, None))
     }
 
     async fn explain(&self, explain: &Explain, deadline: Option<Instant>) -> Result<Outcome> {
         if explain.query.emit.is_some() {
             return Err(Error::unsupported("EXPLAIN of a push query").with_hint("leave EMIT CHANGES out"));
         }
-        let bound = self.bind(&explain.query).await?;
+        let bound = self.reading(self.bind(&explain.query).await?)?;
         let logical = bound.plan.display_indent().to_string();
         let ready = query::prepare(&self.engine.catalog, &bound, bound.plan.clone(), &explain.query.places).await?;
         Ok(Outcome::Rows(show::explain(explain, logical, ready, deadline).await?.into_rows()?))
@@ -200,11 +204,9 @@ impl Session {
             Some(bound) => Arc::clone(bound),
             None => self.bind_insert(insert, &mut Default::default()).await?,
         };
+        let bound = self.reading(bound)?;
         targets.truncate(bound.plan.schema().fields().len());
-        let answer = match prepared.returning.as_ref().filter(|bound| bound.catalog_version == current) {
-            Some(bound) => Some(Arc::clone(bound)),
-            None => self.bind_returning_of_insert(insert).await?,
-        };
+        let answer = self.returning_of(&insert.name, insert.returning.as_ref(), prepared).await?;
         let mut returned = self.returned(answer.as_ref(), writer.relation())?;
         let mut writing = self.writing();
         let places = &insert.source.places;
@@ -221,6 +223,12 @@ impl Session {
         parameters: &[ScalarValue],
         places: &Places,
     ) -> Result<SendableRecordBatchStream> {
+        if let Some(point) = &bound.point
+            && let Some(rows) = point.to_write(bound, parameters).await?
+        {
+            let schema = rows.schema();
+            return Ok(Box::pin(RecordBatchStreamAdapter::new(schema, futures::stream::iter([Ok(rows)]))));
+        }
         let plan = with_parameters(&bound.plan, parameters)?;
         let ready = query::prepare(&self.engine.catalog, bound, plan, places).await?;
         ready.start()
@@ -289,7 +297,6 @@ impl Session {
             Some(block) => {
                 if let Err(error) = self.commit_writing(block.writing).await {
                     self.settings.restore(&block.settings);
-                    self.forget_view();
                     return Err(error);
                 }
                 self.settings.end_block();
@@ -371,17 +378,11 @@ impl Session {
             return Ok(Outcome::Done("SET".to_owned()));
         }
         self.settings.set(&set.name, set.value.as_deref(), set.local)?;
-        self.forget_view();
         if set.name == "timezone" && self.settings.get("timezone").is_some_and(|zone| !is_utc(zone)) {
             let notice = Error::new(SqlState::FeatureNotSupported, "timestamps show their offset to UTC, +00");
             self.notice(notice.with_hint("convert in the query: ts AT TIME ZONE 'Europe/Berlin'"));
         }
         Ok(Outcome::Done("SET".to_owned()))
-    }
-
-    /// The catalog's view holds the settings too.
-    fn forget_view(&mut self) {
-        *self.view.get_mut() = None;
     }
 }
 

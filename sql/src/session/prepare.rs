@@ -17,6 +17,7 @@ use crate::plan::parameters::parameter_types;
 use crate::run::insert::{Target, target_oid, target_type, targets};
 use crate::run::query::columns_of;
 use crate::run::show::{self, TextTable};
+use crate::settings::SettingRow;
 use crate::statement::{Insert, Parsed, Sentence, ShowList, WindowedQuery, parse};
 use crate::table::Source;
 use crate::types::{ARROW_NAME, oid_of, oid_of_column};
@@ -24,15 +25,15 @@ use crate::types::{ARROW_NAME, oid_of, oid_of_column};
 impl Session {
     /// What binding stands on.
     pub(super) fn ground(&self) -> GroundOwner {
-        let rows = Arc::new(self.settings.rows());
+        let Shown { view, settings, .. } = self.shown();
         let system = SystemSources {
             supervisor: Arc::clone(&self.engine.supervisor),
             limits: Arc::clone(&self.engine.limits),
             node_settings: Arc::clone(&self.engine.node_settings),
-            session_settings: rows,
+            session_settings: settings,
             sessions: Arc::clone(&self.engine.sessions),
         };
-        GroundOwner { view: self.catalog_view(), system }
+        GroundOwner { view, system }
     }
 
     /// Binds a query.
@@ -53,7 +54,7 @@ impl Session {
             return self.prepare_values(parsed, insert, said).await;
         }
         let mut known = BTreeMap::new();
-        let mut returning = None;
+        let (mut returning, mut update) = (None, None);
         let (bound, columns) = match &parsed.sentence {
             Sentence::Query(query) => {
                 let bound = self.bind(query).await?;
@@ -65,8 +66,8 @@ impl Session {
                 (Some(self.bind(&explain.query).await?), Some(TextTable::columns(show::EXPLAIN_COLUMNS)))
             }
             Sentence::Insert(insert) => {
-                self.type_conflict(insert, &mut known).await?;
-                returning = self.bind_returning_of_insert(insert).await?;
+                update = self.prepare_conflict(insert, &mut known).await?;
+                returning = self.bind_returning_of_insert(&insert.name, insert.returning.as_ref()).await?;
                 (Some(self.bind_insert(insert, &mut known).await?), returned_columns(returning.as_deref())?)
             }
             Sentence::Change(change) => {
@@ -95,7 +96,8 @@ impl Session {
         };
         let oid = |number: usize| known.get(&number).map(|(_, oid)| *oid);
         let parameter_oids = (1..=parameters.len()).map(oid).collect();
-        Ok(Prepared { parameters, parameter_oids, columns, parsed: Arc::clone(parsed), bound, returning, direct: None })
+        let (parsed, direct) = (Arc::clone(parsed), None);
+        Ok(Prepared { parameters, parameter_oids, columns, parsed, bound, returning, direct, update })
     }
 
     /// Binds one of our own queries.
@@ -146,18 +148,17 @@ impl Session {
             .ok_or_else(|| crate::settings::unknown_setting(name))
     }
 
-    /// What `pg_catalog` shows; made anew when the catalog has changed.
-    fn catalog_view(&self) -> Arc<CatalogView> {
-        let version = self.engine.storage.catalog_version();
-        let mut cached = self.view.lock();
-        if let Some((of, view)) = cached.as_ref()
-            && *of == version
-        {
-            return Arc::clone(view);
+    /// What the session is shown of itself and the catalog; made anew when either has changed.
+    fn shown(&self) -> Shown {
+        let version = (self.engine.storage.catalog_version(), self.settings.version());
+        let mut cached = self.shown.lock();
+        if let Some(shown) = cached.as_ref().filter(|shown| shown.version == version) {
+            return shown.clone();
         }
-        let view = Arc::new(self.make_view());
-        *cached = Some((version, Arc::clone(&view)));
-        view
+        let (view, settings) = (Arc::new(self.make_view()), Arc::new(self.settings.rows()));
+        let shown = Shown { version, view, settings };
+        *cached = Some(shown.clone());
+        shown
     }
 
     fn make_view(&self) -> CatalogView {
@@ -175,7 +176,7 @@ impl Session {
             definition: None,
             description: None,
         }));
-        let setting = |row: crate::settings::SettingRow| CatalogSetting {
+        let setting = |row: SettingRow| CatalogSetting {
             name: row.name,
             value: row.value,
             unit: row.unit,
@@ -195,6 +196,15 @@ impl Session {
             sessions: Arc::clone(&self.engine.sessions),
         }
     }
+}
+
+/// What is made once for many statements.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    /// The catalog's, and the settings'.
+    version: (u64, u64),
+    view: Arc<CatalogView>,
+    settings: Arc<Vec<SettingRow>>,
 }
 
 /// First oid of the schema `aquifer`'s tables, and the range of topics': both above what relations count to.
@@ -264,7 +274,7 @@ fn topic_relation(topic: Arc<aquifer_storage::Topic>) -> CatalogRelation {
 }
 
 /// Columns of RETURNING, if there is one.
-fn returned_columns(returning: Option<&Bound>) -> Result<Option<Vec<Column>>> {
+pub(super) fn returned_columns(returning: Option<&Bound>) -> Result<Option<Vec<Column>>> {
     returning.map(bound_columns).transpose()
 }
 

@@ -7,14 +7,15 @@ use arrow::datatypes::DataType;
 use datafusion::common::ScalarValue;
 use tokio::time::Instant;
 
-use super::{CopyIn, Outcome, Prepared, Session};
+use super::prepare::returned_columns;
+use super::{CopyFormat, CopyIn, Outcome, Prepared, Rows, Session};
 use crate::error::Result;
 use crate::run::insert::{Writer, pending_bytes_max, targets};
 use crate::run::query;
 use crate::run::rule::Rules;
 use crate::run::shape::Shape;
 use crate::run::values::DirectInsert;
-use crate::statement::copy::CopyFrom;
+use crate::statement::copy::{CopyFrom, CopyOut};
 use crate::statement::values::InsertValues;
 use crate::statement::{Name, Parsed, Sentence};
 
@@ -30,14 +31,16 @@ impl Session {
         let relation = self.engine.catalog.relation(&insert.name)?;
         if let Some(direct) = DirectInsert::plan(&relation, insert, said, catalog_version)? {
             let parameters = direct.parameters.clone();
+            let returning = self.bind_returning_of_insert(&insert.name, insert.returning.as_ref()).await?;
             return Ok(Prepared {
                 parameter_oids: direct.parameter_oids.clone(),
                 parameters,
-                columns: None,
+                columns: returned_columns(returning.as_deref())?,
                 parsed: Arc::clone(parsed),
                 bound: None,
-                returning: None,
+                returning,
                 direct: Some(Arc::new(direct)),
+                update: None,
             });
         }
         let sentence = Sentence::Insert(insert.as_insert()?);
@@ -104,11 +107,13 @@ impl Session {
         };
         let writer = self.writer(&insert.name).await?;
         let rows = direct.rows(insert, parameters, &writer)?;
+        let answer = self.returning_of(&insert.name, insert.returning.as_ref(), prepared).await?;
+        let mut returned = self.returned(answer.as_ref(), writer.relation())?;
         let mut writing = self.writing();
-        let written = writer.insert_batch(&direct.targets, &rows, &mut writing, None);
+        let written = writer.insert_batch(&direct.targets, &rows, &mut writing, returned.as_mut());
         let count = query::before(deadline, written).await?;
         self.write(writing).await?;
-        Ok(Outcome::Done(format!("INSERT 0 {count}")))
+        self.inserted((count, returned), answer.as_ref(), insert.returning.as_ref(), deadline).await
     }
 
     /// Begins a COPY; the protocol brings the data and comes back with [`Session::end_copy`].
@@ -116,7 +121,16 @@ impl Session {
         let writer = self.writer(&copy.name).await?;
         let targets = targets(writer.relation(), &copy.columns)?;
         let writing = self.writing();
-        Ok(Outcome::CopyIn(Box::new(CopyIn::new(copy, writer, targets, writing, deadline))))
+        Ok(Outcome::CopyIn(Box::new(CopyIn::new(copy, writer, targets, writing, deadline)?)))
+    }
+
+    /// The format of a COPY TO with these rows.
+    pub(super) fn format_of(&self, copy: &CopyOut, rows: &Rows) -> Result<CopyFormat> {
+        let copied: Vec<&str> = rows.columns.iter().map(|column| column.name.as_str()).collect();
+        let relation = copy.of.as_ref().and_then(|name| self.engine.catalog.relation(name).ok());
+        let known =
+            |name: &str| relation.iter().flat_map(|known| &known.format.columns).any(|known| known.name == name);
+        copy.force.resolve(&copy.format, &copied, &known)
     }
 
     /// Ends a COPY whose data has all been taken: one commit, or part of the block's.

@@ -11,7 +11,7 @@ use super::{Name, Sentence, WindowedQuery};
 use crate::error::{Error, Result, SqlState};
 
 /// How rows are written in COPY's data.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct CopyFormat {
     /// CSV; else Postgres's text format.
     pub csv: bool,
@@ -29,6 +29,82 @@ pub struct CopyFormat {
     pub escape: u8,
     /// What stands for a column's default, unquoted; reading only.
     pub default: Option<String>,
+    /// Columns by number that are quoted whatever they hold, NULL excepted; writing only. None if it is empty.
+    pub force_quote: Vec<bool>,
+    /// Columns in which what stands for NULL is NULL in quotes too; reading only. None if it is empty.
+    pub force_null: Vec<bool>,
+    /// Columns in which what stands for NULL is text; reading only. None if it is empty.
+    pub force_not_null: Vec<bool>,
+}
+
+/// Which columns an option is about.
+#[derive(Clone, Debug, Default)]
+pub(crate) enum Forced {
+    /// None.
+    #[default]
+    Nowhere,
+    /// All.
+    Everywhere,
+    /// These.
+    In(Vec<Name>),
+}
+
+/// Columns of which options say more than of the others, by name.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Force {
+    quote: Forced,
+    null: Forced,
+    not_null: Forced,
+}
+
+impl Force {
+    /// The format with the columns that are meant, of those that are copied; `known` says which others there are.
+    ///
+    /// # Errors
+    /// 42703 for a column that is not there, 42P10 for one that is not copied.
+    pub(crate) fn resolve(
+        &self,
+        format: &CopyFormat,
+        copied: &[&str],
+        known: &dyn Fn(&str) -> bool,
+    ) -> Result<CopyFormat> {
+        Ok(CopyFormat {
+            force_quote: self.quote.resolve("FORCE_QUOTE", copied, known)?,
+            force_null: self.null.resolve("FORCE_NULL", copied, known)?,
+            force_not_null: self.not_null.resolve("FORCE_NOT_NULL", copied, known)?,
+            ..format.clone()
+        })
+    }
+}
+
+impl Forced {
+    fn resolve(&self, option: &str, copied: &[&str], known: &dyn Fn(&str) -> bool) -> Result<Vec<bool>> {
+        let names = match self {
+            Self::Nowhere => return Ok(Vec::new()),
+            Self::Everywhere => return Ok(vec![true; copied.len()]),
+            Self::In(names) => names,
+        };
+        let mut flags = vec![false; copied.len()];
+        for name in names {
+            let Some(index) = copied.iter().position(|copied| *copied == name.value) else {
+                let (state, message) = if known(&name.value) {
+                    let message = format!("{option} column \"{}\" not referenced by COPY", name.value);
+                    (SqlState::InvalidColumnReference, message)
+                } else {
+                    (SqlState::UndefinedColumn, format!("column \"{}\" does not exist", name.value))
+                };
+                return Err(Error::new(state, message)
+                    .with_position(name.position)
+                    .with_hint(format!("copied are {}", copied.join(", "))));
+            };
+            flags[index] = true;
+        }
+        Ok(flags)
+    }
+
+    fn is_said(&self) -> bool {
+        !matches!(self, Self::Nowhere)
+    }
 }
 
 /// `COPY name [(columns)] FROM STDIN`.
@@ -38,8 +114,10 @@ pub(crate) struct CopyFrom {
     pub(crate) name: Name,
     /// Folded names with their places; empty: all, in declared order.
     pub(crate) columns: Vec<Name>,
-    /// Of its data.
+    /// Of its data, without what is said of single columns.
     pub(crate) format: CopyFormat,
+    /// That.
+    pub(crate) force: Force,
 }
 
 /// `COPY name [(columns)] | (query) TO STDOUT`.
@@ -47,8 +125,12 @@ pub(crate) struct CopyFrom {
 pub(crate) struct CopyOut {
     /// What.
     pub(crate) query: WindowedQuery,
-    /// Of its data.
+    /// The relation, if it is one.
+    pub(crate) of: Option<Name>,
+    /// Of its data, without what is said of single columns.
     pub(crate) format: CopyFormat,
+    /// That.
+    pub(crate) force: Force,
 }
 
 /// `COPY …`, the first word taken.
@@ -58,7 +140,7 @@ pub(crate) fn copy(cursor: &mut Cursor<'_>, places: &Arc<Places>) -> Result<Sent
         if cursor.at(&["from"]) {
             return Err(cursor.expected("TO STDOUT behind a query"));
         }
-        return copy_out(cursor, query);
+        return copy_out(cursor, query, None);
     }
     if cursor.at(&["binary"]) && !matches!(cursor.peek_at(1), Some(Token::Word(word)) if is_direction(&word.value)) {
         return Err(binary(cursor.position()));
@@ -71,14 +153,16 @@ pub(crate) fn copy(cursor: &mut Cursor<'_>, places: &Arc<Places>) -> Result<Sent
     if !cursor.at(&["from"]) {
         let mut select = made(&format!("SELECT {} FROM", select_list(&columns)))?;
         select.extend_from_slice(name);
-        return copy_out(cursor, query_of(&select, places)?);
+        return copy_out(cursor, query_of(&select, places)?, written.ok());
     }
     // Reading a bare topic is fine, writing to it is not.
     let name = written?;
     cursor.take();
     endpoint(cursor, "stdin", "COPY name FROM STDIN; psql's \\copy reads a file on your side")?;
-    let format = Options::read(cursor)?.check(true)?;
-    Ok(Sentence::CopyFrom(CopyFrom { name, columns, format }))
+    let mut options = Options::read(cursor)?;
+    let force = options.force(true)?;
+    let format = options.check(true)?;
+    Ok(Sentence::CopyFrom(CopyFrom { name, columns, format, force }))
 }
 
 fn is_direction(word: &str) -> bool {
@@ -126,11 +210,13 @@ fn made(text: &str) -> Result<Vec<TokenWithSpan>> {
     Ok(tokenize(text)?.into_iter().map(|token| TokenWithSpan { span: Span::empty(), ..token }).collect())
 }
 
-fn copy_out(cursor: &mut Cursor<'_>, query: WindowedQuery) -> Result<Sentence> {
+fn copy_out(cursor: &mut Cursor<'_>, query: WindowedQuery, of: Option<Name>) -> Result<Sentence> {
     cursor.expect(&["to"])?;
     endpoint(cursor, "stdout", "COPY (query) TO STDOUT; psql's \\copy writes a file on your side")?;
-    let format = Options::read(cursor)?.check(false)?;
-    Ok(Sentence::CopyOut(CopyOut { query, format }))
+    let mut options = Options::read(cursor)?;
+    let force = options.force(false)?;
+    let format = options.check(false)?;
+    Ok(Sentence::CopyOut(CopyOut { query, of, format, force }))
 }
 
 /// STDIN and STDOUT mean the client, whichever is said.
@@ -162,6 +248,9 @@ struct Options {
     escape: Option<(String, usize)>,
     default: Option<(String, usize)>,
     encoding: Option<String>,
+    force_quote: Option<(Forced, usize)>,
+    force_null: Option<(Forced, usize)>,
+    force_not_null: Option<(Forced, usize)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -230,6 +319,9 @@ impl Options {
                 let header = header(cursor)?;
                 set(&mut self.header, (header, position), position)
             }
+            "force_quote" => set(&mut self.force_quote, (listed(cursor)?, position), position),
+            "force_null" => set(&mut self.force_null, (listed(cursor)?, position), position),
+            "force_not_null" => set(&mut self.force_not_null, (listed(cursor)?, position), position),
             name => Err(refused(name, position)),
         }
     }
@@ -254,9 +346,38 @@ impl Options {
                 let encoding = encoding(text("an encoding in quotes")?.0, position)?;
                 set(&mut self.encoding, encoding, position)
             }
-            "force" => Err(refused("force_quote, force_null, force_not_null", position)),
+            "force" => match () {
+                () if cursor.eat(&["quote"]) => set(&mut self.force_quote, (forced(cursor)?, position), position),
+                () if cursor.eat(&["not", "null"]) => {
+                    set(&mut self.force_not_null, (forced(cursor)?, position), position)
+                }
+                () if cursor.eat(&["null"]) => set(&mut self.force_null, (forced(cursor)?, position), position),
+                () => Err(cursor.expected("QUOTE, NOT NULL or NULL")),
+            },
             name => Err(refused(name, position)),
         }
+    }
+
+    /// What is said of single columns; Postgres's rules and words.
+    fn force(&mut self, reads: bool) -> Result<Force> {
+        let csv = self.csv.unwrap_or(false);
+        let take = |option: &mut Option<(Forced, usize)>, name: &str, of_reading: bool| {
+            let Some((forced, position)) = option.take() else { return Ok(Forced::Nowhere) };
+            let said = match () {
+                () if !forced.is_said() => return Ok(forced),
+                () if !csv => "available only in CSV mode",
+                () if of_reading && !reads => "only available using COPY FROM",
+                () if !of_reading && reads => "only available using COPY TO",
+                () => return Ok(forced),
+            };
+            let hint = if csv { "leave it out" } else { "say FORMAT csv" };
+            Err(Error::unsupported(format!("COPY {name} {said}")).with_position(position).with_hint(hint))
+        };
+        Ok(Force {
+            quote: take(&mut self.force_quote, "force quote", false)?,
+            null: take(&mut self.force_null, "force null", true)?,
+            not_null: take(&mut self.force_not_null, "force not null", true)?,
+        })
     }
 
     /// What they mean together; Postgres's rules and words.
@@ -326,8 +447,32 @@ impl Options {
             quote,
             escape,
             default,
+            ..CopyFormat::default()
         })
     }
+}
+
+/// `*`, or names in parentheses.
+fn listed(cursor: &mut Cursor<'_>) -> Result<Forced> {
+    if cursor.eat_token(&Token::Mul) {
+        return Ok(Forced::Everywhere);
+    }
+    if cursor.peek() != Some(&Token::LParen) {
+        return Err(cursor.expected("columns in parentheses, or *"));
+    }
+    column_list(cursor).map(Forced::In)
+}
+
+/// `*`, or names.
+fn forced(cursor: &mut Cursor<'_>) -> Result<Forced> {
+    if cursor.eat_token(&Token::Mul) {
+        return Ok(Forced::Everywhere);
+    }
+    let mut names = vec![cursor.identifier("a column")?.1];
+    while cursor.eat_token(&Token::Comma) {
+        names.push(cursor.identifier("a column")?.1);
+    }
+    Ok(Forced::In(names))
 }
 
 fn set<T>(option: &mut Option<T>, value: T, position: usize) -> Result<()> {
@@ -345,15 +490,11 @@ fn invalid(message: impl Into<String>, position: usize) -> Error {
 
 /// Postgres's other options by name; else a syntax error.
 fn refused(name: &str, position: usize) -> Error {
-    const KNOWN: [(&str, &str); 8] = [
+    const KNOWN: [(&str, &str); 4] = [
         ("freeze", "leave it out: records are never rewritten in place"),
         ("on_error", "one malformed line refuses the whole COPY, and its error names line and column"),
         ("reject_limit", "one malformed line refuses the whole COPY, and its error names line and column"),
         ("log_verbosity", "an error names line and column as it is"),
-        ("force_quote", "what needs quotes has them"),
-        ("force_null", "write NULL as NULL '…' says, unquoted"),
-        ("force_not_null", "write empty text in quotes"),
-        ("force_quote, force_null, force_not_null", "write empty text in quotes and NULL without"),
     ];
     match KNOWN.iter().find(|(known, _)| *known == name) {
         Some((_, hint)) => {
@@ -463,6 +604,11 @@ mod tests {
             ("COPY t TO '/tmp/x'", "0A000", "file"),
             ("COPY t FROM STDIN (FORMAT xml)", "22023", "xml"),
             ("COPY t FROM STDIN (NOPE)", "42601", "nope"),
+            ("COPY t FROM STDIN (FORCE_NULL (a))", "0A000", "force null available only in CSV mode"),
+            ("COPY t FROM STDIN (FORMAT csv, FORCE_QUOTE *)", "0A000", "force quote only available using COPY TO"),
+            ("COPY t TO STDOUT CSV FORCE NOT NULL a", "0A000", "force not null only available using COPY FROM"),
+            ("COPY t FROM STDIN (FORMAT csv, FORCE_NULL a)", "42601", "parentheses"),
+            ("COPY t FROM STDIN CSV FORCE a", "42601", "QUOTE"),
             ("COPY t FROM STDIN (FORMAT csv, FORMAT csv)", "42601", "redundant"),
             ("COPY t FROM STDIN (DELIMITER 'ab')", "22023", "single one-byte"),
             ("COPY t FROM STDIN (DELIMITER 'a')", "22023", "\"a\""),

@@ -94,6 +94,14 @@ fn create_as(cursor: &mut Cursor<'_>, places: &Arc<Places>, text: &str, head: He
     cursor.expect(&["as"])?;
     let query = query_of(cursor.rest(), places)?;
     let (kind, name, if_not_exists, with) = head;
+    if let Some(property) = query.with.first() {
+        return Err(Error::unsupported("WITH behind EMIT CHANGES in CREATE")
+            .with_position(property.position)
+            .with_hint(format!(
+                "it stands before AS: CREATE … {} WITH ({} = …) AS SELECT …",
+                name.value, property.name
+            )));
+    }
     let text = text.to_owned();
     Ok(Sentence::CreateAsSelect(CreateAsSelect { kind, name, if_not_exists, with, query, text }))
 }

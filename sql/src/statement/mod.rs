@@ -51,7 +51,7 @@ pub(crate) enum Sentence {
     Insert(Insert),
     /// `INSERT INTO name [(columns)] VALUES …` of literals and parameters only.
     InsertValues(values::InsertValues),
-    /// `UPDATE name SET … [WHERE …]`, `DELETE FROM name [WHERE …]`.
+    /// `UPDATE name SET … [FROM …] [WHERE …]`, `DELETE FROM name [USING …] [WHERE …]`.
     Change(Box<Change>),
     /// `DROP STREAM | TABLE [IF EXISTS] name, … [DELETE TOPIC]`.
     Drop(Drop),
@@ -193,6 +193,8 @@ pub(crate) struct WindowedQuery {
     pub(crate) travels: Vec<Travel>,
     /// EMIT behind the outermost SELECT.
     pub(crate) emit: Option<Emit>,
+    /// WITH (…) behind EMIT.
+    pub(crate) with: Vec<Property>,
     /// As written.
     pub(crate) text: String,
     /// Of the whole text, for errors.
@@ -379,6 +381,8 @@ pub(crate) struct Change {
     pub(crate) name: Name,
     /// The same as written, with its alias.
     pub(crate) from: ast::TableWithJoins,
+    /// FROM, USING: what the rows stand beside; of several that one row stands beside, any one counts.
+    pub(crate) others: Vec<ast::TableWithJoins>,
     /// SET; `None` deletes.
     pub(crate) assignments: Option<Vec<(Name, ast::Expr)>>,
     /// WHERE.

@@ -14,6 +14,8 @@ use super::{
 };
 use crate::error::{Error, Result, SqlState};
 
+/// What `INSERT … DEFAULT VALUES` inserts: columns that are not named have their defaults.
+const DEFAULT_VALUES: &str = "VALUES (DEFAULT)";
 /// Statements of one text, at the most.
 const STATEMENTS_MAX: usize = 10_000;
 
@@ -112,11 +114,12 @@ fn refused(cursor: &Cursor<'_>) -> Error {
 /// A query from its tokens.
 pub(crate) fn query_of(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result<WindowedQuery> {
     let text = text_of(tokens, places);
-    let cut = cut(tokens, places)?;
-    let mut parser = Parser::new(&PostgreSqlDialect {}).with_tokens_with_locations(cut.tokens);
+    let mut cut = cut(tokens, places)?;
+    let seen = std::mem::take(&mut cut.tokens);
+    let mut parser = Parser::new(&PostgreSqlDialect {}).with_tokens_with_locations(seen);
     let query = parser.parse_query().map_err(|error| syntax_error(error, tokens, places))?;
     expect_end(&parser, tokens, places)?;
-    attach(query, cut.marked, cut.emit, places, text)
+    attach(query, cut, places, text)
 }
 
 /// Tokens as they were written.
@@ -187,24 +190,14 @@ pub(crate) fn insert_by_parser(tokens: &[TokenWithSpan], places: &Arc<Places>) -
         return Err(Error::unsupported("INSERT into a table function").with_hint("INSERT INTO name VALUES (…)"));
     };
     let name = object_name(table, places)?;
-    let extras = [
-        (
-            insert.on.is_some() && insert.returning.is_some(),
-            "RETURNING behind ON CONFLICT",
-            "SELECT the rows afterwards",
-        ),
-        (insert.table_alias.is_some(), "an alias in INSERT", "leave it out"),
-    ];
-    for (there, what, hint) in extras {
-        if there {
-            return Err(Error::unsupported(what).with_hint(hint));
-        }
+    if insert.table_alias.is_some() {
+        return Err(Error::unsupported("an alias in INSERT").with_hint("leave it out"));
     }
-    let Some(source) = insert.source else {
-        return Err(Error::unsupported("INSERT … DEFAULT VALUES").with_hint("name the values: VALUES (…)"));
-    };
     let columns = insert.columns.iter().map(|column| object_name(column, places)).collect::<Result<Vec<_>>>()?;
-    let source = attach(source, cut.marked, None, places, text)?;
+    let source = match insert.source {
+        Some(source) => attach(source, cut, places, text)?,
+        None => query_of(&tokenize(DEFAULT_VALUES)?, &Arc::new(Places::new(DEFAULT_VALUES)))?,
+    };
     let conflict = insert.on.map(|on| conflict::conflict(on, places).map(Box::new)).transpose()?;
     let returning = insert.returning.map(|items| change::returned(items, places)).transpose()?;
     Ok(Insert { name, columns, source, conflict, returning })

@@ -1,13 +1,16 @@
 //! `INSERT INTO name VALUES …` of nothing but literals and parameters, read from the tokens: thousands of rows without a
-//! syntax tree of their expressions. Anything else in it is left to the parser, errors too.
+//! syntax tree of their expressions. `RETURNING` of columns may follow. Anything else in it is left to the parser, errors too.
 
 use std::sync::Arc;
 
+use datafusion::sql::sqlparser::ast::{Expr, SelectItem};
+use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
+use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan};
 
 use super::cursor::{Cursor, Places, tokenize};
 use super::parse::insert_by_parser;
-use super::{Insert, Name};
+use super::{Insert, Name, Returning};
 use crate::error::Result;
 
 /// `INSERT INTO name [(columns)] VALUES (literal, …), …`.
@@ -21,6 +24,8 @@ pub(crate) struct InsertValues {
     pub(crate) width: usize,
     /// Row after row.
     pub(crate) cells: Vec<Cell>,
+    /// RETURNING of columns.
+    pub(crate) returning: Option<Returning>,
     /// The statement, and where in the text it begins.
     text: String,
     start: Location,
@@ -86,8 +91,14 @@ impl InsertValues {
                 break;
             }
         }
-        let read = Self { name, columns, width, cells, text: text.to_owned(), start, places: Arc::clone(places) };
-        cursor.at_end().then_some(read)
+        let mut returning = None;
+        if cursor.eat(&["returning"]) {
+            returning = Some(Returning { items: columns_of(cursor.rest())?, places: Arc::clone(places) });
+        } else if !cursor.at_end() {
+            return None;
+        }
+        let (text, places) = (text.to_owned(), Arc::clone(places));
+        Some(Self { name, columns, width, cells, returning, text, start, places })
     }
 
     /// The same statement as the parser reads it.
@@ -105,6 +116,18 @@ impl InsertValues {
         }
         insert_by_parser(&tokens, &self.places)
     }
+}
+
+/// A select list, if it is nothing but columns.
+fn columns_of(tokens: &[TokenWithSpan]) -> Option<Vec<SelectItem>> {
+    let mut parser = Parser::new(&PostgreSqlDialect {}).with_tokens_with_locations(tokens.to_vec());
+    let items = parser.parse_comma_separated(Parser::parse_select_item).ok()?;
+    let is_column = |item: &SelectItem| match item {
+        SelectItem::Wildcard(_) => true,
+        SelectItem::UnnamedExpr(expr) => matches!(expr, Expr::Identifier(_) | Expr::CompoundIdentifier(_)),
+        _ => false,
+    };
+    (parser.peek_token().token == Token::EOF && items.iter().all(is_column)).then_some(items)
 }
 
 /// Adds one row's values; how many there are.
@@ -181,6 +204,9 @@ mod tests {
             ]
         );
         assert_eq!(insert.cells[1].position, 35);
+        let returning = |sql| read(sql).unwrap().returning.unwrap().items.len();
+        assert_eq!(returning("INSERT INTO t VALUES (1) RETURNING *"), 1);
+        assert_eq!(returning("INSERT INTO t VALUES (1) RETURNING a, t.\"B\""), 2);
     }
 
     #[test]
@@ -191,6 +217,9 @@ mod tests {
             "INSERT INTO t VALUES ('1'::int)",
             "INSERT INTO t VALUES (1) , (2), (DATE '2024-01-01')",
             "INSERT INTO t SELECT 1",
+            "INSERT INTO t VALUES (1) RETURNING a + 1",
+            "INSERT INTO t VALUES (1) RETURNING a AS b",
+            "INSERT INTO t VALUES (1) ON CONFLICT DO NOTHING RETURNING a",
         ] {
             assert!(read(sql).is_none(), "{sql}");
         }

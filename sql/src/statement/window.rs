@@ -15,7 +15,8 @@ use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan, Word};
 
 use super::constructor;
 use super::cursor::{Cursor, Places};
-use super::{Emit, Name, Travel, WindowSpec, WindowedQuery, WindowedSource, travel};
+use super::define::with_clause;
+use super::{Emit, Name, Property, Travel, WindowSpec, WindowedQuery, WindowedSource, travel};
 use crate::error::{Error, Result, SqlState};
 
 /// What no written identifier begins with.
@@ -39,6 +40,8 @@ pub(crate) struct Cut {
     pub(crate) marked: Marked,
     /// EMIT at the end.
     pub(crate) emit: Option<Emit>,
+    /// `WITH (…)` behind it.
+    with: Vec<Property>,
 }
 
 /// Cuts; see [`Cut`].
@@ -47,7 +50,7 @@ pub(crate) fn cut(tokens: &[TokenWithSpan], places: &Places) -> Result<Cut> {
     let (tokens, travels) = travel::cut(&spelled, places)?;
     let mut cursor = Cursor::new(&tokens, places);
     let marked = Marked { windows: Vec::new(), travels };
-    let mut cut = Cut { tokens: Vec::with_capacity(tokens.len()), marked, emit: None };
+    let mut cut = Cut { tokens: Vec::with_capacity(tokens.len()), marked, emit: None, with: Vec::new() };
     let mut depth = 0_usize;
     while let Some(token) = cursor.rest().first() {
         if at_window(&cursor) && !follows_dot_or_as(&cut.tokens) {
@@ -68,6 +71,7 @@ pub(crate) fn cut(tokens: &[TokenWithSpan], places: &Places) -> Result<Cut> {
             cursor.take();
             cursor.take();
             cut.emit = Some(emit);
+            cut.with = with_clause(&mut cursor)?;
             continue;
         }
         match token.token {
@@ -114,7 +118,8 @@ fn follows_dot_or_as(tokens: &[TokenWithSpan]) -> bool {
     }
 }
 
-/// EMIT stands behind a whole SELECT: at the end, before a parenthesis closes, or before LIMIT (ksqlDB's order).
+/// EMIT stands behind a whole SELECT: at the end, before a parenthesis closes, or before LIMIT (ksqlDB's order); WITH (…) may
+/// stand behind it.
 fn emit_at(cursor: &Cursor<'_>, depth: usize) -> Option<Emit> {
     let emit = match () {
         () if cursor.at(&["emit", "changes"]) => Emit::Changes,
@@ -125,7 +130,10 @@ fn emit_at(cursor: &Cursor<'_>, depth: usize) -> Option<Emit> {
     let closes = match cursor.peek_at(2) {
         None => true,
         Some(Token::RParen) => depth > 0,
-        Some(Token::Word(word)) => word.quote_style.is_none() && word.value.eq_ignore_ascii_case("limit"),
+        Some(Token::Word(word)) if word.quote_style.is_none() => {
+            let with = word.value.eq_ignore_ascii_case("with") && cursor.peek_at(3) == Some(&Token::LParen);
+            with || word.value.eq_ignore_ascii_case("limit")
+        }
         Some(_) => false,
     };
     (closes && !first).then_some(emit)
@@ -218,12 +226,11 @@ fn duration_ms(cursor: &mut Cursor<'_>) -> Result<i64> {
 /// Puts what was cut back into the parsed query; see the head of this file.
 pub(crate) fn attach(
     mut query: Box<ast::Query>,
-    marked: Marked,
-    emit: Option<Emit>,
+    cut: Cut,
     places: &Arc<Places>,
     text: String,
 ) -> Result<WindowedQuery> {
-    let Marked { windows, travels } = marked;
+    let Cut { marked: Marked { windows, travels }, emit, with, .. } = cut;
     travel::attach(&mut query, &travels);
     let mut attach = Attach { windows, sources: Vec::new(), places };
     if let ControlFlow::Break(error) = query.visit(&mut attach) {
@@ -236,6 +243,7 @@ pub(crate) fn attach(
         windows: windows.into_iter().map(|(_, source)| source).collect(),
         travels,
         emit,
+        with,
         text,
         places: Arc::clone(places),
     })

@@ -42,7 +42,7 @@ struct Push {
     left: Option<usize>,
 }
 
-/// Starts `SELECT … EMIT CHANGES`, which reads history first if it is to be replayed.
+/// Starts `SELECT … EMIT CHANGES`, which reads history first if it is to be replayed; `from` where, and where that is said.
 ///
 /// # Errors
 /// What planning says.
@@ -50,7 +50,7 @@ pub(crate) async fn push(
     session: &SessionState,
     catalog: &Arc<Catalog>,
     query: &WindowedQuery,
-    from: &ReplayFrom,
+    (from, said_at): (ReplayFrom, Option<usize>),
 ) -> Result<Rows> {
     let prepared = prepare(session, catalog, query, Purpose::Push, None).await?;
     let shown = shown_schema(&prepared);
@@ -60,7 +60,8 @@ pub(crate) async fn push(
         field.as_ref().clone().with_data_type(kind)
     });
     let schema = SchemaRef::new(arrow::datatypes::Schema::new(fields.collect::<Vec<_>>()));
-    let position = Box::pin(from.position(catalog.storage(), &prepared.source.topic)).await?;
+    let position = Box::pin(from.position(catalog.storage(), &prepared.source.topic)).await;
+    let position = position.map_err(|error| said_at.into_iter().fold(error, Error::with_position))?;
     let push = start(catalog, prepared, SchemaRef::clone(&schema), position)?;
     let rows = stream::try_unfold(push, |mut push| async move {
         let batch = push.next().await.map_err(DataFusionError::from)?;

@@ -1,4 +1,5 @@
-//! Where a query that goes on begins: `replay_from`, of `CREATE … AS SELECT … WITH (…)` or of the session for push queries.
+//! Where a query that goes on begins: `replay_from`, of `CREATE … WITH (…) AS SELECT …`, of `SELECT … EMIT CHANGES WITH (…)`, or
+//! of the session for push queries that do not say.
 //!
 //! | text | begins |
 //! |---|---|
@@ -16,6 +17,7 @@ use datafusion::common::ScalarValue;
 
 use super::position::Position;
 use crate::error::{Error, Result, SqlState};
+use crate::statement::Property;
 use crate::table::past::{check, moment_type};
 
 /// What may be said.
@@ -60,6 +62,22 @@ impl ReplayFrom {
             Ok(ScalarValue::TimestampMicrosecond(Some(at_us), _)) => Ok(Self::Moment(at_us)),
             _ => Err(invalid()),
         }
+    }
+
+    /// What the properties of a push query say, and where.
+    ///
+    /// # Errors
+    /// 42P02 for another property, 22023 with what may be said.
+    pub(crate) fn of(with: &[Property]) -> Result<Option<(Self, usize)>> {
+        if let Some(other) = with.iter().find(|property| property.name != "replay_from") {
+            let message = format!("a push query has no property {}", other.name);
+            return Err(Error::new(SqlState::UndefinedParameter, message)
+                .with_position(other.position)
+                .with_hint("EMIT CHANGES WITH (replay_from = …) says where it begins"));
+        }
+        let Some(property) = with.first() else { return Ok(None) };
+        let from = Self::read(&property.value).map_err(|error| error.with_position(property.position))?;
+        Ok(Some((from, property.position)))
     }
 
     /// The position of a topic.

@@ -89,10 +89,14 @@ fn values_of(filter: &Expr, column: &str) -> Option<Vec<ScalarValue>> {
     }
 }
 
-/// A value in the column's own type, if it is exactly that and equal values have equal bytes.
-pub(crate) fn typed(value: ScalarValue, column: &DeclaredColumn) -> Option<ScalarValue> {
-    let has_one_spelling = matches!(
-        column.kind,
+/// Whether equal keys of a relation have equal bytes, as SQL writes them.
+pub(crate) fn keys_are_bytes(relation: &Relation) -> bool {
+    relation.key_columns().into_iter().all(|index| has_one_spelling(&relation.format.columns[index].kind))
+}
+
+fn has_one_spelling(kind: &ColumnType) -> bool {
+    matches!(
+        kind,
         ColumnType::Text
             | ColumnType::Uuid
             | ColumnType::Bytes
@@ -100,8 +104,13 @@ pub(crate) fn typed(value: ScalarValue, column: &DeclaredColumn) -> Option<Scala
             | ColumnType::SmallInt
             | ColumnType::Int
             | ColumnType::BigInt
-    );
-    let typed = value.cast_to(&column.kind.arrow()).ok().filter(|typed| has_one_spelling && !typed.is_null())?;
+    )
+}
+
+/// A value in the column's own type, if it is exactly that and equal values have equal bytes.
+pub(crate) fn typed(value: ScalarValue, column: &DeclaredColumn) -> Option<ScalarValue> {
+    let has_one = has_one_spelling(&column.kind);
+    let typed = value.cast_to(&column.kind.arrow()).ok().filter(|typed| has_one && !typed.is_null())?;
     (typed.cast_to(&value.data_type()).ok()? == value).then_some(typed)
 }
 

@@ -7,6 +7,7 @@
     reason = "clippy.toml allows these in functions marked as tests only, not in what tests share"
 )]
 
+mod blocks;
 mod columns;
 mod continuous;
 mod declared;

@@ -364,3 +364,43 @@ async fn on_conflict_counts_every_one_of_many_that_come_at_once() {
     assert_eq!(fails(&mut session, "COMMIT").await.state.code(), "40001");
     assert_eq!(run(&mut session, "SELECT n FROM t WHERE a = 1").await.unwrap(), ["7"]);
 }
+
+#[tokio::test]
+async fn copy_forces_null_text_and_quotes_as_postgres_does() {
+    let node = Node::start().await;
+    let mut session = node.session();
+    run(&mut session, "CREATE TABLE t (id int PRIMARY KEY, a text, b text)").await.unwrap();
+    let rows = async |session: &mut aquifer_sql::session::Session| {
+        let rows = run(session, "SELECT id, a, b, a = '', b = '' FROM t ORDER BY id").await.unwrap();
+        run(session, "DELETE FROM t").await.unwrap();
+        rows
+    };
+    let data = b"1,,\"\"\n2,\"\",\n3,x,\"y\"\n";
+    for (options, expected) in [
+        ("(FORMAT csv)", ["1|NULL||NULL|true", "2||NULL|true|NULL", "3|x|y|false|false"]),
+        ("(FORMAT csv, FORCE_NULL (a, b))", ["1|NULL|NULL|NULL|NULL", "2|NULL|NULL|NULL|NULL", "3|x|y|false|false"]),
+        ("(FORMAT csv, FORCE_NOT_NULL (a, b))", ["1|||true|true", "2|||true|true", "3|x|y|false|false"]),
+        ("(FORMAT csv, FORCE_NOT_NULL *)", ["1|||true|true", "2|||true|true", "3|x|y|false|false"]),
+        ("CSV FORCE NOT NULL a FORCE NULL b", ["1||NULL|true|NULL", "2||NULL|true|NULL", "3|x|y|false|false"]),
+        // What is quoted becomes NULL, what is not becomes text.
+        ("CSV FORCE NOT NULL a FORCE NULL a", ["1|||true|true", "2|NULL|NULL|NULL|NULL", "3|x|y|false|false"]),
+    ] {
+        assert_eq!(copy_in(&mut session, &format!("COPY t FROM STDIN {options}"), data).await.unwrap(), "COPY 3");
+        assert_eq!(rows(&mut session).await, expected, "{options}");
+    }
+    let null = b"1,none,\"none\"\n";
+    copy_in(&mut session, "COPY t FROM STDIN (FORMAT csv, NULL 'none', FORCE_NULL (b))", null).await.unwrap();
+    assert_eq!(rows(&mut session).await, ["1|NULL|NULL|NULL|NULL"]);
+    copy_in(&mut session, "COPY t FROM STDIN (FORMAT csv, NULL 'none', FORCE_NOT_NULL (a))", null).await.unwrap();
+    assert_eq!(rows(&mut session).await, ["1|none|none|false|false"]);
+    for (sql, state, said) in [
+        ("COPY t FROM STDIN (FORMAT csv, FORCE_NULL (nope))", "42703", "nope"),
+        ("COPY t (id, a) FROM STDIN (FORMAT csv, FORCE_NULL (b))", "42P10", "FORCE_NULL column \"b\" not referenced"),
+        ("COPY t (id, a) TO STDOUT (FORMAT csv, FORCE_QUOTE (b))", "42P10", "FORCE_QUOTE column \"b\" not referenced"),
+        ("COPY (SELECT id FROM t) TO STDOUT (FORMAT csv, FORCE_QUOTE (a))", "42703", "\"a\" does not exist"),
+    ] {
+        let error = fails(&mut session, sql).await;
+        assert_eq!(error.state.code(), state, "{sql}: {error:?}");
+        assert!(error.message.contains(said), "{sql}: {error:?}");
+    }
+}

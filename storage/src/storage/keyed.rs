@@ -101,9 +101,10 @@ impl Snapshot {
         PinnedRange { end: range.end + i64::try_from(own).unwrap_or(0), ..range }
     }
 
-    /// What a request wants of the reader's own rows in a partition, behind what is pinned.
+    /// What a request wants of the reader's own rows in a partition, behind what is pinned; the past has none of them, for
+    /// they are not committed.
     pub(super) fn own_part(&self, place: TopicPartition, request: &ScanRequest) -> Option<ScanPart> {
-        let own = self.own.get(&place)?;
+        let own = self.own.get(&place).filter(|_| request.committed_max_us.is_none())?;
         let offsets = own.column(RecordColumn::Offset as usize).as_primitive::<Int64Type>().values();
         let start = offsets.partition_point(|offset| *offset < request.offset_start);
         let end = offsets.partition_point(|offset| *offset < request.offset_end).max(start);

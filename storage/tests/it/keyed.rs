@@ -9,12 +9,13 @@ use aquifer_storage::record::batch::{BatchBuilder, CheckedBatch, Compression, Ti
 use aquifer_storage::record::columns::RecordColumn;
 use aquifer_storage::record::format::{ColumnRole, ColumnType, DeclaredColumn, Format, RecordFormat};
 use aquifer_storage::{
-    Append, CleanupPolicy, Commit, Error, KeyedTables, OpenOptions, Snapshot, Storage, Topic, TopicConfig, TopicId,
-    TopicPartition, Trim,
+    Append, CleanupPolicy, Commit, Error, KeyedTables, OpenOptions, ScanRequest, Snapshot, Storage, Topic, TopicConfig,
+    TopicId, TopicPartition, Trim,
 };
-use arrow::array::AsArray;
+use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
 use bytes::Bytes;
+use futures::TryStreamExt;
 use proptest::prelude::*;
 
 use crate::records::{scan_all, small_settings, snapshot, tiered_options};
@@ -397,6 +398,13 @@ async fn a_snapshot_with_what_is_about_to_be_committed_has_it_last() {
     assert_eq!(rows.get(&(1, key(3).into_bytes())), Some(&(end, b"own".to_vec())));
     assert!(!rows.contains_key(&(1, key(4).into_bytes())));
     assert_eq!(rows.get(&(1, key(7).into_bytes())), Some(&(end + 2, b"new".to_vec())));
+    let all = ScanRequest::all(vec![RecordColumn::Offset]);
+    for (committed_max_us, own_rows) in [(None, 3), (Some(i64::MAX), 0)] {
+        let request = ScanRequest { offset_start: end, committed_max_us, ..all.clone() };
+        let found: Vec<RecordBatch> = with_own.scan(at(&topic, 1), request).unwrap().try_collect().await.unwrap();
+        let found: usize = found.iter().map(RecordBatch::num_rows).sum();
+        assert_eq!(found, own_rows, "the past has nothing that is not committed");
+    }
     stop(storage).await;
 }
 

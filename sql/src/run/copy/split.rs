@@ -205,6 +205,18 @@ pub(crate) enum Field<'a> {
     Text(&'a str),
 }
 
+impl CopyFormat {
+    /// What a field of this number is once FORCE_NULL and FORCE_NOT_NULL are heeded; unquoted NULL is NULL already.
+    pub(crate) fn forced<'a>(&'a self, index: usize, field: Field<'a>) -> Field<'a> {
+        let says = |flags: &[bool]| flags.get(index).copied().unwrap_or(false);
+        match field {
+            Field::Null if says(&self.force_not_null) => Field::Text(&self.null),
+            Field::Text(text) if says(&self.force_null) && text == self.null => Field::Null,
+            field => field,
+        }
+    }
+}
+
 /// A line taken apart; used again for the next, so that its memory is.
 #[derive(Debug, Default)]
 pub(crate) struct Fields {

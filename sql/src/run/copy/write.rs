@@ -12,7 +12,7 @@ impl CopyFormat {
         }
         for (index, name) in names.enumerate() {
             self.write_start(index, out);
-            self.write_field(Some(name.as_bytes()), out);
+            self.write_value(name.as_bytes(), false, out);
         }
         out.put_u8(b'\n');
     }
@@ -24,19 +24,26 @@ impl CopyFormat {
         }
     }
 
-    /// A field; `None` is NULL.
-    pub fn write_field(&self, value: Option<&[u8]>, out: &mut BytesMut) {
+    /// A line's field of this number; `None` is NULL.
+    pub fn write_field(&self, index: usize, value: Option<&[u8]>, out: &mut BytesMut) {
         match value {
             None => out.put_slice(self.null.as_bytes()),
-            Some(value) if self.csv => self.write_csv(value, out),
-            Some(value) => self.write_text(value, out),
+            Some(value) => self.write_value(value, self.force_quote.get(index).copied().unwrap_or(false), out),
         }
     }
 
-    fn write_csv(&self, value: &[u8], out: &mut BytesMut) {
+    fn write_value(&self, value: &[u8], quoted: bool, out: &mut BytesMut) {
+        if self.csv {
+            self.write_csv(value, quoted, out);
+        } else {
+            self.write_text(value, out);
+        }
+    }
+
+    fn write_csv(&self, value: &[u8], quoted: bool, out: &mut BytesMut) {
         let special = |byte: &u8| [self.delimiter, self.quote, b'\n', b'\r'].contains(byte);
         // The end marker alone on a line would end the data.
-        if value != self.null.as_bytes() && value != b"\\." && !value.iter().any(special) {
+        if !quoted && value != self.null.as_bytes() && value != b"\\." && !value.iter().any(special) {
             out.put_slice(value);
             return;
         }
@@ -87,6 +94,7 @@ pub(crate) mod tests {
             quote: b'"',
             escape: b'"',
             default: None,
+            ..CopyFormat::default()
         }
     }
 
@@ -99,7 +107,7 @@ pub(crate) mod tests {
         for row in rows {
             for (index, field) in row.iter().enumerate() {
                 format.write_start(index, &mut out);
-                format.write_field(field.as_ref().map(String::as_bytes), &mut out);
+                format.write_field(index, field.as_ref().map(String::as_bytes), &mut out);
             }
             out.put_u8(b'\n');
         }
@@ -115,6 +123,9 @@ pub(crate) mod tests {
         assert_eq!(line(&csv_format()), "\"a\tb\\c\nd\",\"\",\"\\.\",\"x,\"\"y\"\"\",ü,\n");
         let other = CopyFormat { delimiter: b'|', null: "x".to_owned(), ..text_format() };
         assert_eq!(written(&other, &[vec![Some("a|b".to_owned()), None]]), b"a\\|b|x\n");
+        let forced = CopyFormat { force_quote: vec![false, true], header: true, ..csv_format() };
+        let rows = [vec![Some("a".to_owned()), Some("b".to_owned())], vec![None, None]];
+        assert_eq!(written(&forced, &rows), b"a,\"b\"\n,\n");
         let mut header = BytesMut::new();
         CopyFormat { header: true, ..csv_format() }.write_header(["a", "b,c"].into_iter(), &mut header);
         assert_eq!(header.to_vec(), b"a,\"b,c\"\n");
