@@ -21,8 +21,8 @@ use crate::telemetry::{self, Metrics};
 const CLOSE_MS_MAX: u64 = 10_000;
 /// Time for threads to notice that the process ends, after everything durable has been closed.
 const THREADS_STOP_MS_MAX: u64 = 200;
-/// Planning a deep query recurses; two megabytes are too few for it without optimisation.
-const THREAD_STACK_BYTES: usize = 8 << 20;
+/// Planning a deep query recurses, as deep as a statement may be (`sql/statement/depth`); what is not used costs no memory.
+const THREAD_STACK_BYTES: usize = 32 << 20;
 
 /// Runs a node from its flags to its end.
 pub(crate) fn run(flags: &ServeFlags, demo: Option<DemoOptions>) -> Result<(), Failure> {

@@ -271,6 +271,36 @@ async fn a_bad_statement_gets_sqlstate_position_and_hint_and_the_connection_goes
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_statement_that_is_too_deep_is_refused_and_what_is_just_not_is_answered() {
+    let node = Node::start();
+    let sql = Sql::connect(&node).await;
+    sql.run("CREATE TABLE t (a INT, b TEXT, PRIMARY KEY (a, b))").await;
+    let many = |count: usize, part: &str, between: &str| vec![part; count].join(between);
+    let deep = |count: usize| {
+        [
+            format!("SELECT count(*) FROM t WHERE {}", many(count, "(a = 1 AND b = 'x')", " OR ")),
+            format!("SELECT count(*) FROM t WHERE a > {}", many(count, "1", "+")),
+            format!("SELECT 1 - count(*) FROM ({}) q", many(count / 2, "SELECT 1 AS n", " EXCEPT ")),
+            format!("DELETE FROM t WHERE {}", many(count, "a = 1", " OR ")),
+        ]
+    };
+    for statement in deep(300) {
+        let shown = statement[..60].to_owned();
+        assert!(sql.client.simple_query(&statement).await.is_ok(), "{shown}");
+    }
+    for count in [2100, 200_000] {
+        for statement in deep(count) {
+            let refusal = sql.refused(&statement).await;
+            assert_eq!(refusal.state.code(), "54000", "{}", &statement[..60]);
+            assert!(refusal.hint.is_some());
+        }
+    }
+    let nested = format!("SELECT {}1{}", "array[".repeat(300), "]".repeat(300));
+    assert_eq!(sql.refused(&nested).await.state.code(), "54000");
+    assert_eq!(sql.number("SELECT count(*) FROM t").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn garbage_on_the_postgres_and_http_ports_ends_one_connection() {
     let node = Node::start();
     let mut sent = vec![b"\x00\x00\x00\x02".to_vec(), vec![0xff; 64], b"\x7f\xff\xff\xff\x00\x03\x00\x00".to_vec()];

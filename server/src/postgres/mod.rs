@@ -38,6 +38,8 @@ use connection::Shared;
 
 /// What a listener that cannot accept waits before it tries again.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Stack of a thread for queries: as deep as a statement may be (`sql/statement/depth`), without optimisation too.
+const QUERY_STACK_BYTES: usize = 32 << 20;
 /// What the last words to clients may take once the drain is over.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
@@ -89,7 +91,11 @@ struct Compute(Option<Runtime>);
 
 impl Compute {
     fn start() -> Self {
-        let built = tokio::runtime::Builder::new_multi_thread().thread_name("aquifer-query").enable_all().build();
+        let built = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("aquifer-query")
+            .thread_stack_size(QUERY_STACK_BYTES)
+            .enable_all()
+            .build();
         Self(built.map_err(|error| tracing::error!(%error, "queries have no threads of their own")).ok())
     }
 

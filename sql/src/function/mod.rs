@@ -63,6 +63,9 @@ pub(crate) fn session_state(limits: &Arc<Limits>) -> Result<SessionState> {
     options.sql_parser.parse_float_as_decimal = true;
     options.sql_parser.map_string_types_to_utf8view = false;
     options.sql_parser.collect_spans = true;
+    // Nobody below a plan computes fields for it, so nothing is won by it; and where an alias hides the column it is computed
+    // of, the rule loses the column.
+    options.optimizer.enable_leaf_expression_pushdown = false;
     // Lanes that are in order already are merged: that much may wait of each.
     options.execution.sort_pushdown_buffer_capacity = MERGE_BUFFER_BYTES;
     // now() and current_timestamp are timestamptz.

@@ -211,14 +211,22 @@ fn drop_column(relation: &mut Relation, name: &Name, if_exists: bool) -> Result<
 
 fn retype(relation: &mut Relation, name: &Name, kind: &ColumnType) -> Result<()> {
     let found = place(relation, name)?;
+    let is_keyed = relation.is_keyed_table();
     let format = &mut relation.format;
     let (key_format, value_format) = (format.key_format, format.value_format);
     let column = &mut format.columns[found];
     let bytes = if column.role == ColumnRole::Key { key_format } else { value_format };
-    let allowed = column.role != ColumnRole::Headers && widens(&column.kind, kind, bytes);
+    let finds_rows = is_keyed && column.role == ColumnRole::Key;
+    let allowed = column.role != ColumnRole::Headers
+        && widens(&column.kind, kind, bytes)
+        && (!finds_rows || keeps_bytes(&column.kind, kind));
     if !allowed {
         let message = format!("column \"{}\" cannot change from {} to {kind}", name.value, column.kind);
         let hint = match bytes {
+            _ if finds_rows => {
+                "a row lies where the bytes of its primary key say: only integers and VARCHARs widen there; CREATE another \
+                 table and INSERT … SELECT into it"
+            }
             Format::Kafka => {
                 "a primitive's bytes have one type: CREATE another stream over the topic to read them as another"
             }
@@ -305,6 +313,16 @@ fn widens(from: &ColumnType, to: &ColumnType, bytes: Format) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether SQL writes a value of `to` as it wrote the same value of `from`, and no two values become one or one two.
+fn keeps_bytes(from: &ColumnType, to: &ColumnType) -> bool {
+    use ColumnType::{BigInt, Int, SmallInt, Text, Timestamp, TimestampTz, Varchar};
+
+    let moves = matches!((from, to), (Timestamp, TimestampTz) | (TimestampTz, Timestamp));
+    from == to
+        || moves
+        || matches!((from, to), (SmallInt, Int | BigInt) | (Int, BigInt) | (Varchar(_), Varchar(_) | Text))
 }
 
 #[cfg(test)]

@@ -3,16 +3,15 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
-use arrow::array::{ArrayRef, AsArray, Int32Array, RecordBatch, UInt64Array};
+use arrow::array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow::compute::{interleave, interleave_record_batch, take};
-use arrow::datatypes::Int32Type;
 use bytes::Bytes;
 use datafusion::error::DataFusionError;
 
-use super::insert::Proposed;
+use super::insert::{Proposed, RowPlaces};
 use crate::error::{Error, Result, SqlState};
 
-/// Rows that are there: the columns that are written, then the partition.
+/// Rows that are there: the columns that are written, then where they lie ([`super::insert::PLACE_COLUMNS`]).
 #[derive(Debug, Default)]
 pub(crate) struct Standing {
     batches: Vec<RecordBatch>,
@@ -69,7 +68,7 @@ pub(crate) struct Met {
     /// As they are.
     pub(crate) there: RecordBatch,
     /// Where they lie.
-    pub(crate) partitions: Int32Array,
+    pub(crate) places: RowPlaces,
     /// As they were to be written.
     pub(crate) excluded: RecordBatch,
     /// Which of the statement's rows each is.
@@ -128,14 +127,9 @@ pub(crate) fn split(proposals: &[Proposed], standing: &Standing, changes: bool) 
         return Ok(Split { new, met: None });
     }
     let standing: Vec<&RecordBatch> = standing.batches.iter().collect();
-    let found = gather(&standing, &there)?;
-    let columns = found.num_columns() - 1;
-    let partitions = found.column(columns).as_primitive_opt::<Int32Type>().cloned();
-    let partitions = partitions
-        .ok_or_else(|| Error::new(SqlState::InternalError, "rows that are there do not say where they lie"))?;
-    let there = found.project(&(0..columns).collect::<Vec<_>>()).map_err(DataFusionError::from)?;
+    let (there, places) = RowPlaces::split(&gather(&standing, &there)?)?;
     let excluded = gather(&rows, &excluded)?;
-    Ok(Split { new, met: Some(Met { there, partitions, excluded, order: UInt64Array::from(met_order) }) })
+    Ok(Split { new, met: Some(Met { there, places, excluded, order: UInt64Array::from(met_order) }) })
 }
 
 /// New rows and changed ones, each with its number, in the order of their numbers.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
 use aquifer_storage::record::format::{ColumnRole, TOO_LONG, partition_of_key};
 use aquifer_storage::{Append, Commit, LargeCommit, Storage, TopicId, Watch};
-use arrow::array::{Array, ArrayRef, AsArray, Int32Array, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, new_null_array};
 use arrow::datatypes::{DataType, Field, Int64Type, SchemaRef};
 use bytes::Bytes;
 use datafusion::error::DataFusionError;
@@ -28,8 +28,8 @@ use crate::types::oid_of_column;
 
 mod change;
 
-pub(crate) use change::How;
 use change::Standing;
+pub(crate) use change::{How, PLACE_COLUMNS, RowPlaces};
 
 /// Bytes after which a batch is closed and the next begun, so that consumers' usual limits take it.
 const BATCH_BYTES_MAX: usize = 512 << 10;
@@ -447,19 +447,18 @@ impl Writer {
         &self.shape.schema
     }
 
-    /// Writes rows that were proposed; those that are there already into the partitions where they lie. They rest on
-    /// what `watch` has touched.
+    /// Writes rows that were proposed; those that are there already where they lie. They rest on what `watch` has touched.
     ///
     /// # Errors
     /// As [`Writer::insert`].
     pub(crate) async fn write_over(
         &self,
         (rows, times): (&RecordBatch, Option<&ArrayRef>),
-        standing: Option<&Int32Array>,
+        places: Option<&RowPlaces>,
         watch: &Watch,
         writing: &mut Writing,
     ) -> Result<usize> {
-        let standing = standing.map(|partitions| Standing { partitions, watch });
+        let standing = places.map(|places| Standing { places, watch });
         let count = self.write(rows, times, false, standing.as_ref(), &mut writing.pending)?;
         writing.pending.watches.push(watch.clone());
         writing.relieve().await?;
@@ -514,19 +513,19 @@ impl Writer {
         let deleted = tombstones.then(|| vec![true; rows.num_rows()]);
         let records = encoder.encode(rows, deleted.as_deref()).map_err(refused)?;
         for (row, record) in records.iter().enumerate() {
-            let partition = match (standing, &record.key) {
+            let (partition, key) = match (standing, record.key.as_deref()) {
                 (Some(standing), key) => {
-                    let partition = standing.partitions.value(row);
+                    let (partition, own) = standing.places.of(row);
+                    let key = own.or(key);
                     key.iter().for_each(|key| standing.watch.touch(partition, key));
-                    partition
+                    (partition, key)
                 }
-                (None, Some(key)) => partition_of_key(key, topic.partitions),
-                (None, None) => self.keyless_partition,
+                (None, Some(key)) => (partition_of_key(key, topic.partitions), Some(key)),
+                (None, None) => (self.keyless_partition, None),
             };
             let time = times.filter(|times| times.is_valid(row));
             let timestamp_ms = time.map_or(self.now_ms, |times| times.as_primitive::<Int64Type>().value(row));
-            let bytes = (record.key.as_deref(), record.value.as_deref());
-            pending.push((topic.id, partition), timestamp_ms, bytes, self.bytes_max)?;
+            pending.push((topic.id, partition), timestamp_ms, (key, record.value.as_deref()), self.bytes_max)?;
         }
         Ok(records.len())
     }

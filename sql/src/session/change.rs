@@ -17,9 +17,9 @@ use super::prepare::{default_of, is_default, type_parameters};
 use super::{Outcome, Prepared, Rows, Session};
 use crate::catalog::Relation;
 use crate::error::{Error, Result, SqlState};
-use crate::plan::bind::{Bound, Ground};
+use crate::plan::bind::Bound;
 use crate::plan::returning::bind_returning;
-use crate::run::insert::{How, Target, pending_bytes_max, target};
+use crate::run::insert::{How, PLACE_COLUMNS, Target, pending_bytes_max, target};
 use crate::run::query;
 use crate::run::returning::{Returned, source_of};
 use crate::statement::cursor::{Places, tokenize};
@@ -68,14 +68,7 @@ impl Session {
         let relation = self.engine.catalog.relation(name)?;
         let source = source_of(&self.engine.catalog, &relation)?;
         let owner = self.ground();
-        let ground = Ground {
-            session: &self.engine.state,
-            catalog: &self.engine.catalog,
-            view: Some(owner.view),
-            system: Some(&owner.system),
-            kept: None,
-        };
-        Ok(Arc::new(bind_returning(&ground, &source, &relation, alias, returning).await?))
+        Ok(Arc::new(bind_returning(&owner.ground(&self.engine), &source, &relation, alias, returning).await?))
     }
 
     /// What RETURNING of an INSERT is bound to, if there is one.
@@ -278,7 +271,7 @@ fn targets_of(relation: &Relation, change: &Change) -> Result<Vec<Target>> {
     Ok(targets)
 }
 
-/// The query that gives the rows as they are to be, and the partition each lies in.
+/// The query that gives the rows as they are to be, and where each lies: its partition and its record's key.
 fn rows_of(relation: &Relation, change: &Change, targets: &[Target]) -> Result<WindowedQuery> {
     let text = "SELECT * FROM t";
     let mut rows = query_of(&tokenize(text)?, &Arc::new(Places::new(text)))?;
@@ -303,8 +296,9 @@ fn rows_of(relation: &Relation, change: &Change, targets: &[Target]) -> Result<W
     };
     let items = targets.iter().map(item).collect::<Result<Vec<_>>>()?;
     if let SetExpr::Select(select) = rows.query.body.as_mut() {
-        let place = Expr::CompoundIdentifier(vec![qualifier.clone(), Ident::with_quote('"', "_partition")]);
-        select.projection = items.into_iter().chain([SelectItem::UnnamedExpr(place)]).collect();
+        let place = |column: &str| Expr::CompoundIdentifier(vec![qualifier.clone(), Ident::with_quote('"', column)]);
+        let places = PLACE_COLUMNS.map(|column| SelectItem::UnnamedExpr(place(column)));
+        select.projection = items.into_iter().chain(places).collect();
         select.from = std::iter::once(&change.from).chain(&change.others).cloned().collect();
         select.selection.clone_from(&change.selection);
     }

@@ -1,15 +1,14 @@
 //! `INSERT … ON CONFLICT`: rows of a table's key that are there are left, or changed, in one act with the insert of the others.
 //!
 //! The statement watches its keys before it reads (`aquifer_storage::Watch`), and its commit is refused if somebody else has
-//! written one of them since. By itself it runs again then; in a block COMMIT answers 40001. The block's own rows are there too
-//! (see [`super::reading`]).
+//! written one of them since. By itself it runs again then, in a queue with others at the table; in a block COMMIT answers
+//! 40001. The block's own rows are there too (see [`super::reading`]).
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
-use aquifer_storage::Watch;
 use aquifer_storage::record::format::ColumnRole;
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int32Array, RecordBatch, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, UInt64Array};
 use arrow::compute::{filter, filter_record_batch, prep_null_mask_filter};
 use arrow::datatypes::{DataType, Field, Schema};
 use bytes::Bytes;
@@ -26,7 +25,7 @@ use crate::error::{Error, Result, SqlState};
 use crate::plan::pair::{Pair, template};
 use crate::run::conflict::{Met, Standing, in_order, keys_of, split};
 use crate::run::convert::convert;
-use crate::run::insert::{Proposed, Target, Writer, pending_bytes_max, targets};
+use crate::run::insert::{PLACE_COLUMNS, Proposed, RowPlaces, Target, Writer, pending_bytes_max, targets};
 use crate::run::query::{self, with_parameters};
 use crate::run::returning::source_of;
 use crate::run::shape::written_schema;
@@ -43,6 +42,8 @@ const ATTEMPTS_MAX: usize = 16;
 const LOOK_UPS_MAX: usize = 256;
 /// Keys that are looked for one by one; for more the table is read once.
 const KEYS_MAX: usize = 1000;
+/// Types of [`PLACE_COLUMNS`].
+const PLACES: [DataType; 2] = [DataType::Int32, DataType::Binary];
 
 /// An update as it was planned: where its values go, and what computes them, a condition last.
 #[derive(Debug)]
@@ -121,10 +122,16 @@ impl Session {
         parameters: &[ScalarValue],
         deadline: Option<Instant>,
     ) -> Result<Outcome> {
+        let topic = self.engine.catalog.relation(&insert.name)?.topic;
+        let queue = self.engine.contended.queue(topic);
+        let mut turn = None;
         for _ in 1..ATTEMPTS_MAX {
             match Box::pin(self.try_insert_or_change(insert, conflict, prepared, parameters, deadline)).await {
                 Err(error) if error.state == SqlState::SerializationFailure && self.block.is_none() => {}
                 outcome => return outcome,
+            }
+            if turn.is_none() {
+                turn = Some(query::before(deadline, async { Ok(queue.lock().await) }).await?);
             }
         }
         Box::pin(self.try_insert_or_change(insert, conflict, prepared, parameters, deadline)).await
@@ -167,9 +174,8 @@ impl Session {
             (Some(met), Some(planned)) => Some(changed(&relation, met, planned, parameters)?),
             _ => None,
         };
-        if let Some(Changed { rows, partitions, .. }) = &changed {
-            touch(&watch, partitions, &writer.keys_of(rows)?);
-            count += writer.write_over((rows, None), Some(partitions), &watch, &mut writing).await?;
+        if let Some(Changed { rows, places, .. }) = &changed {
+            count += writer.write_over((rows, None), Some(places), &watch, &mut writing).await?;
         }
         if let Some(returned) = &mut returned {
             let new = split.new.iter().map(|new| (&new.rows, new.order.as_slice()));
@@ -221,15 +227,14 @@ impl Session {
             return Ok(standing);
         }
         let mut fields: Vec<Field> = writer.schema().fields().iter().map(|field| field.as_ref().clone()).collect();
-        fields.push(Field::new("_partition", DataType::Int32, true));
+        fields.extend(PLACE_COLUMNS.into_iter().zip(PLACES).map(|(name, kind)| Field::new(name, kind, true)));
         let schema = Arc::new(Schema::new(fields));
         let mut add = |batch: &RecordBatch| -> Result<()> {
             let columns = batch.columns().iter().zip(schema.fields());
             let columns =
                 columns.map(|(column, field)| convert(column, field.data_type())).collect::<Result<Vec<_>>>()?;
             let batch = RecordBatch::try_new(Arc::clone(&schema), columns).map_err(DataFusionError::from)?;
-            let written = (0..batch.num_columns() - 1).collect::<Vec<_>>();
-            let found = writer.keys_of(&batch.project(&written).map_err(DataFusionError::from)?)?;
+            let found = writer.keys_of(&RowPlaces::split(&batch)?.0)?;
             standing.add(&batch, found, &keys)
         };
         if let Some(found) = self.found(writer, &keys).await? {
@@ -259,7 +264,8 @@ impl Session {
         let catalog = &self.engine.catalog;
         let snapshot = self.snapshot_of(relation.topic)?;
         let keys: Vec<Bytes> = keys.keys().cloned().collect();
-        let columns = writer.columns().iter().copied().map(SourceColumn::Declared).chain([SourceColumn::Partition]);
+        let places = [SourceColumn::Partition, SourceColumn::Key];
+        let columns = writer.columns().iter().copied().map(SourceColumn::Declared).chain(places);
         let columns: Vec<SourceColumn> = columns.collect();
         look_up(catalog, &source_of(catalog, relation)?, &columns, &snapshot, &keys).await
     }
@@ -332,51 +338,36 @@ fn lookup(
     let quote = |name: &str| Ident::with_quote('"', name).to_string();
     let columns: Vec<String> = writer.schema().fields().iter().map(|field| quote(field.name())).collect();
     let table = quote(&relation.name);
-    let select = format!("SELECT {}, _partition FROM {table}", columns.join(", "));
+    let select = format!("SELECT {}, {} FROM {table}", columns.join(", "), PLACE_COLUMNS.join(", "));
     if keys.len() > KEYS_MAX {
         return Ok((select, Vec::new()));
     }
-    let names: Vec<&str> =
-        relation.key_columns().into_iter().map(|index| relation.format.columns[index].name.as_str()).collect();
+    // Of several columns each by itself: that names more rows, of which those wanted are kept, but is no deep condition.
     let (mut conditions, mut values) = (Vec::new(), Vec::new());
-    let mut named: HashSet<&Bytes> = HashSet::new();
-    for proposed in proposals {
-        for (row, key) in proposed.keys.iter().enumerate() {
-            if !named.insert(key) {
-                continue;
+    for index in relation.key_columns() {
+        let name = relation.format.columns[index].name.as_str();
+        let mut named: HashSet<ScalarValue> = HashSet::new();
+        for proposed in proposals {
+            let column = proposed.rows.column_by_name(name).ok_or_else(|| {
+                Error::new(SqlState::InternalError, format!("no key column {name} among those written"))
+            })?;
+            for row in 0..column.len() {
+                named.insert(ScalarValue::try_from_array(column, row)?);
             }
-            let mut parts = Vec::with_capacity(names.len());
-            for name in &names {
-                let column = proposed.rows.column_by_name(name).ok_or_else(|| {
-                    Error::new(SqlState::InternalError, format!("no key column {name} among those written"))
-                })?;
-                values.push(ScalarValue::try_from_array(column, row)?);
-                parts.push((quote(name), values.len()));
-            }
-            conditions.push(parts);
         }
+        let first = values.len() + 1;
+        values.extend(named);
+        let parameters: Vec<String> = (first..=values.len()).map(|number| format!("${number}")).collect();
+        conditions.push(format!("{} IN ({})", quote(name), parameters.join(", ")));
     }
-    let condition = match names.as_slice() {
-        [name] => {
-            let parameters: Vec<String> = (1..=values.len()).map(|number| format!("${number}")).collect();
-            format!("{} IN ({})", quote(name), parameters.join(", "))
-        }
-        _ => {
-            let same = |parts: &Vec<(String, usize)>| {
-                let parts: Vec<String> = parts.iter().map(|(name, number)| format!("{name} = ${number}")).collect();
-                format!("({})", parts.join(" AND "))
-            };
-            conditions.iter().map(same).collect::<Vec<_>>().join(" OR ")
-        }
-    };
-    Ok((format!("{select} WHERE {condition}"), values))
+    Ok((format!("{select} WHERE {}", conditions.join(" AND ")), values))
 }
 
 /// Rows that are there as an update leaves them.
 struct Changed {
     rows: RecordBatch,
     /// Where they lie.
-    partitions: Int32Array,
+    places: RowPlaces,
     /// Which of the statement's rows each is.
     order: UInt64Array,
 }
@@ -394,7 +385,7 @@ fn changed(relation: &Relation, met: &Met, planned: &Planned, parameters: &[Scal
     }
     let rows = RecordBatch::try_new(schema, columns).map_err(DataFusionError::from)?;
     let Some(condition) = condition else {
-        return Ok(Changed { rows, partitions: met.partitions.clone(), order: met.order.clone() });
+        return Ok(Changed { rows, places: met.places.clone(), order: met.order.clone() });
     };
     let mask = condition.as_boolean_opt().ok_or_else(|| {
         Error::new(SqlState::DatatypeMismatch, "argument of WHERE must be type boolean")
@@ -403,13 +394,6 @@ fn changed(relation: &Relation, met: &Met, planned: &Planned, parameters: &[Scal
     // What is not known is not met.
     let mask: BooleanArray = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
     let rows = filter_record_batch(&rows, &mask).map_err(DataFusionError::from)?;
-    let partitions = filter(&met.partitions, &mask).map_err(DataFusionError::from)?;
     let order = filter(&met.order, &mask).map_err(DataFusionError::from)?;
-    Ok(Changed { rows, partitions: partitions.as_primitive().clone(), order: order.as_primitive().clone() })
-}
-
-fn touch(watch: &Watch, partitions: &Int32Array, keys: &[Bytes]) {
-    for (partition, key) in partitions.values().iter().zip(keys) {
-        watch.touch(*partition, key);
-    }
+    Ok(Changed { rows, places: met.places.filter(&mask)?, order: order.as_primitive().clone() })
 }

@@ -11,6 +11,7 @@ use super::{Column, Prepared, Session};
 use crate::catalog::postgres::{CatalogColumn, CatalogRelation, CatalogSetting, CatalogView, RelationKind};
 use crate::catalog::system::{self, SystemSources};
 use crate::catalog::{DATABASE, Relation};
+use crate::engine::Inner;
 use crate::error::{Error, Result, SqlState};
 use crate::plan::bind::{Bound, Ground, bind};
 use crate::plan::parameters::parameter_types;
@@ -39,14 +40,7 @@ impl Session {
     /// Binds a query.
     pub(super) async fn bind(&self, query: &WindowedQuery) -> Result<Arc<Bound>> {
         let owner = self.ground();
-        let ground = Ground {
-            session: &self.engine.state,
-            catalog: &self.engine.catalog,
-            view: Some(owner.view),
-            system: Some(&owner.system),
-            kept: None,
-        };
-        Ok(Arc::new(bind(&ground, query).await?))
+        Ok(Arc::new(bind(&owner.ground(&self.engine), query).await?))
     }
 
     pub(super) async fn prepare_parsed(&self, parsed: &Arc<Parsed>, said: &[Option<DataType>]) -> Result<Prepared> {
@@ -217,6 +211,14 @@ pub(super) struct GroundOwner {
     pub(super) view: Arc<CatalogView>,
     /// For the schema `aquifer`.
     pub(super) system: SystemSources,
+}
+
+impl GroundOwner {
+    /// The ground of a statement of a session.
+    pub(super) fn ground<'a>(&'a self, engine: &'a Inner) -> Ground<'a> {
+        let view = Some(Arc::clone(&self.view));
+        Ground { session: &engine.state, catalog: &engine.catalog, view, system: Some(&self.system), kept: None }
+    }
 }
 
 fn catalog_column(field: &arrow::datatypes::Field, not_null: bool) -> CatalogColumn {

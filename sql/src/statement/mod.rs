@@ -18,6 +18,7 @@ pub(crate) mod constructor;
 pub(crate) mod copy;
 pub(crate) mod cursor;
 pub(crate) mod define;
+mod depth;
 pub(crate) mod parse;
 pub(crate) mod settings;
 pub(crate) mod show;

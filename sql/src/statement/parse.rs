@@ -10,7 +10,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 use super::cursor::{Cursor, Places, lower_first, tokenize};
 use super::window::{attach, cut, folded};
 use super::{
-    Insert, Name, Parsed, Sentence, WindowedQuery, alter, change, conflict, copy, define, settings, show, values,
+    Insert, Name, Parsed, Sentence, WindowedQuery, alter, change, conflict, copy, define, depth, settings, show, values,
 };
 use crate::error::{Error, Result, SqlState};
 
@@ -30,6 +30,7 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Parsed>> {
             let message = format!("query text has more than {STATEMENTS_MAX} statements");
             return Err(Error::new(SqlState::ProgramLimitExceeded, message).with_hint("send it in several texts"));
         }
+        depth::check(part, &places)?;
         let text = places.between(first.span.start, last.span.end).to_owned();
         let sentence = sentence(part, &places, &text)?;
         statements.push(Parsed { text, sentence });

@@ -7,6 +7,7 @@ use arrow::datatypes::SchemaRef;
 use datafusion::common::stats::Precision;
 use datafusion::common::{ColumnStatistics, ScalarValue, Statistics};
 
+use super::rows::TIMESTAMPS_MS;
 use super::source::SourceColumn;
 use crate::types;
 
@@ -60,7 +61,8 @@ fn ends(column: SourceColumn, parts: &[&ScanPart], bounds: &[PartBounds]) -> Opt
         SourceColumn::Offset | SourceColumn::RowOffset => Some(both(hull(|part| part.offsets)?, number)),
         SourceColumn::RowTime => Some(both(hull(|part| part.timestamps_ms)?, number)),
         SourceColumn::Timestamp => Some(both(hull(|part| part.timestamps_ms)?, |value| {
-            ScalarValue::TimestampMillisecond(Some(value), Some(types::utc()))
+            let reached = value.clamp(*TIMESTAMPS_MS.start(), *TIMESTAMPS_MS.end());
+            ScalarValue::TimestampMillisecond(Some(reached), Some(types::utc()))
         })),
         SourceColumn::Partition | SourceColumn::RowPartition => {
             let partitions = || parts.iter().map(|part| part.partition().partition);

@@ -2,6 +2,10 @@
 //!
 //! Filters are looked at as DataFusion has them when the scan runs, so those that become known only then count too: what a
 //! join has found on its other side, the worst row a top-N still takes. They leave out; the plan filters what is left.
+//!
+//! Bounds of a column say something of an expression over it only if that keeps the column's order: `t::time` does not
+//! ([`keeps_order`]). And NaN, which is larger than any number, is in no statistics: a column that may have it has no known
+//! largest value.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -9,16 +13,18 @@ use std::sync::Arc;
 use aquifer_storage::record::columns::RecordColumn;
 use aquifer_storage::record::format::{ColumnRole, ColumnType, Format};
 use aquifer_storage::{ColumnBounds, GroupFilter, GroupStatistics};
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, UInt64Array, new_null_array};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, SchemaRef};
 use bytes::Bytes;
 use datafusion::common::ScalarValue;
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::utils::{Guarantee, collect_columns, conjunction, reassign_expr_columns};
-use datafusion::physical_expr_common::physical_expr::{is_volatile, snapshot_generation};
+use datafusion::physical_expr::expressions::{CastExpr, Column, TryCastExpr};
+use datafusion::physical_expr::utils::{
+    Guarantee, collect_columns, conjunction, reassign_expr_columns, split_conjunction,
+};
+use datafusion::physical_expr_common::physical_expr::{is_volatile, snapshot_generation, snapshot_physical_expr};
 use datafusion::physical_optimizer::pruning::{PruningPredicate, PruningPredicateBuilder};
 use parking_lot::Mutex;
 
@@ -97,16 +103,48 @@ impl Pruning {
         if let Some(built) = built.as_ref().filter(|built| built.version == version) {
             return built.predicate.clone();
         }
-        let builder = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&self.schema));
-        let predicate = builder.build(Arc::clone(&self.predicate));
+        let predicate = self.build();
         *built = Some(Built { version, predicate: predicate.clone() });
         predicate
+    }
+
+    /// The filters as they are now, without those that bounds say nothing of.
+    fn build(&self) -> Option<Arc<PruningPredicate>> {
+        let now = snapshot_physical_expr(Arc::clone(&self.predicate)).ok()?;
+        let kept = split_conjunction(&now).into_iter().filter(|filter| keeps_order(filter, &self.schema));
+        let builder = PruningPredicateBuilder::new().with_file_schema(Arc::clone(&self.schema));
+        builder.build(conjunction(kept.cloned()))
     }
 
     fn column(&self, name: &str) -> Option<(SourceColumn, &DataType)> {
         let index = self.schema.index_of(name).ok()?;
         Some((*self.columns.get(index)?, self.schema.field(index).data_type()))
     }
+}
+
+/// Whether every cast in a filter gives its values the order they had before. DataFusion asks bounds through any cast.
+fn keeps_order(filter: &Arc<dyn PhysicalExpr>, schema: &SchemaRef) -> bool {
+    let cast = filter.downcast_ref::<CastExpr>().map(|cast| (cast.expr(), cast.cast_type()));
+    let cast = cast.or_else(|| filter.downcast_ref::<TryCastExpr>().map(|cast| (cast.expr(), cast.cast_type())));
+    let ordered = |(from, to): (&Arc<dyn PhysicalExpr>, &DataType)| {
+        from.data_type(schema).is_ok_and(|from| is_ordered_cast(&from, to))
+    };
+    cast.is_none_or(ordered) && filter.children().into_iter().all(|child| keeps_order(child, schema))
+}
+
+/// A time of day turns over, a boolean has one value for all but zero, and clocks of places are put back.
+fn is_ordered_cast(from: &DataType, to: &DataType) -> bool {
+    let is_moment = |kind: &DataType| match kind {
+        DataType::Timestamp(_, zone) => zone.as_ref().is_none_or(|zone| matches!(&**zone, "UTC" | "+00:00")),
+        kind => matches!(kind, DataType::Date32 | DataType::Date64),
+    };
+    let is_numeric = DataType::is_numeric;
+    from == to
+        || (from.is_string() && to.is_string())
+        || (is_moment(from) && is_moment(to))
+        || ((is_numeric(from) || *from == DataType::Boolean) && is_numeric(to))
+        || (is_moment(from) && to.is_integer())
+        || (from.is_integer() && is_moment(to))
 }
 
 impl GroupFilter for Pruning {
@@ -191,7 +229,7 @@ impl Known<'_> {
     fn bounds(&self, name: &str) -> Option<ColumnBounds> {
         let (column, kind) = self.pruning.column(name)?;
         let bounds = match column {
-            SourceColumn::Declared(index) => self.groups.declared(index)?,
+            SourceColumn::Declared(index) => self.declared(index)?,
             SourceColumn::Partition | SourceColumn::RowPartition => self.groups.partitions(),
             SourceColumn::Offset | SourceColumn::RowOffset => self.groups.offsets(),
             SourceColumn::Timestamp => self.groups.timestamps_ms(),
@@ -203,6 +241,22 @@ impl Known<'_> {
             false => cast(array, kind).ok(),
         };
         Some(ColumnBounds { min: typed(&bounds.min)?, max: typed(&bounds.max)?, nulls: bounds.nulls })
+    }
+
+    /// A declared column's values, without those ends that NaN may lie beyond: what is read from text has no sign there, bytes
+    /// may have one.
+    fn declared(&self, index: usize) -> Option<ColumnBounds> {
+        let mut bounds = self.groups.declared(index)?;
+        if bounds.max.data_type().is_floating() {
+            let format = &self.pruning.source.relation.as_ref()?.format;
+            let role = format.columns.get(index)?.role;
+            let bytes = if role == ColumnRole::Key { format.key_format } else { format.value_format };
+            bounds.max = new_null_array(bounds.max.data_type(), bounds.max.len());
+            if bytes == Format::Kafka {
+                bounds.min = ArrayRef::clone(&bounds.max);
+            }
+        }
+        Some(bounds)
     }
 
     /// The declared timestamp column's times, and the records' own where it may be NULL.
@@ -260,7 +314,27 @@ impl PruningStatistics for Known<'_> {
 
 #[cfg(test)]
 mod tests {
+    use arrow::datatypes::TimeUnit;
+
     use super::*;
+
+    #[test]
+    fn casts_that_turn_values_over_are_told() {
+        let time = |zone: Option<&str>| DataType::Timestamp(TimeUnit::Microsecond, zone.map(Into::into));
+        for (from, to, ordered) in [
+            (DataType::Int32, DataType::Int64, true),
+            (DataType::Decimal128(20, 3), DataType::Float64, true),
+            (DataType::Boolean, DataType::Int32, true),
+            (time(Some("UTC")), DataType::Date32, true),
+            (DataType::Utf8, DataType::LargeUtf8, true),
+            (time(None), DataType::Time64(TimeUnit::Microsecond), false),
+            (time(Some("Europe/Berlin")), time(None), false),
+            (DataType::Int64, DataType::Boolean, false),
+            (DataType::Utf8, DataType::Int64, false),
+        ] {
+            assert_eq!(is_ordered_cast(&from, &to), ordered, "{from} to {to}");
+        }
+    }
 
     #[test]
     fn only_values_with_bytes_of_their_own_are_looked_for_as_keys() {

@@ -12,7 +12,7 @@ use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::error::Result;
 
-use super::rows::{RowReader, RowShape, headers_json, raw_name};
+use super::rows::{RowReader, RowShape, headers_json, raw_name, within_range};
 use super::source::{Source, SourceColumn};
 use crate::catalog::Catalog;
 
@@ -149,6 +149,9 @@ fn column(raw: &RecordBatch, field: &Field) -> Result<ArrayRef> {
     let index = raw.schema().index_of(name)?;
     let column = raw.column(index);
     match field.data_type() {
+        kind if field.name() == RecordColumn::Timestamp.name() && column.data_type() == kind => {
+            Ok(within_range(Arc::clone(column)))
+        }
         DataType::Utf8 if name == RecordColumn::Headers.name() => Ok(Arc::new(headers_json(column.as_list()))),
         kind if column.data_type() == kind => Ok(Arc::clone(column)),
         kind => Ok(arrow::compute::cast(column, kind)?),

@@ -11,6 +11,7 @@
 //! A bounded scan and a continuous query read by the same code, so that they see the same rows.
 
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use aquifer_storage::record::columns::{RecordColumn, record_schema};
@@ -19,7 +20,7 @@ use arrow::array::{
     Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, RecordBatchOptions, StringArray, StringBuilder,
 };
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimeUnit, TimestampMicrosecondType, TimestampMillisecondType};
 use datafusion::error::{DataFusionError, Result};
 
 use crate::catalog::Relation;
@@ -161,6 +162,7 @@ impl RowShape {
         let raw = decoded.column_by_name(raw_name(name)).cloned().ok_or_else(missing)?;
         match name {
             "_headers" => Ok(Arc::new(headers_json(raw.as_list()))),
+            "_timestamp" => Ok(within_range(raw)),
             ROWTIME => {
                 let record = rowtime_ms(&raw)?;
                 let Some(declared) = self.timestamp_column.as_deref().and_then(behind_raw) else {
@@ -174,6 +176,22 @@ impl RowShape {
             _ => Ok(raw),
         }
     }
+}
+
+/// Milliseconds that Postgres's timestamps reach, which count microseconds.
+pub(crate) const TIMESTAMPS_MS: RangeInclusive<i64> = i64::MIN / 1000..=i64::MAX / 1000;
+
+/// Record timestamps, those that a client has sent from beyond Postgres's range at its end: one such record must not make
+/// every query over its topic fail. `rowtime` has them as they are.
+pub(crate) fn within_range(timestamps: ArrayRef) -> ArrayRef {
+    let Some(times) = timestamps.as_primitive_opt::<TimestampMillisecondType>() else { return timestamps };
+    if times.values().iter().all(|ms| TIMESTAMPS_MS.contains(ms)) {
+        return timestamps;
+    }
+    let kind = times.data_type().clone();
+    let reached =
+        times.unary::<_, TimestampMillisecondType>(|ms| ms.clamp(*TIMESTAMPS_MS.start(), *TIMESTAMPS_MS.end()));
+    Arc::new(reached.with_data_type(kind))
 }
 
 /// The raw column that a hidden one is made of.

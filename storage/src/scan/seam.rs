@@ -95,6 +95,21 @@ impl Pinned {
         self.partitions.get(&partition).map(|pinned| pinned.range)
     }
 
+    /// Whether who has read a partition up to an offset learns from the rest what has become of every key. Compaction takes a
+    /// tombstone away once the log has let go of it, and then nobody is told any more; `history_us` is what
+    /// [`Pinned::noted_history_us`] said when it was read so far.
+    pub(crate) fn tells_all(&self, partition: TopicPartition, offset: i64, history_us: i64) -> bool {
+        let Some(pinned) = self.partitions.get(&partition) else { return true };
+        let log_start = pinned.hot.watermarks.log_start_offset.max(pinned.manifest.start(partition.partition));
+        offset <= log_start || offset >= pinned.hot.start || noted_us(&pinned.manifest) <= history_us
+    }
+
+    /// The commit time, us, until which something counted that a topic's manifest has lost since.
+    pub(crate) fn noted_history_us(&self, id: TopicId) -> i64 {
+        let pinned = self.partitions.get(&TopicPartition { topic: id, partition: 0 });
+        pinned.map_or(i64::MIN, |pinned| noted_us(&pinned.manifest))
+    }
+
     /// The topics pinned.
     pub(crate) fn topics(&self) -> Vec<Arc<Topic>> {
         self.topics.clone()

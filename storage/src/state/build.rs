@@ -2,8 +2,9 @@
 //!
 //! What is read is below the last stable offset, so it is durable and of no transaction that could still be undone. A part
 //! that is of another topic, format or key, that is ahead of what the log had when it was opened (a data directory copied
-//! while it changed), or that a reader has found damaged, is removed and made again. Nothing here ever fails the log: what
-//! goes wrong is told and tried again later, and meanwhile look-ups scan. While the log has no room, nothing is built.
+//! while it changed), that compaction has overtaken, or that a reader has found damaged, is removed and made again. Nothing
+//! here ever fails the log: what goes wrong is told and tried again later, and meanwhile look-ups scan. While the log has no
+//! room, nothing is built.
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
@@ -42,7 +43,7 @@ const GATHER_MS: u64 = 10;
 const LOOK_MS: u64 = 500;
 /// After a failure, ms.
 const RETRY_MS: u64 = 10_000;
-/// While somebody of this process still holds the store, ms.
+/// While somebody of this process still holds the store, or nobody says what is wanted, ms.
 const HELD_MS: u64 = 200;
 
 /// A topic whose state is kept, and what its keys are like.
@@ -76,6 +77,11 @@ pub(crate) struct Building {
     part: Arc<Part>,
     mark: Mark,
     judge: Option<KeyJudge>,
+    /// What is being read, for more turns than one: read anew each time, a tombstone might be gone when its turn comes, and
+    /// the older record of its key have been taken before.
+    reading: Option<Arc<Pinned>>,
+    /// What its topic had noted of its history when all was read the last time.
+    history_us: i64,
 }
 
 impl Builder {
@@ -125,7 +131,8 @@ impl Builder {
     async fn turn(&mut self) -> Result<Turn> {
         let (Some(node), Some(tier)) = (self.node.upgrade(), self.tier.upgrade()) else { return Err(Error::Closed) };
         let ground = Ground { node, tier };
-        let keyed = self.parts.keyed(&ground.node);
+        // Nothing is removed because nobody has said yet, or says any more, what is wanted.
+        let Some(keyed) = self.parts.keyed(&ground.node) else { return Ok(Turn::Rest(Duration::from_millis(HELD_MS))) };
         if keyed.is_empty() && self.store.is_none() && !self.dir.exists() {
             return Ok(Turn::Rest(Duration::from_millis(LOOK_MS)));
         }
@@ -214,7 +221,7 @@ impl Builder {
                 return Ok(false);
             }
             self.begin(ground, store, (topic, format)).await.map_err(Trouble::State)?;
-            more |= self.catch_up(ground, topic).await?;
+            more |= self.catch_up(ground, store, topic).await?;
             self.sweep(ground, topic).await.map_err(Trouble::State)?;
         }
         Ok(more)
@@ -243,10 +250,7 @@ impl Builder {
             if building.mark.key_form == form && !building.part.is_damaged() {
                 return Ok(());
             }
-            self.building.remove(&topic.id);
-            self.parts.remove(topic.id);
-            let (store, topic) = (store.clone(), topic.id);
-            worker::blocking(move || store.remove(topic)).await?;
+            self.forget(store, topic.id).await?;
         }
         let (epoch, id) = (ground.node.writer_epoch().0, topic.id);
         let ends: Vec<i64> = (0..topic.partitions)
@@ -272,22 +276,35 @@ impl Builder {
         }
         let part = Arc::new(part);
         let judge = KeyJudge::new(format)?;
-        self.building.insert(id, Building { part: Arc::clone(&part), mark, judge });
+        let (reading, history_us) = (None, i64::MIN);
+        self.building.insert(id, Building { part: Arc::clone(&part), mark, judge, reading, history_us });
         self.parts.insert(part);
         Ok(())
     }
 
+    /// Removes a topic's part, to be made again.
+    async fn forget(&mut self, store: &Store, topic: TopicId) -> Result<()> {
+        self.building.remove(&topic);
+        self.parts.remove(topic);
+        let store = store.clone();
+        worker::blocking(move || store.remove(topic)).await
+    }
+
     /// Takes what the log has past the position; whether some is left.
-    async fn catch_up(&mut self, ground: &Ground, topic: &Arc<Topic>) -> Result<bool, Trouble> {
+    async fn catch_up(&mut self, ground: &Ground, store: &Store, topic: &Arc<Topic>) -> Result<bool, Trouble> {
         let Some(building) = self.building.get_mut(&topic.id) else { return Ok(false) };
-        let place = |partition| TopicPartition { topic: topic.id, partition };
-        let from = (0..topic.partitions).map(|partition| (place(partition), building.mark.position(partition)));
-        let pinned = match Pinned::pin(&ground.node, &ground.tier, &[topic.id], &from.collect()) {
-            Ok(pinned) => Arc::new(pinned),
+        let pinned = match building.pin(ground, topic) {
+            Ok(Some(pinned)) => pinned,
+            Ok(None) => {
+                tracing::debug!(topic = %topic.id, "the keyed state was overtaken by compaction and is made again");
+                self.forget(store, topic.id).await.map_err(Trouble::State)?;
+                return Ok(true);
+            }
             // It has just been deleted.
             Err(Error::UnknownTopic { .. }) => return Ok(false),
             Err(error) => return Err(Trouble::Source(error)),
         };
+        let place = |partition| TopicPartition { topic: topic.id, partition };
         let mut left = TURN_ROWS_MAX;
         for partition in 0..topic.partitions {
             let Some(range) = pinned.range(place(partition)) else { continue };
@@ -303,6 +320,7 @@ impl Builder {
                 building.take(partition, &batch).await.map_err(Trouble::State)?;
                 left = left.saturating_sub(batch.num_rows());
                 if left == 0 || self.stop.is_cancelled() {
+                    building.reading = Some(pinned);
                     return Ok(true);
                 }
             }
@@ -310,6 +328,7 @@ impl Builder {
             building.mark.set_position(partition, range.end);
             building.write(Vec::new()).await.map_err(Trouble::State)?;
         }
+        building.history_us = pinned.noted_history_us(topic.id);
         Ok(false)
     }
 
@@ -358,6 +377,19 @@ fn goes_on(mark: &Mark, topic: TopicId, epoch: u64, form: &[u8], ends: &[i64]) -
 }
 
 impl Building {
+    /// What there is to be read; `None` if some of it is gone whose keys have entries.
+    fn pin(&mut self, ground: &Ground, topic: &Topic) -> Result<Option<Arc<Pinned>>> {
+        if let Some(pinned) = self.reading.take() {
+            return Ok(Some(pinned));
+        }
+        let place = |partition| TopicPartition { topic: topic.id, partition };
+        let from = (0..topic.partitions).map(|partition| (place(partition), self.mark.position(partition)));
+        let from: HashMap<_, _> = from.collect();
+        let pinned = Pinned::pin(&ground.node, &ground.tier, &[topic.id], &from)?;
+        let told = from.iter().all(|(place, position)| pinned.tells_all(*place, *position, self.history_us));
+        Ok(told.then(|| Arc::new(pinned)))
+    }
+
     /// Takes a batch of records of a partition.
     async fn take(&mut self, partition: i32, batch: &RecordBatch) -> Result<()> {
         if let Some(judge) = &mut self.judge

@@ -2,7 +2,8 @@
 //!
 //! Why this is what a scan would find: the view of the state was taken before the partitions were pinned, so its position
 //! lies at or below their pinned ends, and every record between the two is read here. A record below the partition's pinned
-//! start is gone, and so is then every older one of its key. What cannot be answered so is answered by a scan.
+//! start is gone, and so is then every older one of its key. Where the position lies below what the log has, compaction may
+//! have taken a tombstone from between the two. What cannot be answered so is answered by a scan.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -107,6 +108,7 @@ impl LookUp<'_> {
             ranges.push((place, self.pinned.range(place)?));
         }
         let (view, keys, form) = (self.view.clone(), keys.to_vec(), key_form(self.format));
+        let pinned = Arc::clone(self.pinned);
         let look = move || {
             let Some(mark) = view.mark()?.filter(|mark| mark.key_form == form && !mark.foreign_keys) else {
                 return Ok(None);
@@ -114,6 +116,9 @@ impl LookUp<'_> {
             let (mut latest, mut tails, mut behind) = (Latest::new(), Vec::new(), 0);
             for (place, range) in ranges {
                 let position = mark.position(place.partition).max(range.start);
+                if !pinned.tells_all(place, position, i64::MIN) {
+                    return Ok(None);
+                }
                 // Beyond the pin it would lead, which it never does; then it is not trusted.
                 if position > range.end {
                     return Ok(None);

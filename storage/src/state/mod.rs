@@ -56,11 +56,11 @@ pub(crate) struct Parts {
 }
 
 impl Parts {
-    /// The topics wanted that are there.
-    fn keyed(&self, node: &Node) -> Vec<Keyed> {
-        let told_by = self.told_by.read().as_ref().and_then(Weak::upgrade);
-        let topics = told_by.map(|by| by.keyed_topics()).unwrap_or_default();
-        topics.into_iter().filter_map(|(topic, format)| Some((node.topic_by_id(topic)?, format))).collect()
+    /// The topics wanted that are there; `None` while nobody says, at the start and at the end.
+    fn keyed(&self, node: &Node) -> Option<Vec<Keyed>> {
+        let told_by = self.told_by.read().as_ref().and_then(Weak::upgrade)?;
+        let topics = told_by.keyed_topics().into_iter();
+        Some(topics.filter_map(|(topic, format)| Some((node.topic_by_id(topic)?, format))).collect())
     }
 
     fn insert(&self, part: Arc<Part>) {

@@ -1,10 +1,12 @@
-//! Rows of UPDATE and DELETE into records: new values and tombstones, each in the partition where its row lies.
+//! Rows of UPDATE and DELETE into records: new values and tombstones, each in the partition where its row lies, under the key
+//! that its record has. Others may have spelled that key otherwise than SQL would; under other bytes the new record would
+//! not be the old one's successor, for a Kafka client and for compaction.
 
 use std::collections::HashSet;
 
 use aquifer_storage::Watch;
-use arrow::array::{AsArray, BooleanArray, Int32Array, RecordBatch};
-use arrow::compute::filter_record_batch;
+use arrow::array::{Array, AsArray, BinaryArray, BooleanArray, Int32Array, RecordBatch};
+use arrow::compute::{filter, filter_record_batch};
 use arrow::datatypes::Int32Type;
 use bytes::Bytes;
 use datafusion::error::DataFusionError;
@@ -15,11 +17,53 @@ use super::{Target, Writer, Writing};
 use crate::error::{Error, Result, SqlState};
 use crate::run::returning::Returned;
 
+/// The columns of a table that say where its rows lie, behind those that are written.
+pub(crate) const PLACE_COLUMNS: [&str; 2] = ["_partition", "_key"];
+
+/// Where rows lie that are there already.
+#[derive(Clone, Debug)]
+pub(crate) struct RowPlaces {
+    partitions: Int32Array,
+    keys: BinaryArray,
+}
+
+impl RowPlaces {
+    /// Takes [`PLACE_COLUMNS`] off the end of a batch.
+    ///
+    /// # Errors
+    /// XX000 if they are not there.
+    pub(crate) fn split(batch: &RecordBatch) -> Result<(RecordBatch, Self)> {
+        let written = batch.num_columns().saturating_sub(PLACE_COLUMNS.len());
+        let place = |place: usize| batch.columns().get(written + place);
+        let partitions = place(0).and_then(|column| column.as_primitive_opt::<Int32Type>()).cloned();
+        let keys = place(1).and_then(|column| column.as_binary_opt::<i32>()).cloned();
+        let missing = || Error::new(SqlState::InternalError, "rows to be changed do not say where they lie");
+        let (partitions, keys) = partitions.zip(keys).ok_or_else(missing)?;
+        let rows = batch.project(&(0..written).collect::<Vec<_>>()).map_err(DataFusionError::from)?;
+        Ok((rows, Self { partitions, keys }))
+    }
+
+    /// Those of some of the rows.
+    ///
+    /// # Errors
+    /// XX000 if Arrow refuses.
+    pub(crate) fn filter(&self, kept: &BooleanArray) -> Result<Self> {
+        let partitions = filter(&self.partitions, kept).map_err(DataFusionError::from)?;
+        let keys = filter(&self.keys, kept).map_err(DataFusionError::from)?;
+        Ok(Self { partitions: partitions.as_primitive().clone(), keys: keys.as_binary().clone() })
+    }
+
+    /// A row's partition and key.
+    pub(super) fn of(&self, row: usize) -> (i32, Option<&[u8]>) {
+        (self.partitions.value(row), self.keys.is_valid(row).then(|| self.keys.value(row)))
+    }
+}
+
 /// Where rows that are there already lie, and who learns of their keys.
 #[derive(Debug)]
 pub(super) struct Standing<'a> {
-    /// Of each row.
-    pub(super) partitions: &'a Int32Array,
+    /// Of the rows.
+    pub(super) places: &'a RowPlaces,
     /// What the statement watches.
     pub(super) watch: &'a Watch,
 }
@@ -39,7 +83,7 @@ pub(crate) struct How<'a> {
 
 impl Writer {
     /// Rows to be written over, or deleted, into records; answers how many. The rows have the columns of the targets, then
-    /// the partition in which they lie.
+    /// [`PLACE_COLUMNS`].
     ///
     /// # Errors
     /// What the rows, the casts and the encoder say; 54000 for more rows than can be told apart in memory.
@@ -53,13 +97,13 @@ impl Writer {
         let mut count = 0;
         let mut seen = how.once.then(Seen::default);
         while let Some(batch) = rows.try_next().await? {
-            let batch = match &mut seen {
-                Some(seen) => seen.first_of(self, how.targets, &batch)?,
-                None => batch,
+            let (rows, places) = RowPlaces::split(&batch)?;
+            let (rows, places) = match &mut seen {
+                Some(seen) => seen.first_of(self, &rows, &places)?,
+                None => (rows, places),
             };
-            let partitions = partitions_of(&batch)?;
-            let (rows, times) = self.arrange(how.targets, &batch)?;
-            let standing = Standing { partitions: &partitions, watch: how.watch };
+            let (rows, times) = self.arrange(how.targets, &rows)?;
+            let standing = Standing { places: &places, watch: how.watch };
             count += self.write(&rows, times.as_ref(), how.deletes, Some(&standing), &mut writing.pending)?;
             if let Some(returned) = &mut returned {
                 returned.take(rows)?;
@@ -81,15 +125,20 @@ struct Seen {
 }
 
 impl Seen {
-    /// The rows of a batch that have not come before.
-    fn first_of(&mut self, writer: &Writer, targets: &[Target], batch: &RecordBatch) -> Result<RecordBatch> {
-        let partitions = partitions_of(batch)?;
-        let keys = writer.keys_of(&writer.arrange(targets, batch)?.0)?;
-        let mut first = Vec::with_capacity(keys.len());
-        for (partition, key) in partitions.values().iter().zip(keys) {
-            let bytes = (key.len() + size_of::<(i32, Bytes)>()) as u64;
+    /// Those of some rows that have not come before.
+    fn first_of(
+        &mut self,
+        writer: &Writer,
+        rows: &RecordBatch,
+        places: &RowPlaces,
+    ) -> Result<(RecordBatch, RowPlaces)> {
+        let mut first = Vec::with_capacity(rows.num_rows());
+        for row in 0..rows.num_rows() {
+            let (partition, key) = places.of(row);
             // Its batch's buffer is not to be held for it.
-            let new = self.rows.insert((*partition, Bytes::copy_from_slice(&key)));
+            let key = Bytes::copy_from_slice(key.unwrap_or_default());
+            let bytes = (key.len() + size_of::<(i32, Bytes)>()) as u64;
+            let new = self.rows.insert((partition, key));
             self.bytes += if new { bytes } else { 0 };
             first.push(new);
         }
@@ -99,12 +148,8 @@ impl Seen {
             return Err(Error::new(SqlState::ProgramLimitExceeded, message)
                 .with_hint("change fewer rows at once, use a subquery in WHERE, or raise memory.limit"));
         }
-        Ok(filter_record_batch(batch, &BooleanArray::from(first)).map_err(DataFusionError::from)?)
+        let first = BooleanArray::from(first);
+        let rows = filter_record_batch(rows, &first).map_err(DataFusionError::from)?;
+        Ok((rows, places.filter(&first)?))
     }
-}
-
-/// The last column.
-fn partitions_of(batch: &RecordBatch) -> Result<Int32Array> {
-    let last = batch.columns().last().and_then(|column| column.as_primitive_opt::<Int32Type>());
-    last.cloned().ok_or_else(|| Error::new(SqlState::InternalError, "rows to be changed do not say where they lie"))
 }

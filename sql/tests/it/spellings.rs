@@ -1,0 +1,148 @@
+//! Keys that others have written in other bytes than SQL would: a row is changed and deleted under the bytes it has.
+
+use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
+use aquifer_storage::{Append, Commit};
+
+use super::support::{Node, fails, run};
+
+const TABLE: &str = "CREATE TABLE t (id INT PRIMARY KEY, name STRING, n INT) \
+                     WITH (kafka_topic = 't', key_format = 'json', partitions = 1, min_compaction_lag_ms = 0, delete_retention_ms = 0)";
+
+async fn produce(node: &Node, topic: &str, records: &[(&str, Option<&str>)]) {
+    let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+    for (key, value) in records {
+        builder.push(1_700_000_000_000, Some(key.as_bytes()), value.map(str::as_bytes), &[]);
+    }
+    let batch = builder.build(Compression::None).unwrap();
+    let appends = vec![Append { topic: node.storage.topic(topic).unwrap().id, partition: 0, batch }];
+    node.storage.commit(Commit { appends, ..Commit::default() }).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_row_is_changed_and_deleted_under_the_key_that_its_record_has() {
+    let node = Node::start().await;
+    let mut session = node.session();
+    run(&mut session, TABLE).await.unwrap();
+    let (one, two) = (r#"{"id": 1}"#, r#"{"id": 2}"#);
+    produce(&node, "t", &[(one, Some(r#"{"name": "a", "n": 1}"#)), (two, Some(r#"{"name": "b", "n": 2}"#))]).await;
+    let mut says = async |sql: &str| run(&mut session, sql).await.unwrap();
+    assert_eq!(says("UPDATE t SET n = 7 WHERE id = 1").await, ["UPDATE 1"]);
+    assert_eq!(says("DELETE FROM t WHERE id = 2").await, ["DELETE 1"]);
+    let upsert = "INSERT INTO t VALUES (1, 'c', 3), (3, 'd', 4) ON CONFLICT (id) DO UPDATE SET n = t.n + excluded.n";
+    assert_eq!(says(upsert).await, ["INSERT 0 2"]);
+    let rows = ["1|a|10", "3|d|4"];
+    assert_eq!(says("SELECT * FROM t ORDER BY id").await, rows);
+    let line = |key: &str, gone: bool| format!("{key}|{gone}");
+    let keys = vec![line(one, false), line(two, false), line(one, false), line(two, true)];
+    let written = says("SELECT convert_from(_key, 'UTF8'), _value IS NULL FROM topics.t ORDER BY _offset").await;
+    assert_eq!(written[..4], keys);
+    assert!(written[4..].contains(&line(one, false)), "{written:?}");
+    // What a Kafka client knows of the table is the same, also when older records and tombstones have gone.
+    for _ in 0..3 {
+        says("CHECKPOINT").await;
+        says("VACUUM t").await;
+    }
+    assert_eq!(says("SELECT * FROM t ORDER BY id").await, rows);
+}
+
+#[tokio::test]
+async fn a_record_under_another_spelling_contends_with_an_update_of_its_row() {
+    let node = Node::start().await;
+    let mut session = node.session();
+    run(&mut session, TABLE).await.unwrap();
+    let key = r#"{"id": 1}"#;
+    produce(&node, "t", &[(key, Some(r#"{"name": "a", "n": 1}"#))]).await;
+    run(&mut session, "BEGIN; UPDATE t SET n = n + 1 WHERE id = 1").await.unwrap();
+    produce(&node, "t", &[(key, Some(r#"{"name": "a", "n": 5}"#))]).await;
+    assert_eq!(fails(&mut session, "COMMIT").await.state.code(), "40001");
+    assert_eq!(run(&mut session, "SELECT n FROM t").await.unwrap(), ["5"]);
+}
+
+#[tokio::test]
+async fn the_type_of_a_primary_key_widens_only_where_its_bytes_stay() {
+    let node = Node::start().await;
+    let mut session = node.session();
+    run(&mut session, &TABLE.replace("partitions = 1", "partitions = 8")).await.unwrap();
+    run(&mut session, "INSERT INTO t VALUES (1, 'a', 1), (2, 'b', 2)").await.unwrap();
+    for kind in ["text", "numeric(12, 2)", "double precision", "jsonb"] {
+        let error = fails(&mut session, &format!("ALTER TABLE t ALTER id TYPE {kind}")).await;
+        assert_eq!(error.state.code(), "42804", "{kind}: {error:?}");
+        assert!(error.hint.is_some(), "{kind}");
+    }
+    run(&mut session, "ALTER TABLE t ALTER id TYPE bigint, ALTER n TYPE text").await.unwrap();
+    run(&mut session, "INSERT INTO t VALUES (1, 'c', 'x'), (5000000000, 'd', 'y')").await.unwrap();
+    assert_eq!(run(&mut session, "SELECT * FROM t ORDER BY id").await.unwrap(), ["1|c|x", "2|b|2", "5000000000|d|y"]);
+}
+
+#[tokio::test]
+async fn many_keys_of_several_columns_meet_their_rows() {
+    let node = Node::start().await;
+    let mut session = node.session();
+    run(&mut session, "CREATE TABLE pairs (a INT, b TEXT, n INT, PRIMARY KEY (a, b)) WITH (partitions = 2)")
+        .await
+        .unwrap();
+    let rows = |count: usize| (0..count).map(|row| format!("({row}, 'b{row}', 1)")).collect::<Vec<_>>().join(", ");
+    for count in [10, 1000, 1001] {
+        let upsert =
+            format!("INSERT INTO pairs VALUES {} ON CONFLICT (a, b) DO UPDATE SET n = pairs.n + 1", rows(count));
+        assert_eq!(run(&mut session, &upsert).await.unwrap(), [format!("INSERT 0 {count}")]);
+    }
+    let counted = "SELECT n, count(*) FROM pairs GROUP BY n ORDER BY n";
+    assert_eq!(run(&mut session, counted).await.unwrap(), ["1|1", "2|990", "3|10"]);
+}
+
+#[tokio::test]
+async fn the_times_at_the_ends_of_their_range_come_back() {
+    let node = Node::start().await;
+    let mut session = node.session();
+    run(&mut session, "CREATE STREAM s (v TEXT) WITH (kafka_topic = 's', partitions = 1)").await.unwrap();
+    let rows = "(9223372036854775807, 'last'), (-9223372036854775808, 'first'), (-5, 'before'), (NULL, 'now')";
+    run(&mut session, &format!("INSERT INTO s (rowtime, v) VALUES {rows}")).await.unwrap();
+    for place in ["hot", "cold"] {
+        let select = "SELECT v FROM s WHERE rowtime <> 0 ORDER BY rowtime";
+        assert_eq!(run(&mut session, select).await.unwrap(), ["first", "before", "now", "last"], "{place}");
+        let after = "SELECT v FROM s WHERE rowtime > 4000000000000";
+        assert_eq!(run(&mut session, after).await.unwrap(), ["last"], "{place}");
+        let before = "SELECT v FROM s WHERE _timestamp < '1970-01-01 00:00:00+00'::timestamptz ORDER BY _offset";
+        assert_eq!(run(&mut session, before).await.unwrap(), ["first", "before"], "{place}");
+        // One such record does not cost the others.
+        let recent =
+            "SELECT count(*) FROM topics.s WHERE _timestamp > now() - interval '1 hour' AND rowtime < 4000000000000";
+        assert_eq!(run(&mut session, recent).await.unwrap(), ["1"], "{place}");
+        let ordered = "SELECT _offset FROM topics.s ORDER BY _timestamp, _offset LIMIT 2";
+        assert_eq!(run(&mut session, ordered).await.unwrap(), ["1", "2"], "{place}");
+        let ends = "SELECT min(_timestamp) < '1970-01-01 00:00:00+00'::timestamptz, max(_timestamp) > now(), min(rowtime) FROM topics.s";
+        assert_eq!(run(&mut session, ends).await.unwrap(), ["true|true|-9223372036854775808"], "{place}");
+        assert_eq!(run(&mut session, "SELECT * FROM topics.s").await.unwrap().len(), 4, "{place}");
+        run(&mut session, "CHECKPOINT").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_alias_may_hide_the_column_it_is_computed_of() {
+    let node = Node::start().await;
+    let mut session = node.session();
+    run(
+        &mut session,
+        "CREATE STREAM s (k TEXT KEY, v TEXT, st STRUCT<a INT>) WITH (kafka_topic = 's', partitions = 1)",
+    )
+    .await
+    .unwrap();
+    run(&mut session, "INSERT INTO s VALUES ('x', 'one', '{\"a\": 1}'), ('y', 'two', '{\"a\": 2}')").await.unwrap();
+    let text = "convert_from(_value, 'UTF8') AS _value";
+    for sql in [
+        format!("SELECT o, _value ->> 'v' FROM (SELECT _offset AS o, {text} FROM topics.s WHERE _key = 'y'::bytea) ORDER BY o"),
+        format!("SELECT _offset, _value ->> 'v' FROM (SELECT _offset, {text} FROM topics.s) WHERE _offset = 1 AND _value ->> 'v' > ''"),
+        format!("SELECT o, _value ->> 'v' FROM (SELECT _offset AS o, {text} FROM topics.s WHERE _key = 'y'::bytea) q ORDER BY o"),
+        format!("SELECT _offset, _value ->> 'v' FROM (SELECT _offset, {text} FROM topics.s WHERE _offset > 0) q ORDER BY _offset"),
+        format!("SELECT _offset, _value ->> 'v' FROM (SELECT _offset, {text} FROM topics.s) q WHERE _value ->> 'v' = 'two'"),
+        format!("WITH q AS (SELECT _offset, {text} FROM topics.s WHERE _key = 'y'::bytea) SELECT _offset, _value ->> 'v' FROM q ORDER BY 1"),
+        format!("SELECT max(_offset), _value ->> 'v' FROM (SELECT _offset, {text} FROM topics.s) q WHERE _offset = 1 GROUP BY 2"),
+        "SELECT o, (st).a || 'wo' FROM (SELECT _offset AS o, CASE WHEN k = 'y' THEN named_struct('a', 't') END AS st FROM s) q \
+         WHERE (st).a = 't' ORDER BY o"
+            .to_owned(),
+    ] {
+        let found = run(&mut session, &sql).await.map_err(|error| format!("{sql}: {error:?}"));
+        assert_eq!(found, Ok(vec!["1|two".to_owned()]));
+    }
+}
