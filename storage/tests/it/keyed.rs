@@ -336,6 +336,12 @@ async fn a_state_stays_while_nobody_says_yet_which_topics_are_wanted() {
     let home = tempfile::tempdir().unwrap();
     let (storage, topic, tables) = storage_with_state(home.path()).await;
     storage.checkpoint().await.unwrap();
+    // Once it answers behind more than a tail, all that is in objects has been taken in.
+    for _ in 0..17 {
+        let many: Vec<(u8, Option<String>)> = (0..1000).map(|number| (200, Some(number.to_string()))).collect();
+        put(&storage, at(&topic, 0), &many).await;
+    }
+    answers(&storage, &topic).await;
     let expected = scanned(&snapshot(&storage, &topic), &topic, &[key(1), key(4)]).await;
     drop(tables);
     stop(storage).await;
