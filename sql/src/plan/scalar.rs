@@ -224,14 +224,16 @@ fn volatility_of(expr: &Expr) -> Result<Volatility> {
 #[cfg(test)]
 mod tests {
     use arrow::array::RecordBatchOptions;
-    use datafusion::execution::runtime_env::RuntimeEnv;
 
     use super::*;
     use crate::function::session_state;
+    use crate::limit::{Limits, QuerySettings};
 
     #[tokio::test]
     async fn a_time_is_asked_for_in_each_statement_and_planned_once() {
-        let state = session_state(Arc::new(RuntimeEnv::default())).unwrap();
+        let spill = tempfile::tempdir().unwrap();
+        let limits = Arc::new(Limits::open(QuerySettings::default(), 1 << 30, spill.path()).unwrap());
+        let state = session_state(&limits).unwrap();
         let columns = Arc::new(Schema::new(vec![Field::new("a", DataType::Int32, true)]));
         let read = async |text: &str| Scalar::read(&state, &columns, text, "a test").await.unwrap();
         let options = RecordBatchOptions::new().with_row_count(Some(2));
