@@ -329,7 +329,6 @@ pub(super) fn definitions() -> Vec<&'static Definition> {
         &json::OF_PAIRS,
         &text::OUT,
         &text::SHOWN,
-        &text::LENGTH,
         &text::UUID,
         &format::FORMAT,
         &formatted::TO_CHAR,

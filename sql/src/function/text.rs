@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow::array::timezone::Tz;
-use arrow::array::{Array, ArrayRef, AsArray, Int32Array};
+use arrow::array::{Array, ArrayRef, AsArray};
 use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, IntervalMonthDayNanoType, IntervalUnit,
@@ -81,31 +81,6 @@ pub(super) static UUID: Definition = Definition {
         }
         let given = texts(&arguments[0])?;
         text_rows(arguments, rows, |row| Ok(Some(uuid_of(given.value(row))?)))
-    },
-};
-
-/// `length`: of a text its characters, of bytes the bytes.
-pub(super) static LENGTH: Definition = Definition {
-    name: "length",
-    takes: |kinds| match kinds {
-        [text] if is_text(text) => Some(vec![DataType::Utf8]),
-        [DataType::Binary | DataType::LargeBinary | DataType::BinaryView] => Some(vec![DataType::Binary]),
-        _ => None,
-    },
-    gives: |_| (DataType::Int32, None),
-    rows: |arguments, _| {
-        let counted = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
-        let lengths: Int32Array = match arguments[0].data_type() {
-            DataType::Binary => {
-                let bytes = arguments[0].as_binary::<i32>();
-                bytes.iter().map(|bytes| bytes.map(|bytes| counted(bytes.len()))).collect()
-            }
-            _ => {
-                let given = texts(&arguments[0])?;
-                given.iter().map(|text| text.map(|text| counted(text.chars().count()))).collect()
-            }
-        };
-        Ok(Arc::new(lengths))
     },
 };
 
