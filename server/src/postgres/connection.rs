@@ -72,7 +72,7 @@ pub(crate) async fn serve(socket: TcpStream, client: SocketAddr, shared: Shared,
             return last_word(&mut wire, &error, timeout).await;
         }
     };
-    if let Err(Stop::Session(error) | Stop::Statement(error)) = connection.run().await {
+    if let Err(Stop::Session(error) | Stop::Statement(error)) = Box::pin(connection.run()).await {
         last_word(&mut connection.wire, &error, timeout).await;
     }
 }
