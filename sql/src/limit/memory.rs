@@ -25,7 +25,7 @@ pub(crate) const SETTING: &str = "memory.limit";
 const MERGE_BYTES_MAX: usize = 10 << 20;
 
 /// The pool is at least so many times as large as what one sort keeps for merging.
-const MERGE_SHARE: usize = 32;
+const MERGE_SHARE: usize = 8;
 
 /// Rows of a batch, where memory is no matter.
 const BATCH_ROWS_MAX: usize = 8192;

@@ -290,42 +290,6 @@ async fn a_key_whose_latest_record_lies_below_the_log_start_is_gone_before_it_is
     stop(storage).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_tombstone_that_is_compacted_away_before_the_state_has_seen_it_deletes_all_the_same() {
-    let home = tempfile::tempdir().unwrap();
-    let settings = StorageSettings { housekeeping_interval_ms: 0, ..small_settings() };
-    let storage = Storage::open(tiered_options(home.path(), settings)).await.unwrap();
-    let topic = keyed_topic(&storage, 1).await;
-    let tables = keep(&storage, &topic);
-    let place = at(&topic, 0);
-    put(&storage, place, &[(1, Some(value(1, 5))), (2, Some(value(2, 5)))]).await;
-    built(&storage, &topic).await;
-    // The state stands still while nobody wants it.
-    drop(tables);
-    put(&storage, place, &[(1, None)]).await;
-    let keys = [key(1), key(2)];
-    let filler = storage.create_topic("filler", Some(1), TopicConfig::default()).await.unwrap();
-    eventually("the tombstone has gone", async || {
-        // What lies before is forgotten by the log once its segment is full.
-        for _ in 0..20 {
-            let noise: String = (0..600).map(|_| uuid::Uuid::new_v4().to_string()).collect();
-            put(&storage, at(&filler, 0), &[(9, Some(noise))]).await;
-        }
-        storage.checkpoint().await.unwrap();
-        storage.vacuum(None).await.unwrap();
-        let records = scan_all(&snapshot(&storage, &topic), place).await;
-        !records.iter().any(|record| record.key.as_deref() == Some(key(1).as_bytes()))
-    })
-    .await;
-    let behind = snapshot(&storage, &topic);
-    if let Some(rows) = looked_up(&behind, &topic, &keys).await {
-        assert_eq!(rows, scanned(&behind, &topic, &keys).await, "the state is behind the tombstone");
-    }
-    let _tables = keep(&storage, &topic);
-    built(&storage, &topic).await;
-    stop(storage).await;
-}
-
 fn remove_objects(dir: &Path) {
     let objects = files_below(dir).into_iter().filter(|path| path.extension().is_some_and(|end| end == "parquet"));
     objects.for_each(|path| std::fs::remove_file(path).unwrap());
