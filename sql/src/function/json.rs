@@ -62,10 +62,9 @@ impl ExprPlanner for Arrows {
             }
             (_, false) => arguments.push(expr.right),
         }
-        let function = match arguments.split_first() {
-            Some((_, steps)) if as_text && json_text::are_keys(steps) => json_text::function(),
-            _ => function,
-        };
+        if as_text && arguments.split_first().is_some_and(|(_, steps)| json_text::are_keys(steps)) {
+            return Ok(PlannerResult::Planned(json_text::call(arguments)));
+        }
         Ok(PlannerResult::Planned(function.call(arguments)))
     }
 }

@@ -13,12 +13,20 @@ const DEPTH_MAX: usize = 1_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Malformed;
 
-/// The text of the value behind these keys, as `->>` gives it: of a string what it says, of anything else its JSON; `None`
-/// for `null` and where there is no such value.
+/// What lies behind keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Found<'a> {
+    /// What a string says.
+    Text(Cow<'a, str>),
+    /// The JSON of anything else.
+    Json(&'a str),
+}
+
+/// The value behind these keys; `None` for `null` and where there is none.
 ///
 /// # Errors
 /// [`Malformed`], whatever the path.
-pub(super) fn text_at<'a, K: AsRef<str>>(document: &'a str, path: &[K]) -> Result<Option<Cow<'a, str>>, Malformed> {
+pub(super) fn text_at<'a, K: AsRef<str>>(document: &'a str, path: &[K]) -> Result<Option<Found<'a>>, Malformed> {
     let mut walk = Walk { bytes: document.as_bytes(), at: 0, path, found: None };
     walk.space();
     let whole = walk.at;
@@ -32,10 +40,10 @@ pub(super) fn text_at<'a, K: AsRef<str>>(document: &'a str, path: &[K]) -> Resul
     }
     let Some(json) = walk.found.and_then(|found| document.get(found)) else { return Ok(None) };
     match json.strip_prefix('"').and_then(|json| json.strip_suffix('"')) {
-        Some(plain) if !plain.contains('\\') => Ok(Some(Cow::Borrowed(plain))),
-        Some(_) => decoded(json).map(|text| Some(Cow::Owned(text))),
+        Some(plain) if !plain.contains('\\') => Ok(Some(Found::Text(Cow::Borrowed(plain)))),
+        Some(_) => decoded(json).map(|text| Some(Found::Text(Cow::Owned(text)))),
         None if json == "null" => Ok(None),
-        None => Ok(Some(Cow::Borrowed(json))),
+        None => Ok(Some(Found::Json(json))),
     }
 }
 
@@ -271,8 +279,15 @@ mod tests {
 
     use super::*;
 
+    fn shown(found: Found<'_>) -> String {
+        match found {
+            Found::Text(text) => text.into_owned(),
+            Found::Json(json) => json.to_owned(),
+        }
+    }
+
     fn at(document: &str, path: &[&str]) -> Option<String> {
-        text_at(document, path).unwrap().map(Cow::into_owned)
+        text_at(document, path).unwrap().map(shown)
     }
 
     #[test]
@@ -360,7 +375,7 @@ mod tests {
         ) {
             let document = if pretty { serde_json::to_string_pretty(&value) } else { serde_json::to_string(&value) }.unwrap();
             let wanted = path.iter().try_fold(&value, |value, key| value.as_object().and_then(|of| of.get(key)));
-            let found = text_at(&document, &path).unwrap();
+            let found = text_at(&document, &path).unwrap().map(shown);
             match wanted {
                 None | Some(Value::Null) => prop_assert_eq!(found, None),
                 Some(Value::String(text)) => prop_assert_eq!(found.as_deref(), Some(text.as_str())),

@@ -1,4 +1,7 @@
 //! `document ->> 'key'` behind keys that stand in the statement: [`text_at`] row by row, without a parser's detours.
+//!
+//! What is cast to json or jsonb only to be looked into is not read twice: the look itself refuses what is no JSON, and writes
+//! what it finds as the cast would have done.
 
 use std::sync::{Arc, LazyLock};
 
@@ -11,20 +14,48 @@ use datafusion::logical_expr::{
 };
 use serde::de::IgnoredAny;
 
-use super::json_find::text_at;
-use super::jsonb::{invalid, nested_too_deep};
+use super::json_find::{Found, text_at};
+use super::jsonb::nested_too_deep;
+use super::jsonb_value::{invalid, parsed};
 
 /// Bytes of a text that is found, on average: what is set aside for it.
 const TEXT_BYTES: usize = 8;
 
-static TEXT_AT: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| {
-    let signature = Signature::user_defined(Volatility::Immutable);
-    Arc::new(ScalarUDF::new_from_impl(TextAt { signature }))
-});
+static JSON_TEXT_AT: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| made(false));
+static JSONB_TEXT_AT: LazyLock<Arc<ScalarUDF>> = LazyLock::new(|| made(true));
 
-/// `json_text_at(document, 'key', …)`.
-pub(super) fn function() -> Arc<ScalarUDF> {
-    Arc::clone(&TEXT_AT)
+fn made(is_jsonb: bool) -> Arc<ScalarUDF> {
+    let signature = Signature::user_defined(Volatility::Immutable);
+    Arc::new(ScalarUDF::new_from_impl(TextAt { is_jsonb, signature }))
+}
+
+/// The function with its arguments, a document and keys: `json_text_at(document, 'key', …)`, or `jsonb_text_at`.
+pub(super) fn call(mut arguments: Vec<Expr>) -> Expr {
+    let Some(document) = arguments.first_mut() else { return JSON_TEXT_AT.call(arguments) };
+    let function = match uncast(document) {
+        Some((text, is_jsonb)) => {
+            *document = text;
+            if is_jsonb { &JSONB_TEXT_AT } else { &JSON_TEXT_AT }
+        }
+        None => &JSON_TEXT_AT,
+    };
+    function.call(arguments)
+}
+
+/// The text that is cast to json or jsonb, and whether it is jsonb.
+fn uncast(document: &Expr) -> Option<(Expr, bool)> {
+    match document {
+        Expr::Cast(cast) => uncast(&cast.expr),
+        Expr::ScalarFunction(call) => {
+            let is_jsonb = match call.func.name() {
+                "jsonb_in" => true,
+                "json_in" => false,
+                _ => return None,
+            };
+            Some((call.args.first()?.clone(), is_jsonb))
+        }
+        _ => None,
+    }
 }
 
 /// Whether these steps are keys that are known now, none of which could be an array's index.
@@ -36,12 +67,14 @@ pub(super) fn are_keys(steps: &[Expr]) -> bool {
 
 #[derive(Debug, PartialEq, Eq, Hash)]
 struct TextAt {
+    /// Whether a number, an object or an array is written as jsonb holds it.
+    is_jsonb: bool,
     signature: Signature,
 }
 
 impl ScalarUDFImpl for TextAt {
     fn name(&self) -> &'static str {
-        "json_text_at"
+        if self.is_jsonb { "jsonb_text_at" } else { "json_text_at" }
     }
 
     fn signature(&self) -> &Signature {
@@ -74,41 +107,50 @@ impl ScalarUDFImpl for TextAt {
         });
         let path = path.collect::<Result<Vec<&str>>>()?;
         match document {
-            ColumnarValue::Array(documents) => texts(documents, &path).map(ColumnarValue::Array),
+            ColumnarValue::Array(documents) => self.texts(documents, &path).map(ColumnarValue::Array),
             ColumnarValue::Scalar(document) => {
-                let found = texts(&document.to_array()?, &path)?;
+                let found = self.texts(&document.to_array()?, &path)?;
                 Ok(ColumnarValue::Scalar(ScalarValue::try_from_array(&found, 0)?))
             }
         }
     }
 }
 
-fn texts(documents: &ArrayRef, path: &[&str]) -> Result<ArrayRef> {
-    match documents.data_type() {
-        DataType::Utf8 => texts_of(documents.as_string::<i32>().iter(), path),
-        DataType::LargeUtf8 => texts_of(documents.as_string::<i64>().iter(), path),
-        DataType::Utf8View => texts_of(documents.as_string_view().iter(), path),
-        other => exec_err!("json_text_at takes text, not {other}"),
-    }
-}
-
-fn texts_of<'a>(documents: impl ExactSizeIterator<Item = Option<&'a str>>, path: &[&str]) -> Result<ArrayRef> {
-    let mut found = StringBuilder::with_capacity(documents.len(), documents.len() * TEXT_BYTES);
-    for document in documents {
-        let Some(document) = document else {
-            found.append_null();
-            continue;
-        };
-        match text_at(document, path) {
-            Ok(text) => found.append_option(text),
-            // A parser knows what is wrong, and where.
-            Err(_) => {
-                return Err(match serde_json::from_str::<IgnoredAny>(document) {
-                    Err(error) => invalid(&error),
-                    Ok(_) => nested_too_deep(),
-                });
-            }
+impl TextAt {
+    fn texts(&self, documents: &ArrayRef, path: &[&str]) -> Result<ArrayRef> {
+        match documents.data_type() {
+            DataType::Utf8 => self.texts_of(documents.as_string::<i32>().iter(), path),
+            DataType::LargeUtf8 => self.texts_of(documents.as_string::<i64>().iter(), path),
+            DataType::Utf8View => self.texts_of(documents.as_string_view().iter(), path),
+            other => exec_err!("{} takes text, not {other}", self.name()),
         }
     }
-    Ok(Arc::new(found.finish()))
+
+    fn texts_of<'a>(
+        &self,
+        documents: impl ExactSizeIterator<Item = Option<&'a str>>,
+        path: &[&str],
+    ) -> Result<ArrayRef> {
+        let mut found = StringBuilder::with_capacity(documents.len(), documents.len() * TEXT_BYTES);
+        for document in documents {
+            let Some(document) = document else {
+                found.append_null();
+                continue;
+            };
+            match text_at(document, path) {
+                Ok(Some(Found::Json(json))) if self.is_jsonb => found.append_value(parsed(json)?.written()),
+                Ok(Some(Found::Json(json))) => found.append_value(json),
+                Ok(Some(Found::Text(text))) => found.append_value(text),
+                Ok(None) => found.append_null(),
+                // A parser knows what is wrong, and where.
+                Err(_) => {
+                    return Err(match serde_json::from_str::<IgnoredAny>(document) {
+                        Err(error) => invalid(&error).into(),
+                        Ok(_) => nested_too_deep(),
+                    });
+                }
+            }
+        }
+        Ok(Arc::new(found.finish()))
+    }
 }

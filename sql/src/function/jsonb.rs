@@ -326,7 +326,7 @@ fn document(documents: &StringArray, row: usize) -> Result<Option<&RawValue>> {
     serde_json::from_str(documents.value(row)).map(Some).map_err(|error| invalid(&error))
 }
 
-pub(super) fn invalid(error: &serde_json::Error) -> datafusion::error::DataFusionError {
+fn invalid(error: &serde_json::Error) -> datafusion::error::DataFusionError {
     Error::new(SqlState::InvalidTextRepresentation, format!("invalid input syntax for type json: {error}"))
         .with_hint("the argument is JSON: a text in it stands in double quotes")
         .into()
