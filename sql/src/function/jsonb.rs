@@ -16,6 +16,7 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 
 use super::contains::contains;
+use super::jsonb_value;
 use crate::error::{Error, SqlState};
 
 /// Which function.
@@ -327,9 +328,7 @@ fn document(documents: &StringArray, row: usize) -> Result<Option<&RawValue>> {
 }
 
 fn invalid(error: &serde_json::Error) -> datafusion::error::DataFusionError {
-    Error::new(SqlState::InvalidTextRepresentation, format!("invalid input syntax for type json: {error}"))
-        .with_hint("the argument is JSON: a text in it stands in double quotes")
-        .into()
+    jsonb_value::invalid(error).into()
 }
 
 pub(super) fn nested_too_deep() -> datafusion::error::DataFusionError {
