@@ -8,7 +8,6 @@ use std::sync::{Arc, Weak};
 use aquifer_storage::record::batch::{BatchBuilder, CheckedBatch, Compression, TimestampType};
 use aquifer_storage::record::columns::RecordColumn;
 use aquifer_storage::record::format::{ColumnRole, ColumnType, DeclaredColumn, Format, RecordFormat};
-use aquifer_storage::settings::StorageSettings;
 use aquifer_storage::{
     Append, CleanupPolicy, Commit, Error, KeyedTables, OpenOptions, ScanRequest, Snapshot, Storage, Topic, TopicConfig,
     TopicId, TopicPartition, Trim,
