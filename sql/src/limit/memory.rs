@@ -1,14 +1,15 @@
 //! Memory of queries: one bounded pool that all share fairly, and a bounded folder for what finds no room in it.
 //!
-//! What can spill (sorts, groups) gets a share of the pool each and spills beyond it; what cannot (the rows a hash join is
-//! built of, the latest rows of a table) takes what is left. Whoever finds nothing left fails alone, told by 53200 which
+//! What can spill (sorts, groups) shares three quarters of the pool and spills beyond its share; what cannot (the rows a hash
+//! join is built of, the latest rows of a table, the rows that a sort is merging) takes what is left: without that quarter
+//! two sorts could fill the pool between them and neither could merge what it holds, which is what spilling begins with. Whoever finds nothing left fails alone, told by 53200 which
 //! limit it was.
 
 use std::any::Any;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use datafusion::common::DataFusionError;
 use datafusion::error::Result as DataFusionResult;
@@ -25,7 +26,7 @@ pub(crate) const SETTING: &str = "memory.limit";
 const MERGE_BYTES_MAX: usize = 10 << 20;
 
 /// The pool is at least so many times as large as what one sort keeps for merging.
-const MERGE_SHARE: usize = 8;
+const MERGE_SHARE: usize = 32;
 
 /// Rows of a batch, where memory is no matter.
 const BATCH_ROWS_MAX: usize = 8192;
@@ -39,7 +40,10 @@ const BYTES_PER_BATCH_ROW: usize = 32 << 10;
 
 /// The pool.
 struct QueryMemory {
-    pool: FairSpillPool,
+    /// Of those that can spill, and of them alone.
+    spilling: FairSpillPool,
+    /// What all others hold.
+    fixed: AtomicUsize,
     bytes_max: usize,
     refused: AtomicU64,
 }
@@ -58,7 +62,8 @@ pub(crate) fn runtime(bytes_max: u64, spill_dir: &Path, spill_bytes_max: u64) ->
         Error::new(SqlState::IoError, message).with_hint("make it a folder that the node may write to")
     })?;
     let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-    let pool = QueryMemory { pool: FairSpillPool::new(bytes_max), bytes_max, refused: AtomicU64::new(0) };
+    let spilling = FairSpillPool::new(bytes_max / 4 * 3);
+    let pool = QueryMemory { spilling, fixed: AtomicUsize::new(0), bytes_max, refused: AtomicU64::new(0) };
     let disk = DiskManagerBuilder::default()
         .with_mode(DiskManagerMode::Directories(vec![spill_dir.to_owned()]))
         .with_max_temp_directory_size(spill_bytes_max);
@@ -93,13 +98,13 @@ fn pool_of(runtime: &RuntimeEnv) -> Option<&QueryMemory> {
 
 impl fmt::Debug for QueryMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.pool, f)
+        fmt::Debug::fmt(&self.spilling, f)
     }
 }
 
 impl fmt::Display for QueryMemory {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.pool, f)
+        fmt::Display::fmt(&self.spilling, f)
     }
 }
 
@@ -109,36 +114,57 @@ impl MemoryPool for QueryMemory {
     }
 
     fn register(&self, consumer: &MemoryConsumer) {
-        self.pool.register(consumer);
+        if consumer.can_spill() {
+            self.spilling.register(consumer);
+        }
     }
 
     fn unregister(&self, consumer: &MemoryConsumer) {
-        self.pool.unregister(consumer);
+        if consumer.can_spill() {
+            self.spilling.unregister(consumer);
+        }
     }
 
     fn grow(&self, reservation: &MemoryReservation, additional: usize) {
-        self.pool.grow(reservation, additional);
+        if reservation.consumer().can_spill() {
+            self.spilling.grow(reservation, additional);
+        } else {
+            self.fixed.fetch_add(additional, Ordering::Relaxed);
+        }
     }
 
     fn shrink(&self, reservation: &MemoryReservation, shrink: usize) {
-        self.pool.shrink(reservation, shrink);
+        if reservation.consumer().can_spill() {
+            self.spilling.shrink(reservation, shrink);
+        } else {
+            self.fixed.fetch_sub(shrink, Ordering::Relaxed);
+        }
     }
 
     fn try_grow(&self, reservation: &MemoryReservation, additional: usize) -> DataFusionResult<()> {
-        self.pool.try_grow(reservation, additional).map_err(|_| {
-            self.refused.fetch_add(1, Ordering::Relaxed);
-            // Operators that can spill look for this very kind of error.
-            DataFusionError::ResourcesExhausted(format!(
-                "out of memory: {} holds {} bytes and wants {additional} more, of {} that all queries have together by {SETTING}",
-                reservation.consumer().name(),
-                reservation.size(),
-                self.bytes_max,
-            ))
-        })
+        let granted = if reservation.consumer().can_spill() {
+            let fits = self.reserved().saturating_add(additional) <= self.bytes_max;
+            fits && self.spilling.try_grow(reservation, additional).is_ok()
+        } else {
+            let room = self.bytes_max.saturating_sub(self.spilling.reserved());
+            let grown = |fixed: usize| fixed.checked_add(additional).filter(|fixed| *fixed <= room);
+            self.fixed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok()
+        };
+        if granted {
+            return Ok(());
+        }
+        self.refused.fetch_add(1, Ordering::Relaxed);
+        // Operators that can spill look for this very kind of error.
+        Err(DataFusionError::ResourcesExhausted(format!(
+            "out of memory: {} holds {} bytes and wants {additional} more, of {} that all queries have together by {SETTING}",
+            reservation.consumer().name(),
+            reservation.size(),
+            self.bytes_max,
+        )))
     }
 
     fn reserved(&self) -> usize {
-        self.pool.reserved()
+        self.spilling.reserved().saturating_add(self.fixed.load(Ordering::Relaxed))
     }
 
     fn memory_limit(&self) -> MemoryLimit {
@@ -166,6 +192,26 @@ mod tests {
         assert_eq!((limit(&runtime), refused(&runtime), merge_bytes(&runtime)), (1000, 1, 1000 / MERGE_SHARE));
         assert_eq!(batch_rows(&runtime), BATCH_ROWS_MIN);
         drop(reservation);
+        assert_eq!(runtime.memory_pool.reserved(), 0);
+    }
+
+    #[test]
+    fn what_can_spill_leaves_room_for_what_cannot_and_gets_none_of_what_that_has() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = runtime(1000, &directory.path().join("spill"), 10).unwrap();
+        let sort = |name| MemoryConsumer::new(name).with_can_spill(true).register(&runtime.memory_pool);
+        let (one, other) = (sort("one"), sort("other"));
+        let merge = MemoryConsumer::new("merge").register(&runtime.memory_pool);
+        one.try_grow(375).unwrap();
+        other.try_grow(375).unwrap();
+        one.try_grow(1).unwrap_err();
+        merge.try_grow(250).unwrap();
+        merge.try_grow(1).unwrap_err();
+        drop(one);
+        merge.try_grow(300).unwrap();
+        other.try_grow(76).unwrap_err();
+        other.try_grow(75).unwrap();
+        drop((merge, other));
         assert_eq!(runtime.memory_pool.reserved(), 0);
     }
 }

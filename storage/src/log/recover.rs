@@ -12,8 +12,9 @@
 //! Nothing damaged is cut: it is named, and the rest is served.
 
 mod doubt;
+mod proven;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::io::IoSlice;
 use std::path::Path;
 use std::sync::Arc;
@@ -30,7 +31,7 @@ use crate::log::frame::DirectoryEntry;
 use crate::log::frames::{FoundFrame, walk};
 use crate::log::index::{DamagedOffsets, Run, Runs, plausible};
 use crate::log::ledger::Ledger;
-use crate::log::own::{Change, PARTITIONS_MAX};
+use crate::log::own::Change;
 use crate::log::producer::Producers;
 use crate::log::published::{PartitionView, Published};
 use crate::log::recover::doubt::EndedTransaction;
@@ -40,7 +41,6 @@ use crate::log::segment::{
 use crate::log::snapshot::{LogSnapshot, StoredPartition, covered};
 use crate::log::transaction::{AbortedRange, CommittedRange, Mark};
 use crate::record::batch::{BatchHeader, BatchLimits, CheckedBatch, Marker};
-use crate::view::Topic;
 
 /// Bytes of a tail that are written again at once.
 const WRITE_AGAIN_BYTES: usize = 1 << 20;
@@ -457,28 +457,12 @@ impl Recovery {
         view.runs.put(run, segment.base);
     }
 
-    /// A record of a partition proves that its topic has it: what made the topic grow may be what was damaged.
-    fn grow_topics(&mut self) {
-        let mut counts: BTreeMap<TopicId, i32> = BTreeMap::new();
-        for partition in self.published.partitions.keys() {
-            let count = counts.entry(partition.topic).or_default();
-            *count = partition.partition.saturating_add(1).max(*count);
-        }
-        for (id, partitions) in counts.into_iter().filter(|(_, partitions)| *partitions <= PARTITIONS_MAX) {
-            let Some(topic) = self.published.own.topics.get(&id).filter(|topic| topic.partitions < partitions) else {
-                continue;
-            };
-            let change = Change::Topic { id, value: Some(Arc::new(Topic { partitions, ..Topic::clone(topic) })) };
-            self.ledger.own.apply(&change);
-            self.published.apply(&change);
-        }
-    }
-
     /// Settles what is missing, and the ends: a partition that has not grown since the snapshot has the end it names.
     fn finish(&mut self) {
         let damaged = self.published.damaged.last().cloned();
-        if damaged.is_some() {
-            self.grow_topics();
+        for change in damaged.iter().flat_map(|_| proven::grown(&self.published)).collect::<Vec<Change>>() {
+            self.ledger.own.apply(&change);
+            self.published.apply(&change);
         }
         let topics = &self.published.own.topics;
         self.published.partitions.retain(|partition, _| topics.contains_key(&partition.topic));
