@@ -56,6 +56,7 @@ pub(crate) fn session_state(limits: &Arc<Limits>) -> Result<SessionState> {
         .with_information_schema(false)
         .with_extension(Arc::clone(limits))
         .with_batch_size(memory::batch_rows(&runtime))
+        .with_target_partitions(memory::lanes(&runtime))
         .with_sort_spill_reservation_bytes(memory::merge_bytes(&runtime));
     let options = config.options_mut();
     options.sql_parser.dialect = datafusion::config::Dialect::PostgreSQL;

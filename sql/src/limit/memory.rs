@@ -38,6 +38,10 @@ const BATCH_ROWS_MIN: usize = 256;
 /// one cannot spill it either.
 const BYTES_PER_BATCH_ROW: usize = 32 << 10;
 
+/// The pool has so many bytes for each lane of a query. Sorts beside one another merge what they have spilled with all the
+/// memory that they find: in a small pool the first would leave the second nothing.
+const LANE_BYTES_MIN: usize = 32 << 20;
+
 /// The pool.
 struct QueryMemory {
     /// Of those that can spill, and of them alone.
@@ -80,6 +84,13 @@ pub(crate) fn merge_bytes(runtime: &RuntimeEnv) -> usize {
 pub(crate) fn batch_rows(runtime: &RuntimeEnv) -> usize {
     let bytes_max = usize::try_from(limit(runtime)).unwrap_or(usize::MAX);
     (bytes_max / BYTES_PER_BATCH_ROW).clamp(BATCH_ROWS_MIN, BATCH_ROWS_MAX)
+}
+
+/// Lanes that a query is worked off in beside a pool of this size: one for each processor, if there is memory for them.
+pub(crate) fn lanes(runtime: &RuntimeEnv) -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let bytes_max = usize::try_from(limit(runtime)).unwrap_or(usize::MAX);
+    (bytes_max / LANE_BYTES_MIN).clamp(1, processors)
 }
 
 /// The pool's size.
@@ -190,7 +201,7 @@ mod tests {
         let wanted = "out of memory: a join holds 400 bytes and wants 700 more, of 1000 that all queries have together by memory.limit";
         assert_eq!(error.message, wanted);
         assert_eq!((limit(&runtime), refused(&runtime), merge_bytes(&runtime)), (1000, 1, 1000 / MERGE_SHARE));
-        assert_eq!(batch_rows(&runtime), BATCH_ROWS_MIN);
+        assert_eq!((batch_rows(&runtime), lanes(&runtime)), (BATCH_ROWS_MIN, 1));
         drop(reservation);
         assert_eq!(runtime.memory_pool.reserved(), 0);
     }
