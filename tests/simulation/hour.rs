@@ -33,10 +33,9 @@ const FRAME_SHARE_BYTES: u64 = 192;
 const LATENCY_MS_MAX: u64 = 50;
 /// What one run asks of the store: puts of object and manifest, lists of claims.
 const CALLS_OF_RUN: u64 = 4;
-/// What two runs put: an object and a root each; merging joins at least three of them into one, with a root, which comes to
-/// three objects and three roots; and a chunk of the manifest for every second root or so: an entry of a hundred partitions
-/// takes about a third of what a root may have.
-const PUTS_OF_TWO_RUNS: u64 = 8;
+/// What two runs put: an object and a root each; merging joins at least three of them into one, with a root; sweeping and
+/// chunks of the manifest take the rest.
+const PUTS_OF_TWO_RUNS: u64 = 7;
 /// Longest time it takes to start again, ms.
 const START_MS_MAX: u128 = 2_000;
 /// Roots of a manifest that the sweep leaves.
