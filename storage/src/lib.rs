@@ -29,7 +29,9 @@ pub use error::{Error, ErrorKind, Result};
 pub use ids::{OwnTopic, ProducerIdentity, TopicId, TopicPartition, WriterEpoch};
 pub use log::LargeCommit;
 pub use log::watch::Watch;
-pub use scan::{ColumnBounds, GroupFilter, GroupStatistics, PartBounds, ScanCounts, ScanMeter, ScanPart};
+pub use scan::{
+    ColumnBounds, GroupFilter, GroupStatistics, PartBounds, ScanCounts, ScanMeter, ScanPart, SharedDecoder,
+};
 pub use state::KeyedTables;
 pub use storage::{OpenOptions, Snapshot, Storage};
 pub use tier::{DeclaredColumns, HoldsBack};

@@ -15,6 +15,7 @@ mod snapshot;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Weak};
 
+use arrow::datatypes::SchemaRef;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
@@ -25,8 +26,9 @@ use crate::ids::{TopicId, TopicPartition, WriterEpoch};
 use crate::log::disk::{Disk, SystemDisk};
 use crate::log::{LargeCommit, Node, Reach};
 use crate::object::open::Opening;
+use crate::record::format::RecordFormat;
 use crate::scan::blocks::Blocks;
-use crate::scan::{self, Pinned, Sought};
+use crate::scan::{self, Pinned, SharedDecoder, Sought};
 use crate::settings::{ObjectStoreOptions, StorageSettings};
 use crate::state::State;
 use crate::tier::{DeclaredColumns, HoldsBack, Tier, takeover};
@@ -170,7 +172,7 @@ impl Storage {
     async fn with_tier(node: Arc<Node>, tier: Result<Arc<Tier>>) -> Result<Self> {
         match tier {
             Ok(tier) => {
-                let blocks = Arc::new(Blocks::new(node.settings().hot_rows_bytes_max()));
+                let blocks = Arc::clone(tier.hot_rows());
                 Ok(Self { node, tier, state: None, blocks })
             }
             Err(error) => {
@@ -522,6 +524,22 @@ impl Storage {
         let views = self.state.as_ref().map(|state| state.views(topics)).unwrap_or_default();
         let pinned = Pinned::pin(&self.node, &self.tier, topics, from)?.sharing(&self.blocks);
         Ok(Snapshot::new(pinned, views))
+    }
+
+    /// Shares with all others who decode records of a topic what a decoder that was made of `format`, `raw`, `carried` and
+    /// `wanted` decodes of them.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a format that makes no sense.
+    pub fn shared_decoder(
+        &self,
+        topic: TopicId,
+        format: &RecordFormat,
+        raw: &SchemaRef,
+        (carried, wanted): (&[usize], &[usize]),
+    ) -> Result<SharedDecoder> {
+        let shared = (Arc::clone(&self.node), Arc::clone(&self.blocks));
+        SharedDecoder::new(shared, topic, format, raw, (carried, wanted))
     }
 
     // --- tiering ---

@@ -343,6 +343,9 @@ async fn end(client: &Client, storage: &Storage, chance: &Chance) {
         }
         // Nobody knows: the next start tells.
         Err(error) if World::is_unknown(error) || in_doubt => {
+            if !World::is_unknown(error) && !is_rightly_refused(client, &open, error) {
+                client.world.violate(9, format!("transaction {} in doubt: {error}: {error:?}", open.number));
+            }
             client.world.note(|| format!("transaction {} is in doubt: {error}", open.number));
         }
         Err(error) => {

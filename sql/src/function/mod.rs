@@ -18,6 +18,7 @@ use crate::types::TypeNames;
 mod checked;
 mod contains;
 mod extract;
+mod first_last;
 mod format;
 mod formatted;
 mod interval;
@@ -100,6 +101,9 @@ pub(crate) fn session_state(limits: &Arc<Limits>) -> Result<SessionState> {
     state.register_udf(format::type_of())?;
     state.register_function_rewrite(Arc::new(operators::Comparisons))?;
     state.register_udaf(sum::sum())?;
+    for function in first_last::functions() {
+        state.register_udaf(function)?;
+    }
     state.register_udf(Arc::new(ScalarUDF::new_from_impl(whole::Whole::new())))?;
     Ok(state)
 }

@@ -7,6 +7,7 @@ use datafusion::sql::sqlparser::dialect::PostgreSqlDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
+use super::balance::balance;
 use super::cursor::{Cursor, Places, lower_first, tokenize};
 use super::window::{attach, cut, folded};
 use super::{
@@ -118,8 +119,9 @@ pub(crate) fn query_of(tokens: &[TokenWithSpan], places: &Arc<Places>) -> Result
     let mut cut = cut(tokens, places)?;
     let seen = std::mem::take(&mut cut.tokens);
     let mut parser = Parser::new(&PostgreSqlDialect {}).with_tokens_with_locations(seen);
-    let query = parser.parse_query().map_err(|error| syntax_error(error, tokens, places))?;
+    let mut query = parser.parse_query().map_err(|error| syntax_error(error, tokens, places))?;
     expect_end(&parser, tokens, places)?;
+    balance(&mut query);
     attach(query, cut, places, text)
 }
 
@@ -171,8 +173,9 @@ fn location(text: &str) -> Option<Location> {
 /// One of sqlparser's statements.
 pub(super) fn statement(tokens: &[TokenWithSpan], places: &Places) -> Result<Ast> {
     let mut parser = Parser::new(&PostgreSqlDialect {}).with_tokens_with_locations(tokens.to_vec());
-    let statement = parser.parse_statement().map_err(|error| syntax_error(error, tokens, places))?;
+    let mut statement = parser.parse_statement().map_err(|error| syntax_error(error, tokens, places))?;
     expect_end(&parser, tokens, places)?;
+    balance(&mut statement);
     Ok(statement)
 }
 

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use aquifer_storage::TopicId;
 use aquifer_storage::record::columns::RecordColumn;
+use aquifer_storage::{Storage, TopicId};
 use arrow::array::{AsArray, Int64Array, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use datafusion::error::DataFusionError;
 
+use super::source::offset_of;
 use super::tick::Tick;
 use crate::catalog::Relation;
 use crate::catalog::decode_errors::DecodeErrors;
@@ -30,13 +31,14 @@ pub(crate) struct Reader {
 impl Reader {
     /// Reads `relation`, whose topic has so many partitions, as rows of `schema`. `keeps_origin` carries key and headers.
     pub(crate) fn new(
+        storage: &Storage,
         relation: &Relation,
         partitions: i32,
         schema: SchemaRef,
         keeps_origin: bool,
         errors: Arc<DecodeErrors>,
     ) -> Result<Self> {
-        let rows = RowReader::new(relation, schema, keeps_origin).map_err(Error::from)?;
+        let rows = RowReader::once(storage, relation, schema, keeps_origin).map_err(Error::from)?;
         let topic = (relation.topic, relation.topic_name.clone());
         Ok(Self { rows, stream: relation.name.clone(), topic, partitions, keeps_origin, errors })
     }
@@ -70,15 +72,17 @@ impl Reader {
     pub(crate) fn read_tick(&mut self, tick: &Tick) -> Result<Vec<(i32, Changes)>> {
         let mut input = Vec::new();
         for run in &tick.runs {
-            for batch in &run.batches {
-                input.push((run.partition, self.read(batch)?));
+            let mut start = run.start;
+            for batch in run.batches.iter().filter(|batch| batch.num_rows() > 0) {
+                input.push((run.partition, self.read(run.partition, start, batch)?));
+                start = offset_of(batch, batch.num_rows() - 1) + 1;
             }
         }
         Ok(input)
     }
 
-    fn read(&mut self, raw: &RecordBatch) -> Result<Changes> {
-        let ReadRows { rows, records, errors } = self.rows.read(raw).map_err(Error::from)?;
+    fn read(&mut self, partition: i32, start: i64, raw: &RecordBatch) -> Result<Changes> {
+        let ReadRows { rows, records, errors } = self.rows.read_once(partition, start, raw).map_err(Error::from)?;
         self.errors.note(&self.stream, (self.topic.0, &self.topic.1), errors);
         let timestamps = timestamps_ms(&records).map_err(Error::from)?;
         Ok(Changes::inserts(rows, timestamps, self.keeps_origin.then_some(records)))

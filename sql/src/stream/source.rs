@@ -148,8 +148,8 @@ impl Source {
             let run = match runs.iter().position(|run| run.partition == scan.partition) {
                 Some(run) => &mut runs[run],
                 None => {
-                    let end = self.position.at(scan.partition);
-                    runs.push(Run { partition: scan.partition, batches: Vec::new(), end });
+                    let start = self.position.at(scan.partition);
+                    runs.push(Run { partition: scan.partition, start, batches: Vec::new(), end: start });
                     let last = runs.len() - 1;
                     &mut runs[last]
                 }

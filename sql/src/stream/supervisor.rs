@@ -311,7 +311,7 @@ impl Supervisor {
         Ok(Job {
             storage: self.storage().clone(),
             query_id: definition.id.clone(),
-            reader: Reader::new(source, partitions, prepared.input_schema(), keeps_origin, errors)?,
+            reader: Reader::new(self.storage(), source, partitions, prepared.input_schema(), keeps_origin, errors)?,
             chain: prepared.plan.chain,
             sink: Sink::new(sink_topic.id, sink_partitions, relation.format.clone())?,
             start: definition.start.clone(),

@@ -12,7 +12,9 @@ use super::position::Position;
 pub(crate) struct Run {
     /// The partition.
     pub(crate) partition: i32,
-    /// Its raw records.
+    /// First offset that was asked for.
+    pub(crate) start: i64,
+    /// Its raw records, all there are from `start` to `end`.
     pub(crate) batches: Vec<RecordBatch>,
     /// Next offset to read after them.
     pub(crate) end: i64,
@@ -79,7 +81,8 @@ fn cut(run: Run, rows: usize, offset_of: &impl Fn(&RecordBatch, usize) -> i64) -
         Some(_) if head.is_empty() => (None, Some(Run { batches: tail, ..run })),
         Some(next) => {
             let middle = offset_of(next, 0);
-            (Some(Run { partition: run.partition, batches: head, end: middle }), Some(Run { batches: tail, ..run }))
+            let head = Run { partition: run.partition, start: run.start, batches: head, end: middle };
+            (Some(head), Some(Run { start: middle, batches: tail, ..run }))
         }
     }
 }
@@ -107,8 +110,8 @@ mod tests {
         let start = Position::start(2);
         let tick = Tick {
             runs: vec![
-                Run { partition: 0, batches: vec![batch(&[0, 1]), batch(&[5, 6, 7])], end: 9 },
-                Run { partition: 1, batches: vec![batch(&[0])], end: 1 },
+                Run { partition: 0, start: 0, batches: vec![batch(&[0, 1]), batch(&[5, 6, 7])], end: 9 },
+                Run { partition: 1, start: 0, batches: vec![batch(&[0])], end: 1 },
             ],
         };
         let (first, second) = tick.clone().halve(offset).unwrap();
@@ -120,13 +123,13 @@ mod tests {
 
     #[test]
     fn a_partition_that_was_added_is_in_the_position_once_it_has_been_read() {
-        let tick = Tick { runs: vec![Run { partition: 2, batches: vec![batch(&[0])], end: 1 }] };
+        let tick = Tick { runs: vec![Run { partition: 2, start: 0, batches: vec![batch(&[0])], end: 1 }] };
         assert_eq!(tick.after(&Position::start(1)).offsets, vec![0, 0, 1]);
     }
 
     #[test]
     fn a_single_record_cannot_be_halved() {
-        let tick = Tick { runs: vec![Run { partition: 0, batches: vec![batch(&[3])], end: 4 }] };
+        let tick = Tick { runs: vec![Run { partition: 0, start: 0, batches: vec![batch(&[3])], end: 4 }] };
         assert!(tick.halve(offset).is_none());
     }
 
@@ -134,8 +137,8 @@ mod tests {
     fn an_end_behind_a_gap_stays_with_the_second_half() {
         let tick = Tick {
             runs: vec![
-                Run { partition: 0, batches: vec![], end: 4 },
-                Run { partition: 1, batches: vec![batch(&[3, 4])], end: 9 },
+                Run { partition: 0, start: 0, batches: vec![], end: 4 },
+                Run { partition: 1, start: 0, batches: vec![batch(&[3, 4])], end: 9 },
             ],
         };
         let (first, second) = tick.halve(offset).unwrap();

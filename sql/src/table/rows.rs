@@ -15,7 +15,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use aquifer_storage::record::columns::{RecordColumn, record_schema};
-use aquifer_storage::record::format::{ColumnRole, DecodeError, Decoder};
+use aquifer_storage::record::format::{ColumnRole, DecodeError, Decoded, Decoder};
+use aquifer_storage::{SharedDecoder, Storage};
 use arrow::array::{
     Array, ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, RecordBatchOptions, StringArray, StringBuilder,
 };
@@ -32,8 +33,22 @@ pub(crate) const ROWTIME: &str = "rowtime";
 #[derive(Debug)]
 pub(crate) struct RowReader {
     decoder: Decoder,
-    raw_schema: SchemaRef,
+    /// What others have decoded, and are left.
+    shared: Option<SharedDecoder>,
+    /// The raw columns a scan must give.
+    scanned: Vec<RecordColumn>,
+    records_schema: SchemaRef,
     shape: RowShape,
+}
+
+fn schema_of(columns: &[RecordColumn]) -> Result<SchemaRef> {
+    let indexes: Vec<usize> = columns.iter().map(|column| *column as usize).collect();
+    Ok(Arc::new(record_schema().project(&indexes)?))
+}
+
+/// Where `raw` stand among the columns scanned.
+fn carried(raw: &[RecordColumn], scanned: &[RecordColumn]) -> Vec<usize> {
+    raw.iter().filter_map(|column| scanned.iter().position(|scanned| scanned == column)).collect()
 }
 
 /// What one raw batch gave.
@@ -53,33 +68,38 @@ impl RowReader {
     /// # Errors
     /// A name the relation does not have.
     pub(crate) fn new(relation: &Relation, schema: SchemaRef, with_headers: bool) -> Result<Self> {
-        let declared = &relation.format.columns;
-        let mut shape = RowShape::new(relation, schema);
-        let headers = with_headers
-            || shape.raw.contains(&RecordColumn::Headers)
-            || shape.wanted.iter().any(|index| declared[*index].role == ColumnRole::Headers);
-        let always = [
-            RecordColumn::Partition,
-            RecordColumn::Offset,
-            RecordColumn::Timestamp,
-            RecordColumn::Key,
-            RecordColumn::Value,
-        ];
-        let needed = |column: &RecordColumn| {
-            always.contains(column) || shape.raw.contains(column) || (headers && *column == RecordColumn::Headers)
-        };
-        shape.raw = RecordColumn::ALL.into_iter().filter(needed).collect();
-        let raw_schema =
-            Arc::new(record_schema().project(&shape.raw.iter().map(|column| *column as usize).collect::<Vec<_>>())?);
-        let carried: Vec<usize> = (0..shape.raw.len()).collect();
-        let decoder = Decoder::new(&relation.format, &raw_schema, &carried, &shape.wanted)
+        let shape = RowShape::with_records(relation, schema, with_headers);
+        let scanned = shape.raw.clone();
+        Self::of(relation, shape, scanned)
+    }
+
+    /// The same for who reads each record once, in passing: it shares what is decoded with whoever else decodes it.
+    ///
+    /// # Errors
+    /// As [`RowReader::new`].
+    pub(crate) fn once(storage: &Storage, relation: &Relation, schema: SchemaRef, with_headers: bool) -> Result<Self> {
+        let shape = RowShape::with_records(relation, schema, with_headers);
+        let needed = |column: &RecordColumn| shape.raw.contains(column) || SharedDecoder::COLUMNS.contains(column);
+        let scanned = RecordColumn::ALL.into_iter().filter(needed).collect();
+        let reader = Self::of(relation, shape, scanned)?;
+        let carried = carried(&reader.shape.raw, &reader.scanned);
+        let schema = schema_of(&reader.scanned)?;
+        let shared =
+            storage.shared_decoder(relation.topic, &relation.format, &schema, (&carried, &reader.shape.wanted));
+        let shared = shared.map_err(|source| DataFusionError::External(Box::new(source)))?;
+        Ok(Self { shared: Some(shared), ..reader })
+    }
+
+    fn of(relation: &Relation, shape: RowShape, scanned: Vec<RecordColumn>) -> Result<Self> {
+        let carried = carried(&shape.raw, &scanned);
+        let decoder = Decoder::new(&relation.format, &schema_of(&scanned)?, &carried, &shape.wanted)
             .map_err(|source| DataFusionError::External(Box::new(source)))?;
-        Ok(Self { decoder, raw_schema, shape })
+        Ok(Self { decoder, shared: None, scanned, records_schema: schema_of(&shape.raw)?, shape })
     }
 
     /// The raw columns a scan must give, in this order.
     pub(crate) fn raw_columns(&self) -> &[RecordColumn] {
-        &self.shape.raw
+        &self.scanned
     }
 
     /// The rows of one raw batch; records that do not decode are left out.
@@ -88,9 +108,23 @@ impl RowReader {
     /// Only for bugs.
     pub(crate) fn read(&mut self, raw: &RecordBatch) -> Result<ReadRows> {
         let decoded = self.decoder.decode(raw).map_err(|source| DataFusionError::External(Box::new(source)))?;
+        self.read_of(decoded)
+    }
+
+    /// The same of a batch of one partition, of all that there is from an offset on.
+    ///
+    /// # Errors
+    /// Only for bugs.
+    pub(crate) fn read_once(&mut self, partition: i32, start: i64, raw: &RecordBatch) -> Result<ReadRows> {
+        let Some(shared) = &mut self.shared else { return self.read(raw) };
+        let decoded = shared.decode(&mut self.decoder, partition, start, raw);
+        self.read_of(decoded.map_err(|source| DataFusionError::External(Box::new(source)))?)
+    }
+
+    fn read_of(&self, decoded: Decoded) -> Result<ReadRows> {
         let options = RecordBatchOptions::new().with_row_count(Some(decoded.rows.num_rows()));
         let records = decoded.rows.columns()[..self.shape.raw.len()].to_vec();
-        let records = RecordBatch::try_new_with_options(SchemaRef::clone(&self.raw_schema), records, &options)?;
+        let records = RecordBatch::try_new_with_options(SchemaRef::clone(&self.records_schema), records, &options)?;
         Ok(ReadRows { rows: self.shape.rows(&decoded.rows)?, records, errors: decoded.errors })
     }
 }
@@ -122,6 +156,27 @@ impl RowShape {
         let needed: Vec<&str> = hidden.map(|field| raw_name(field.name())).collect();
         let raw = RecordColumn::ALL.into_iter().filter(|column| needed.contains(&column.name())).collect();
         Self { raw, wanted, schema, timestamp_column: relation.timestamp_column.clone() }
+    }
+
+    /// The same, with the records' own columns that tell them apart.
+    fn with_records(relation: &Relation, schema: SchemaRef, with_headers: bool) -> Self {
+        let declared = &relation.format.columns;
+        let mut shape = Self::new(relation, schema);
+        let headers = with_headers
+            || shape.raw.contains(&RecordColumn::Headers)
+            || shape.wanted.iter().any(|index| declared[*index].role == ColumnRole::Headers);
+        let always = [
+            RecordColumn::Partition,
+            RecordColumn::Offset,
+            RecordColumn::Timestamp,
+            RecordColumn::Key,
+            RecordColumn::Value,
+        ];
+        let needed = |column: &RecordColumn| {
+            always.contains(column) || shape.raw.contains(column) || (headers && *column == RecordColumn::Headers)
+        };
+        shape.raw = RecordColumn::ALL.into_iter().filter(needed).collect();
+        shape
     }
 
     /// The raw columns that are needed, in this order.

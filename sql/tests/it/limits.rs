@@ -1,7 +1,5 @@
 //! What a query may take: memory, disk, turns and time. It is told what it ran into, and nobody else is.
 
-use std::time::Duration;
-
 use aquifer_sql::engine::{Engine, EngineOptions, QuerySettings, SessionOptions};
 use aquifer_sql::session::{Outcome, Rows, Session};
 use aquifer_storage::Storage;
@@ -173,12 +171,8 @@ async fn heavy_queries_that_are_more_than_may_read_wait_and_all_end() {
     assert_eq!(node.taken("refused", "heavy_queries").await, 0);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_statement_whose_rows_are_always_at_hand_ends_at_its_timeout_and_one_that_is_read_slowly_does_not() {
-    let node = Node::start(4 << 30, QuerySettings::default()).await;
-    let mut session = node.session();
-    run(&mut session, "SET statement_timeout = '300ms'").await.unwrap();
-    let mut endless = begin(&mut session, "SELECT i FROM generate_series(1, 1000000000000) g(i)").await;
+async fn ends_at_its_timeout(session: &mut Session) {
+    let mut endless = begin(session, "SELECT i FROM generate_series(1, 1000000000000) g(i)").await;
     let ended = async {
         loop {
             if let Err(error) = endless.stream.next().await.unwrap() {
@@ -188,13 +182,23 @@ async fn a_statement_whose_rows_are_always_at_hand_ends_at_its_timeout_and_one_t
     };
     let error = tokio::time::timeout(node::DEADLINE, ended).await.unwrap();
     assert_eq!(error.state.code(), "57014", "{error:?}");
-    drop(endless);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_statement_whose_rows_are_always_at_hand_ends_at_its_timeout_and_one_that_is_read_slowly_does_not() {
+    let node = Node::start(4 << 30, QuerySettings::default()).await;
+    let mut session = node.session();
+    run(&mut session, "SET statement_timeout = '300ms'").await.unwrap();
+    ends_at_its_timeout(&mut session).await;
     node.is_idle().await;
     // The time that a client takes between two portions is not the statement's.
     run(&mut session, "SET statement_timeout = '2s'").await.unwrap();
     let mut slow = begin(&mut session, "SELECT i FROM generate_series(1, 30000) g(i)").await;
     let mut rows = slow.stream.next().await.unwrap().unwrap().num_rows();
-    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    // As long as another one takes to reach the same timeout, nobody reads.
+    let mut other = node.session();
+    run(&mut other, "SET statement_timeout = '2s'").await.unwrap();
+    ends_at_its_timeout(&mut other).await;
     while let Some(batch) = slow.stream.next().await {
         rows += batch.unwrap().num_rows();
     }
@@ -218,4 +222,36 @@ async fn rows_of_the_log_that_one_query_decoded_serve_the_next_one() {
     run(&mut session, "CREATE STREAM s (k STRING KEY, v INT) WITH (kafka_topic = 's', partitions = 2)").await.unwrap();
     run(&mut session, "INSERT INTO s VALUES ('a', 1)").await.unwrap();
     assert_eq!(run(&mut session, sum).await.unwrap(), ["1|1|a"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_of_the_log_that_a_continuous_query_decoded_serve_another_one_and_a_select() {
+    let node = Node::start(4 << 30, QuerySettings::default()).await;
+    let mut session = node.session();
+    run(&mut session, "CREATE STREAM s (k STRING KEY, v INT) WITH (kafka_topic = 's', partitions = 2)").await.unwrap();
+    for what in ["sum(v)", "count(*)"] {
+        let name = &what[..3];
+        let create = format!("CREATE TABLE {name}_of AS SELECT k, {what} AS n FROM s GROUP BY k EMIT CHANGES");
+        run(&mut session, &create).await.unwrap();
+    }
+    for _ in 0..20 {
+        let insert = "INSERT INTO s SELECT (i % 7)::text, i FROM generate_series(1, 1500) g(i)";
+        run(&mut session, insert).await.unwrap();
+    }
+    for (table, total) in [("sum_of", "22515000"), ("cou_of", "30000")] {
+        let sum = format!("SELECT sum(n) FROM {table}");
+        eventually(table, async || run(&mut node.session(), &sum).await.unwrap() == [total]).await;
+    }
+    // Nobody has asked for these rows before.
+    let sum = "SELECT count(*), sum(v), max(k) FROM s WHERE v > 0";
+    let lines = run(&mut session, &format!("EXPLAIN ANALYZE {sum}")).await.unwrap();
+    let shared = "hot_rows=30.00 K, hot_rows_shared=30.00 K";
+    assert!(lines.iter().any(|line| line.contains(shared)), "{lines:?}");
+    assert_eq!(run(&mut session, sum).await.unwrap(), ["30000|22515000|6"]);
+    let cache = "SELECT hits FROM aquifer.caches WHERE name = 'hot_rows'";
+    let before: i64 = run(&mut session, cache).await.unwrap()[0].parse().unwrap();
+    run(&mut session, "CHECKPOINT").await.unwrap();
+    let after: i64 = run(&mut session, cache).await.unwrap()[0].parse().unwrap();
+    assert!(after > before, "tiering takes what is decoded: {before}, {after}");
+    assert_eq!(run(&mut session, sum).await.unwrap(), ["30000|22515000|6"]);
 }

@@ -23,8 +23,10 @@ use crate::manifest::uploads::Upload;
 /// Sizes that give the tree its shape.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Shape {
-    /// Bytes of entries a root holds itself before they become a chunk.
+    /// Bytes of entries a root holds itself before they become a chunk, beside those for its partitions.
     pub(crate) tail_bytes: usize,
+    /// So many more for each partition: an object of all of them must not be a chunk of its own.
+    pub(crate) tail_bytes_of_partition: usize,
     /// Bytes of entries a chunk holds at the most, unless a single one is larger.
     pub(crate) chunk_bytes: usize,
     /// A chunk below this is small.
@@ -42,6 +44,8 @@ impl Default for Shape {
         Self {
             // Every topic has one in memory, all the time.
             tail_bytes: 8 << 10,
+            // Three objects: of one with ten columns some 95 bytes are a partition's.
+            tail_bytes_of_partition: 288,
             chunk_bytes: 1 << 20,
             small_bytes: 256 << 10,
             small_max: 16,
@@ -149,7 +153,8 @@ impl Draft<'_> {
                 }
             }
         }
-        if weight(&entries) > self.means.shape.tail_bytes {
+        let shape = self.means.shape;
+        if weight(&entries) > shape.tail_bytes + next.partitions.len() * shape.tail_bytes_of_partition {
             self.cut(std::mem::take(&mut entries), &mut chunks).await?;
         }
         next.tail = entries;

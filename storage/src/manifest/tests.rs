@@ -32,8 +32,15 @@ const OLD: WriterEpoch = WriterEpoch(1);
 const NEW: WriterEpoch = WriterEpoch(2);
 
 /// So small that a few entries make a tree of several levels.
-const TINY: Shape =
-    Shape { tail_bytes: 200, chunk_bytes: 400, small_bytes: 250, small_max: 3, level_bytes: 300, gone_max: 2 };
+const TINY: Shape = Shape {
+    tail_bytes: 200,
+    tail_bytes_of_partition: 0,
+    chunk_bytes: 400,
+    small_bytes: 250,
+    small_max: 3,
+    level_bytes: 300,
+    gone_max: 2,
+};
 
 /// Partition, first offset, first offset after it.
 type Range = (i32, i64, i64);
@@ -385,7 +392,8 @@ proptest! {
         (tail, chunk, level, small_max) in (0usize..600, 1usize..800, 1usize..600, 2usize..5),
     ) {
         let shape = Shape {
-            tail_bytes: tail, chunk_bytes: chunk, small_bytes: 300, small_max, level_bytes: level, gone_max: 3,
+            tail_bytes: tail, tail_bytes_of_partition: 0, chunk_bytes: chunk, small_bytes: 300, small_max,
+            level_bytes: level, gone_max: 3,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         runtime.block_on(async {

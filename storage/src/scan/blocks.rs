@@ -6,7 +6,8 @@
 //! given is the scan's own snapshot's to say: a block is cut to what that has pinned, whoever decoded it.
 //!
 //! Kept are the blocks that were used last, within `cache.hot_bytes_max`. A block whose records are so large that few
-//! blocks would fill that is read anew each time, as is whatever a scan wants only a little of.
+//! blocks would fill that is read anew each time, as is whatever a scan wants only a little of. Who reads raw records in
+//! passing shares them too ([`share`](super::share)).
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -18,7 +19,7 @@ use arrow::datatypes::Int64Type;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use futures::future::{BoxFuture, FutureExt, Shared, WeakShared};
 use futures::{StreamExt, TryStreamExt, stream};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::error::{Error, Result};
 use crate::ids::TopicPartition;
@@ -38,14 +39,14 @@ pub(super) const BLOCK_OFFSETS: i64 = 8 << 10;
 /// Bytes of decoded rows that a block may have to be kept.
 const BLOCK_BYTES_MAX: usize = 16 << 20;
 
-/// Portions that a block grows by before they are put together.
-const PORTIONS_MAX: usize = 8;
+/// Who decodes in passing waits for who does at the same time, for one of so many groups of partitions.
+const TURNS: usize = 16;
 
 /// What is kept of a block that is too large.
 const DEAR_BYTES: usize = 256;
 
 /// Raw columns that a block has in front of the declared ones; keys, values and headers are in neither.
-const CARRIED: [RecordColumn; 5] = [
+pub(super) const CARRIED: [RecordColumn; 5] = [
     RecordColumn::Offset,
     RecordColumn::Partition,
     RecordColumn::Timestamp,
@@ -54,11 +55,20 @@ const CARRIED: [RecordColumn; 5] = [
 ];
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct BlockKey {
-    partition: TopicPartition,
-    number: i64,
-    /// The declaration, written out.
-    declaration: Arc<[u8]>,
+pub(super) struct BlockKey {
+    pub(super) partition: TopicPartition,
+    /// The block's first offset in blocks.
+    pub(super) number: i64,
+    /// See [`declaration_of`].
+    pub(super) declaration: Arc<[u8]>,
+}
+
+/// A declaration, written out.
+///
+/// # Errors
+/// [`Error::Format`]; then it is a bug.
+pub(super) fn declaration_of(format: &RecordFormat) -> Result<Arc<[u8]>> {
+    Ok(serde_json::to_vec(format).map_err(Error::format("write a declaration"))?.into())
 }
 
 #[derive(Clone, Debug)]
@@ -88,12 +98,22 @@ pub(crate) struct Blocks {
     kept: Cache<BlockKey, Kept>,
     /// Being decoded, to which end; held for a look-up or a change only. Work goes on as long as somebody waits for it.
     under_way: Mutex<HashMap<(BlockKey, i64), WeakShared<Decoding>>>,
+    turns: [Mutex<()>; TURNS],
 }
 
 impl Blocks {
     /// None yet; at most so many bytes are kept.
     pub(crate) fn new(bytes_max: u64) -> Self {
-        Self { kept: Cache::new(usize::try_from(bytes_max).unwrap_or(usize::MAX)), under_way: Mutex::default() }
+        Self {
+            kept: Cache::new(usize::try_from(bytes_max).unwrap_or(usize::MAX)),
+            under_way: Mutex::default(),
+            turns: Default::default(),
+        }
+    }
+
+    /// Held while records of a partition are decoded in passing, so that two who do so decode them once.
+    pub(super) fn turn(&self, partition: TopicPartition) -> MutexGuard<'_, ()> {
+        self.turns[usize::try_from(partition.partition).unwrap_or(0) % TURNS].lock()
     }
 
     /// How it does.
@@ -130,15 +150,9 @@ pub(super) fn rows(source: Source, asked: &Arc<Asked>, wanted: Wanted) -> Result
     if wanted.committed_min_us.is_some() || wanted.start >= wanted.end {
         return Ok(None);
     }
-    let declaration = serde_json::to_vec(&*declared.format).map_err(Error::format("write a declaration"))?;
-    let reader = Arc::new(Reader {
-        source,
-        asked: Arc::clone(asked),
-        declared: declared.clone(),
-        declaration: declaration.into(),
-        columns,
-        wanted,
-    });
+    let declaration = declaration_of(&declared.format)?;
+    let reader =
+        Arc::new(Reader { source, asked: Arc::clone(asked), declared: declared.clone(), declaration, columns, wanted });
     let numbers = wanted.start.div_euclid(BLOCK_OFFSETS)..=(wanted.end - 1).div_euclid(BLOCK_OFFSETS);
     let blocks = stream::iter(numbers).then(move |number| {
         let reader = Arc::clone(&reader);
@@ -220,16 +234,11 @@ impl Reader {
     /// The columns asked for of a block's rows at these offsets.
     fn cut(&self, block: &Block, offsets: &Range<i64>) -> Vec<Result<Decoded>> {
         let mut cut = Vec::new();
-        for portion in &block.portions {
-            let places = portion.rows.column(0).as_primitive::<Int64Type>().values();
-            let first = places.partition_point(|offset| *offset < offsets.start);
-            let end = places.partition_point(|offset| *offset < offsets.end);
-            let errors: Vec<_> =
-                portion.errors.iter().filter(|error| offsets.contains(&error.offset)).cloned().collect();
-            self.asked.meter.hot_rows(end - first + errors.len());
+        for Decoded { rows, errors } in block.at(offsets) {
+            self.asked.meter.hot_rows(rows.num_rows() + errors.len());
             let mut errors = Some(errors).filter(|errors| !errors.is_empty());
-            for start in (first..end).step_by(self.asked.batch_rows) {
-                let rows = portion.rows.slice(start, self.asked.batch_rows.min(end - start));
+            for start in (0..rows.num_rows()).step_by(self.asked.batch_rows) {
+                let rows = rows.slice(start, self.asked.batch_rows.min(rows.num_rows() - start));
                 cut.push(self.arranged(&rows).map(|rows| Decoded { rows, errors: errors.take().unwrap_or_default() }));
             }
             if let Some(errors) = errors {
@@ -281,14 +290,67 @@ impl Reader {
     }
 }
 
+impl Block {
+    /// Of these portions; `None` if they are too large.
+    fn of(offsets: Range<i64>, portions: Vec<Arc<Decoded>>) -> Result<Option<Arc<Self>>> {
+        let portions = put_together(portions)?;
+        let bytes = portions.iter().map(|portion| bytes_of(portion)).sum();
+        Ok((bytes <= BLOCK_BYTES_MAX).then(|| Arc::new(Self { offsets, portions, bytes })))
+    }
+
+    /// What it has of these offsets.
+    fn at(&self, offsets: &Range<i64>) -> impl Iterator<Item = Decoded> {
+        self.portions.iter().map(|portion| part_of(portion, offsets))
+    }
+}
+
+/// The rows and errors at these offsets of rows that have their offset in front.
+pub(super) fn part_of(decoded: &Decoded, offsets: &Range<i64>) -> Decoded {
+    let places = decoded.rows.column(0).as_primitive::<Int64Type>().values();
+    let first = places.partition_point(|offset| *offset < offsets.start);
+    let end = places.partition_point(|offset| *offset < offsets.end);
+    let errors = decoded.errors.iter().filter(|error| offsets.contains(&error.offset)).cloned().collect();
+    Decoded { rows: decoded.rows.slice(first, end - first), errors }
+}
+
 impl Blocks {
+    /// What there is of offsets of one block, if all of them have been decoded.
+    pub(super) fn find(&self, key: &BlockKey, offsets: &Range<i64>) -> Option<Vec<Decoded>> {
+        let Some(Kept::Rows(block)) = self.kept.get(key) else { return None };
+        let has = block.offsets.start <= offsets.start && block.offsets.end >= offsets.end;
+        has.then(|| block.at(offsets).collect())
+    }
+
+    /// Takes in what somebody has decoded of a block: all that there is of these offsets.
+    ///
+    /// # Errors
+    /// [`Error::Format`]; then it is a bug.
+    pub(super) fn offer(&self, key: BlockKey, offsets: &Range<i64>, decoded: &Decoded) -> Result<()> {
+        let (start, mut portions) = match self.kept.peek(&key) {
+            Some(Kept::Dear) => return Ok(()),
+            Some(Kept::Rows(known)) if known.offsets.end >= offsets.end => return Ok(()),
+            Some(Kept::Rows(known)) if (known.offsets.start..=known.offsets.end).contains(&offsets.start) => {
+                (known.offsets.start, known.portions.clone())
+            }
+            _ => (offsets.start, Vec::new()),
+        };
+        let known_end = portions.last().map_or(start, |last| end_of(last).max(start));
+        portions.push(Arc::new(part_of(decoded, &(known_end..offsets.end))));
+        let grown = Block::of(start..offsets.end, portions)?;
+        self.keep(key, grown.as_ref());
+        Ok(())
+    }
+
     fn keep(&self, key: BlockKey, grown: Option<&Arc<Block>>) {
         let Some(block) = grown else {
             self.kept.insert(key, Kept::Dear, DEAR_BYTES);
             return;
         };
         // Somebody with a newer snapshot may have been faster.
-        let is_longer = |kept: &Kept| matches!(kept, Kept::Rows(kept) if kept.offsets.end > block.offsets.end);
+        let is_longer = |kept: &Kept| match kept {
+            Kept::Rows(kept) => kept.offsets.start <= block.offsets.start && kept.offsets.end > block.offsets.end,
+            Kept::Dear => false,
+        };
         if !self.kept.peek(&key).is_some_and(|kept| is_longer(&kept)) {
             self.kept.insert(key, Kept::Rows(Arc::clone(block)), block.bytes);
         }
@@ -319,22 +381,39 @@ async fn grow(
         if bytes > BLOCK_BYTES_MAX {
             return Ok(None);
         }
-        if decoded.rows.num_rows() > 0 || !decoded.errors.is_empty() {
-            portions.push(Arc::new(decoded));
-        }
+        portions.push(Arc::new(decoded));
     }
-    if portions.len() > PORTIONS_MAX {
-        portions = vec![Arc::new(put_together(&portions)?)];
-        bytes = portions.iter().map(|portion| bytes_of(portion)).sum();
-    }
-    Ok(Some(Arc::new(Block { offsets: start..readable.end, portions, bytes })))
+    Block::of(start..readable.end, portions)
 }
 
-fn put_together(portions: &[Arc<Decoded>]) -> Result<Decoded> {
-    let Some(first) = portions.first() else { return Err(Error::Closed) };
-    let rows = concat_batches(&first.rows.schema(), portions.iter().map(|portion| &portion.rows))
-        .map_err(Error::format("put decoded rows together"))?;
-    Ok(Decoded { rows, errors: portions.iter().flat_map(|portion| portion.errors.clone()).collect() })
+/// Portions without empty ones, each more than twice as long as the next: a row is copied a few times however many
+/// portions its block grows by.
+fn put_together(portions: Vec<Arc<Decoded>>) -> Result<Vec<Arc<Decoded>>> {
+    let mut shorter: Vec<Arc<Decoded>> = Vec::new();
+    for portion in portions {
+        if portion.rows.num_rows() == 0 && portion.errors.is_empty() {
+            continue;
+        }
+        let mut last = portion;
+        while let Some(before) = shorter.pop_if(|before| length_of(before) <= 2 * length_of(&last)) {
+            let rows = concat_batches(&before.rows.schema(), [&before.rows, &last.rows])
+                .map_err(Error::format("put decoded rows together"))?;
+            last = Arc::new(Decoded { rows, errors: before.errors.iter().chain(&last.errors).cloned().collect() });
+        }
+        shorter.push(last);
+    }
+    Ok(shorter)
+}
+
+fn length_of(decoded: &Decoded) -> usize {
+    decoded.rows.num_rows() + decoded.errors.len()
+}
+
+/// The offset behind the last one that it tells of.
+fn end_of(decoded: &Decoded) -> i64 {
+    let offsets = decoded.rows.column(0).as_primitive::<Int64Type>().values();
+    let error = decoded.errors.last().map(|error| error.offset);
+    offsets.last().copied().max(error).map_or(i64::MIN, |last| last + 1)
 }
 
 fn bytes_of(decoded: &Decoded) -> usize {

@@ -3,7 +3,9 @@
 //! The seam of a partition is the end of its tiered part when it was pinned: every offset below it is read from
 //! objects, every other one from the log, so each is read once. The log is pinned first and the manifest second: a
 //! manifest is shown before the log learns of it, so it covers at least everything below the seam; what it covers
-//! beyond is not read. The log forgets only below the seam, and what is pinned stays readable anyway.
+//! beyond is not read. No manifest may be shown in between: a compaction there could have taken a row away for one that
+//! the pinned end of the log hides ([`in_one_moment`]). The log forgets only below the seam, and what is pinned stays
+//! readable anyway.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -34,6 +36,30 @@ const OPENS_MAX: usize = 2;
 
 /// Rows read in one step where only the first one is looked for.
 const POSITION_ROWS: usize = 1024;
+
+/// How often a snapshot is tried to be taken while manifests change.
+const PINS_MAX: usize = 100;
+
+/// The log pinned, and the manifests as they were shown before and after it.
+///
+/// # Errors
+/// Those of `pin`; [`Error::Conflict`] if the manifests change all the time.
+fn in_one_moment<L, M>(
+    pin: impl Fn() -> Result<L>,
+    shown: impl Fn() -> M,
+    is_same: impl Fn(&M, &M) -> bool,
+) -> Result<(L, M)> {
+    let mut before = shown();
+    for _ in 0..PINS_MAX {
+        let log = pin()?;
+        let after = shown();
+        if is_same(&before, &after) {
+            return Ok((log, after));
+        }
+        before = after;
+    }
+    Err(Error::Conflict { what: "what the object store holds of the topics".to_owned() })
+}
 
 /// What a snapshot holds on to.
 #[derive(Debug)]
@@ -72,10 +98,18 @@ impl Pinned {
             .flat_map(|topic| (0..topic.partitions).map(|partition| TopicPartition { topic: topic.id, partition }));
         let from_of = |partition: &TopicPartition| from.get(partition).copied().unwrap_or(0);
         let wanted: Vec<_> = partitions.map(|partition| (partition, from_of(&partition))).collect();
-        let ranges = node.pin_hot(&wanted)?;
-        let names: HashMap<_, _> = topics.iter().map(|topic| (topic.id, topic.name.as_str())).collect();
         let cold = tier.cold();
-        let manifests: HashMap<_, _> = topics.iter().map(|topic| (topic.id, cold.manifests.get(topic.id))).collect();
+        let shown = || topics.iter().map(|topic| cold.manifests.get(topic.id)).collect::<Vec<_>>();
+        let is_same = |one: &Arc<TopicManifest>, other: &Arc<TopicManifest>| {
+            (one.epoch, one.version) == (other.epoch, other.version)
+        };
+        let (ranges, manifests) = in_one_moment(
+            || node.pin_hot(&wanted),
+            shown,
+            |before, after| before.iter().zip(after).all(|(one, other)| is_same(one, other)),
+        )?;
+        let names: HashMap<_, _> = topics.iter().map(|topic| (topic.id, topic.name.as_str())).collect();
+        let manifests: HashMap<_, _> = topics.iter().map(|topic| topic.id).zip(manifests).collect();
         let pinned = ranges.into_iter().filter_map(|hot| {
             let partition = hot.partition;
             let (name, manifest) = (names.get(&partition.topic)?, manifests.get(&partition.topic)?);
@@ -335,6 +369,8 @@ impl PinnedPartition {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+
     use super::*;
 
     #[test]
@@ -344,5 +380,25 @@ mod tests {
             let read: Vec<i64> = (below.start..below.end).chain(above.start..above.end).collect();
             assert_eq!(read, (start..end).collect::<Vec<_>>(), "{start}..{end} at {seam}");
         }
+    }
+
+    #[test]
+    fn a_manifest_that_comes_while_the_log_is_pinned_is_pinned_with_the_log_as_it_is_then() {
+        let (published, pins) = (Cell::new(7), Cell::new(0));
+        let pin = |publishes: u32| {
+            let (published, pins) = (&published, &pins);
+            move || {
+                pins.set(pins.get() + 1);
+                if pins.get() <= publishes {
+                    published.set(published.get() + 1);
+                }
+                Ok(pins.get())
+            }
+        };
+        let same = |one: &u32, other: &u32| one == other;
+        assert_eq!(in_one_moment(pin(0), || published.get(), same).unwrap(), (1, 7));
+        assert_eq!(in_one_moment(pin(3), || published.get(), same).unwrap(), (4, 9));
+        let ever = in_one_moment(pin(u32::MAX), || published.get(), same);
+        assert!(matches!(ever, Err(Error::Conflict { .. })));
     }
 }

@@ -46,6 +46,12 @@ pub struct StoreFaults {
 pub struct StoreCalls {
     /// Puts.
     pub puts: u64,
+    /// Puts of objects of records.
+    pub object_puts: u64,
+    /// Puts of roots of manifests.
+    pub root_puts: u64,
+    /// Puts of chunks of manifests.
+    pub chunk_puts: u64,
     /// Gets, of ranges too.
     pub gets: u64,
     /// Lists.
@@ -92,6 +98,20 @@ enum Fate {
 
 fn refused(code: &str) -> Error {
     Error::Generic { store: STORE, source: code.to_owned().into() }
+}
+
+impl StoreCalls {
+    fn count_put(&mut self, path: &Path, bytes: u64) {
+        self.puts += 1;
+        self.put_bytes += bytes;
+        // topics/<topic id>/<kind>/<name>
+        match path.as_ref().split('/').nth(2) {
+            Some("data") => self.object_puts += 1,
+            Some("manifest") => self.root_puts += 1,
+            Some("chunk") => self.chunk_puts += 1,
+            _ => {}
+        }
+    }
 }
 
 impl State {
@@ -257,8 +277,7 @@ impl ObjectStore for SimStore {
         let bytes = Bytes::from(payload);
         let (early, dies) = {
             let mut state = self.state.lock();
-            state.calls.puts += 1;
-            state.calls.put_bytes += bytes.len() as u64;
+            state.calls.count_put(location, bytes.len() as u64);
             if state.refused_words.as_ref().is_some_and(|words| location.as_ref().contains(words.as_str())) {
                 return Err(Error::PermissionDenied { path: location.to_string(), source: "403 forbidden".into() });
             }

@@ -10,9 +10,9 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, StringArray, StringBuilder, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringArray, StringBuilder, UInt32Array};
 use arrow::compute::take;
-use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use parquet::file::metadata::KeyValue;
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,9 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::ids::TopicId;
 use crate::record::columns::{RecordColumn, record_schema};
-use crate::record::format::{DecodeError, Decoder, RecordFormat, TOMBSTONE_COLUMN};
+use crate::record::format::{DecodeError, Decoded, Decoder, RecordFormat, TOMBSTONE_COLUMN};
+use crate::scan::blocks::Blocks;
+use crate::scan::share::{SharedRows, column_of};
 
 /// Why a record did not decode.
 pub(crate) const ERROR_COLUMN: &str = "_error";
@@ -70,6 +72,8 @@ pub(crate) struct Declared {
     /// Whether the records are a table's, some of them deletions.
     tombstones: bool,
     declaration: String,
+    /// What others have decoded of the log, if the records are from there.
+    shared: Option<SharedRows>,
 }
 
 impl Declared {
@@ -91,7 +95,29 @@ impl Declared {
         let declaration = serde_json::to_string(&Declaration { decoder: DECODER_VERSION, format })
             .map_err(Error::format("write down a declaration"))?;
         let (schema, tombstones) = (Arc::new(Schema::new(fields)), format.tombstones);
-        Ok(Self { decoder, columns: wanted.len(), schema, tombstones, declaration })
+        Ok(Self { decoder, columns: wanted.len(), schema, tombstones, declaration, shared: None })
+    }
+
+    /// For records of a topic's log: what others have decoded of them is not decoded again.
+    ///
+    /// # Errors
+    /// As [`Declared::new`].
+    pub(crate) fn sharing(self, blocks: Arc<Blocks>, topic: TopicId, format: &RecordFormat) -> Result<Self> {
+        let shared = SharedRows::new(blocks, topic, format, &record_schema())?;
+        Ok(Self { shared, ..self })
+    }
+
+    /// The declared columns of the rows that decode, and why others do not.
+    fn decoded(&mut self, raw: &RecordBatch) -> Result<(Vec<ArrayRef>, Vec<DecodeError>)> {
+        let partitions = raw.column(RecordColumn::Partition as usize).as_primitive::<Int32Type>().values();
+        let Some((shared, partition)) = self.shared.as_mut().zip(partitions.first()) else {
+            let Decoded { rows, errors } = self.decoder.decode(raw)?;
+            return Ok((rows.columns()[..self.columns].to_vec(), errors));
+        };
+        let portions = shared.decode(*partition, raw, None)?;
+        let places = (0..self.columns).map(SharedRows::place_of);
+        let columns = places.map(|place| column_of(&portions, place)).collect::<Result<_>>()?;
+        Ok((columns, portions.into_iter().flat_map(|portion| portion.errors).collect()))
     }
 
     /// What the object says of its declared columns.
@@ -104,15 +130,15 @@ impl Declared {
         &self.schema
     }
 
-    /// The raw rows with their declared columns.
+    /// The raw rows, of one partition, with their declared columns.
     ///
     /// # Errors
     /// [`Error::Format`]; then it is a bug.
     pub(crate) fn extend(&mut self, raw: &RecordBatch) -> Result<RecordBatch> {
-        let decoded = self.decoder.decode(raw)?;
-        let (places, errors) = places(raw, &decoded.errors);
+        let (decoded, errors) = self.decoded(raw)?;
+        let (places, errors) = places(raw, &errors);
         let mut columns = raw.columns().to_vec();
-        for column in decoded.rows.columns().iter().take(self.columns) {
+        for column in &decoded {
             columns.push(take(column, &places, None).map_err(Error::format("place decoded rows"))?);
         }
         columns.push(Arc::new(errors));

@@ -62,6 +62,7 @@ use crate::object::open;
 use crate::object::past::Past;
 use crate::object::paths;
 use crate::record::batch::BatchLimits;
+use crate::scan::blocks::Blocks;
 use crate::settings::rewrite_bytes_max;
 use crate::storage::OpenOptions;
 use crate::tier::checkpoint::Checkpointer;
@@ -91,6 +92,8 @@ pub(crate) struct Tier {
     limits: BatchLimits,
     declared_by: DeclaredBy,
     held_by: HeldBy,
+    /// Decoded rows of the log.
+    blocks: Arc<Blocks>,
     /// Objects that housekeeping could not read.
     spoiled: Arc<Spoiled>,
     worker: Worker,
@@ -148,12 +151,14 @@ impl Tier {
         let limits = BatchLimits::STORED;
         let run_bytes_max = settings.tier_run_bytes_max;
         let declared_by = DeclaredBy::default();
+        let blocks = Arc::new(Blocks::new(settings.hot_rows_bytes_max()));
         let runner = Runner {
             node: Arc::downgrade(&node),
             cold: Arc::clone(&cold),
             limits,
             run_bytes_max,
             declared_by: DeclaredBy::clone(&declared_by),
+            blocks: Arc::clone(&blocks),
             rewrite_bytes_max: rewrite_bytes_max(settings.memory_limit),
         };
         let (held_by, spoiled) = (HeldBy::default(), Arc::<Spoiled>::default());
@@ -174,7 +179,14 @@ impl Tier {
         let checkpoints = Checkpoints::new(checkpointer, settings.checkpoint_interval_ms, node.clock().now_us());
         let worker = Worker::start(runner, SealPolicy::of(settings), checkpoints);
         let forgetting = forgetting::start(Arc::downgrade(&node));
-        Ok(Arc::new(Self { node, cold, limits, declared_by, held_by, spoiled, worker, forgetting, housekeeping }))
+        let shared =
+            Self { node, cold, limits, declared_by, held_by, blocks, spoiled, worker, forgetting, housekeeping };
+        Ok(Arc::new(shared))
+    }
+
+    /// Decoded rows of the log, shared by all who want them.
+    pub(crate) fn hot_rows(&self) -> &Arc<Blocks> {
+        &self.blocks
     }
 
     /// From now on objects get the declared columns that `by` knows of.
@@ -286,6 +298,7 @@ impl Tier {
             limits: self.limits,
             run_bytes_max: self.node.settings().tier_run_bytes_max,
             declared_by: DeclaredBy::default(),
+            blocks: Arc::clone(&self.blocks),
             rewrite_bytes_max: rewrite_bytes_max(self.node.settings().memory_limit),
         };
         Upkeep {

@@ -18,6 +18,7 @@ use crate::manifest::model::{Cover, Entry, Lost, Object};
 use crate::manifest::uploads::Upload;
 use crate::record::batch::BatchLimits;
 use crate::record::format::RecordFormat;
+use crate::scan::blocks::Blocks;
 use crate::tier::cold::Cold;
 use crate::tier::declared::{Declared, DeclaredColumns};
 use crate::tier::history::{Moved, removed_until_us};
@@ -39,6 +40,8 @@ pub(crate) struct Runner {
     /// `tier.run_bytes_max`.
     pub(crate) run_bytes_max: u64,
     pub(crate) declared_by: DeclaredBy,
+    /// Rows of the log that others have decoded.
+    pub(crate) blocks: Arc<Blocks>,
     /// Bytes of an object made of others, unless a single record is larger.
     pub(crate) rewrite_bytes_max: u64,
 }
@@ -205,7 +208,11 @@ impl Runner {
         let covers = parts.iter().map(|part| part.cover).collect();
         let limits = self.limits;
         let format = self.format_of(topic);
-        let built = worker::background(move || build(topic, &parts, limits, format.as_ref()));
+        let blocks = Arc::clone(&self.blocks);
+        let built = worker::background(move || {
+            let declared = format.as_ref().map(|format| (format, blocks));
+            build(topic, &parts, limits, declared)
+        });
         let (finished, lost) = built.await?;
         for Lost { partition, start, end, place } in &lost {
             tracing::error!(%topic, partition, start, end, place, "records are lost for ever, tiering goes on behind them");
@@ -285,10 +292,11 @@ fn build(
     topic: TopicId,
     parts: &[Part],
     limits: BatchLimits,
-    format: Option<&RecordFormat>,
+    declared: Option<(&RecordFormat, Arc<Blocks>)>,
 ) -> Result<(Option<Finished>, Vec<Lost>)> {
-    if let Some(format) = format {
-        match Declared::new(format).and_then(|declared| build_with(topic, parts, limits, Some(declared))) {
+    if let Some((format, blocks)) = declared {
+        let declared = Declared::new(format).and_then(|declared| declared.sharing(blocks, topic, format));
+        match declared.and_then(|declared| build_with(topic, parts, limits, Some(declared))) {
             Err(error @ (Error::Format { .. } | Error::Config { .. })) => {
                 tracing::warn!(%topic, %error, "an object is written without declared columns");
             }

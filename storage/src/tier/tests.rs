@@ -552,8 +552,15 @@ async fn several_objects_take_the_place_of_others_with_all_their_rows() {
 const YEAR: i64 = 600;
 
 /// So small that some entries make many chunks.
-const TINY: Shape =
-    Shape { tail_bytes: 300, chunk_bytes: 600, small_bytes: 400, small_max: 3, level_bytes: 800, gone_max: 3 };
+const TINY: Shape = Shape {
+    tail_bytes: 300,
+    tail_bytes_of_partition: 0,
+    chunk_bytes: 600,
+    small_bytes: 400,
+    small_max: 3,
+    level_bytes: 800,
+    gone_max: 3,
+};
 
 async fn add_objects(cold: &Cold, topic: TopicId, numbers: std::ops::Range<i64>) {
     for number in numbers {

@@ -22,8 +22,15 @@ const GRACE_US: i64 = 1_000;
 const DAY_US: i64 = 86_400_000_000;
 
 /// So small that a few entries make a tree of several levels.
-const TINY: Shape =
-    Shape { tail_bytes: 300, chunk_bytes: 600, small_bytes: 400, small_max: 3, level_bytes: 300, gone_max: 3 };
+const TINY: Shape = Shape {
+    tail_bytes: 300,
+    tail_bytes_of_partition: 0,
+    chunk_bytes: 600,
+    small_bytes: 400,
+    small_max: 3,
+    level_bytes: 300,
+    gone_max: 3,
+};
 
 /// A bucket that outlives processes, and a clock.
 struct Bench {
