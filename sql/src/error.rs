@@ -311,7 +311,7 @@ impl From<aquifer_storage::Error> for Error {
                 Some("give every row a key, or make the topic with cleanup_policy = 'delete'"),
             ),
             Storage::TopicHeld { .. } => (SqlState::ObjectInUse, Some("TERMINATE or DROP what uses it first")),
-            Storage::TableTopic { .. } | Storage::TableWrittenByQuery { .. } => {
+            Storage::TableTopic { .. } | Storage::TableWrittenByQuery { .. } | Storage::TableKeyed { .. } => {
                 (SqlState::ObjectInUse, Some("DROP the table first"))
             }
             Storage::TopicInternal { .. } => (SqlState::ReadOnly, Some("the node keeps this topic for itself")),

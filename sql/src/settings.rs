@@ -18,6 +18,8 @@ enum Kind {
     Milliseconds,
     /// A whole number in this range.
     Number(i64, i64),
+    /// A time zone.
+    Zone,
     /// Names of schemas.
     SchemaList,
     /// Told, not set.
@@ -47,7 +49,7 @@ const fn reported(known: Known) -> Known {
     Known { reported: true, ..known }
 }
 
-use Kind::{Milliseconds, Number, OneOf, ReadOnly, SchemaList, Text};
+use Kind::{Milliseconds, Number, OneOf, ReadOnly, SchemaList, Text, Zone};
 
 const ON: Kind = OneOf(&["on", "true", "yes", "1"]);
 const OFF: Kind = OneOf(&["off", "false", "no", "0"]);
@@ -109,7 +111,7 @@ const KNOWN: &[Known] = &[
     reported(known("standard_conforming_strings", "on", ON, "word", "a backslash in '…' is a backslash")),
     known("statement_timeout", "0", Milliseconds, "ms", "longest time of a statement; 0 is without end"),
     known("synchronous_commit", "on", ON, "word", "a commit is answered when it is durable"),
-    reported(known("TimeZone", "UTC", Text, "zone", "timestamps show their offset to UTC, +00")),
+    reported(known("TimeZone", "UTC", Zone, "zone", "times without a zone are read as UTC, and all are shown in it")),
     known(
         "transaction_isolation",
         "read committed",
@@ -291,6 +293,8 @@ fn check(known: &Known, value: &str) -> Result<String> {
             Err(Error::new(SqlState::CannotChangeParameter, format!("parameter \"{}\" cannot be changed", known.name)))
         }
         Kind::Text => Ok(value.to_owned()),
+        // Read in one zone and shown in another, a time without a zone would become another time.
+        Kind::Zone => Ok("UTC".to_owned()),
         Kind::OneOf(words) => {
             let found = words.iter().find(|word| word.eq_ignore_ascii_case(value.trim()));
             match found {

@@ -103,6 +103,17 @@ pub enum Error {
         /// The definition whose table it holds, as `query clicks_per_user`.
         holder: String,
     },
+    /// A table's rows lie in the topic's partitions by their primary key: with more of them a key would have two rows.
+    #[error(
+        "topic {topic} holds {holder}, whose keys have their place in the partitions there are; with more, a key would have \
+         two rows; CREATE a TABLE with as many partitions as it is to have, and INSERT INTO it what this one has"
+    )]
+    TableKeyed {
+        /// The topic's name.
+        topic: String,
+        /// The table, as `table prices`.
+        holder: String,
+    },
     /// One of our own topics cannot be written or deleted by clients.
     #[error("topic {topic} is internal")]
     TopicInternal {
@@ -298,6 +309,7 @@ impl Error {
             | Self::TopicHeld { .. }
             | Self::TableTopic { .. }
             | Self::TableWrittenByQuery { .. }
+            | Self::TableKeyed { .. }
             | Self::TopicInternal { .. }
             | Self::Conflict { .. }
             | Self::OffsetOutOfRange { .. }

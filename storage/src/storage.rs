@@ -301,11 +301,22 @@ impl Storage {
         Err(Error::TableTopic { topic, holder })
     }
 
+    /// Refuses more partitions for a topic in whose partitions a table's rows have their place by their keys.
+    ///
+    /// # Errors
+    /// [`Error::TableKeyed`].
+    pub fn check_may_grow(&self, id: TopicId) -> Result<()> {
+        let Some(holder) = self.tier.keyed_by(id) else { return Ok(()) };
+        let topic = self.topic_by_id(id).map_or_else(|| id.to_string(), |topic| topic.name.clone());
+        Err(Error::TableKeyed { topic, holder })
+    }
+
     /// Gives a topic more partitions, in a commit of its own; `partitions` is how many it has then.
     ///
     /// # Errors
-    /// [`Error::UnknownTopic`], [`Error::TopicInternal`], [`Error::InvalidPartitions`].
+    /// [`Error::UnknownTopic`], [`Error::TopicInternal`], [`Error::InvalidPartitions`], [`Error::TableKeyed`].
     pub async fn add_partitions(&self, id: TopicId, partitions: i32) -> Result<()> {
+        self.check_may_grow(id)?;
         let change = TopicChange::AddPartitions { id, partitions };
         self.commit(Commit { topics: vec![change], ..Commit::default() }).await.map(drop)
     }

@@ -61,19 +61,22 @@ const fn accepted(name: &'static str, kind: ConfigKind, default: &'static str) -
 }
 
 /// Every config there is, by name.
-pub static TOPIC_CONFIGS: [TopicConfigName; 26] = [
+pub static TOPIC_CONFIGS: [TopicConfigName; 32] = [
     works(
         "cleanup.policy",
         ConfigKind::List,
         None,
         "delete: records go by age and size; compact: the latest record of each key stays; or both",
     ),
+    accepted("compression.gzip.level", ConfigKind::Int, "-1"),
+    accepted("compression.lz4.level", ConfigKind::Int, "9"),
     works(
         "compression.type",
         ConfigKind::String,
         None,
         "producer: batches stay as sent; else the codec that all are stored with",
     ),
+    accepted("compression.zstd.level", ConfigKind::Int, "3"),
     works(
         "delete.retention.ms",
         ConfigKind::Long(0),
@@ -126,6 +129,9 @@ pub static TOPIC_CONFIGS: [TopicConfigName; 26] = [
     ),
     works("min.insync.replicas", ConfigKind::Int, None, "accepted: the log syncs before it answers, whatever it says"),
     accepted("preallocate", ConfigKind::Boolean, "false"),
+    accepted("remote.log.copy.disable", ConfigKind::Boolean, "false"),
+    accepted("remote.log.delete.on.disable", ConfigKind::Boolean, "false"),
+    accepted("remote.storage.enable", ConfigKind::Boolean, "true"),
     works(
         "retention.bytes",
         ConfigKind::Long(-1),

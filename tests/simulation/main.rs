@@ -36,7 +36,7 @@ use history::Outcome;
 use world::Skipped;
 
 /// Seeds of `cargo test`.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 250;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().filter(|text| !text.is_empty()).map(|text| text.parse().expect("a number"))

@@ -5,6 +5,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
+use rdkafka::admin::AdminClient;
+use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{Consumer, StreamConsumer};
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{Message, OwnedMessage};
@@ -39,6 +41,11 @@ pub(crate) fn producer_with(node: &Node, settings: &[(&str, &str)]) -> FuturePro
         config.set(*name, *value);
     }
     config.create().expect("a producer")
+}
+
+/// One that makes, grows and deletes topics.
+pub(crate) fn admin(node: &Node) -> AdminClient<DefaultClientContext> {
+    config(node).create().expect("an admin client")
 }
 
 /// Writes one record and waits for its acknowledgement: (partition, offset).

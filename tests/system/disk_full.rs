@@ -8,15 +8,14 @@ use std::ops::Range;
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
+use rdkafka::admin::AdminOptions;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::topic_partition_list::{Offset, TopicPartitionList};
 use tempfile::TempDir;
 
-use crate::support::kafka::{config, producer_with, read_to_end};
+use crate::support::kafka::{admin, producer_with, read_to_end};
 use crate::support::node::Node;
 use crate::support::sql::{Refusal, Sql};
 use crate::support::wait::{PATIENCE, until};
@@ -166,10 +165,6 @@ async fn make_streams(sql: &Sql, topics: &[&str]) {
         ))
         .await;
     }
-}
-
-fn admin(node: &Node) -> AdminClient<DefaultClientContext> {
-    config(node).create().expect("an admin client")
 }
 
 /// Drops the stream and deletes its topic.

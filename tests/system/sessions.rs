@@ -110,3 +110,18 @@ async fn settings_are_the_same_wherever_they_are_asked_for() {
     let current = sql.value("SELECT current_setting('statement_timeout')").await;
     assert_eq!(current, sql.value("SHOW statement_timeout").await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_time_is_shown_as_it_was_written_whatever_zone_a_client_asks_for() {
+    let node = Node::start();
+    let sql = Sql::connect(&node).await;
+    sql.run("CREATE TABLE appointments (id INT PRIMARY KEY, due TIMESTAMPTZ)").await;
+    sql.run("SET timezone = 'Europe/Berlin'").await;
+    assert_eq!(sql.value("SHOW timezone").await, "UTC");
+    let insert = "INSERT INTO appointments VALUES (1, '2024-01-01 00:00:00'), (2, '2024-01-01 00:00:00 Europe/Berlin')";
+    sql.run(insert).await;
+    let shown =
+        sql.table("SELECT due, due::text, due AT TIME ZONE 'Europe/Berlin' FROM appointments ORDER BY id").await;
+    assert_eq!(shown[0], ["2024-01-01 00:00:00+00", "2024-01-01 00:00:00+00", "2024-01-01 01:00:00"]);
+    assert_eq!(shown[1], ["2023-12-31 23:00:00+00", "2023-12-31 23:00:00+00", "2024-01-01 00:00:00"]);
+}

@@ -1,7 +1,10 @@
 //! Tables with a primary key over the wire: changed, answered and looked up by drivers as they do it, through a kill too.
 
+use rdkafka::admin::{AdminOptions, NewPartitions};
+use rdkafka::types::RDKafkaErrorCode;
 use tokio_postgres::SimpleQueryMessage;
 
+use crate::support::kafka::admin;
 use crate::support::node::Node;
 use crate::support::sql::Sql;
 use crate::support::wait::until;
@@ -24,7 +27,7 @@ async fn rows_are_changed_returned_and_found_by_key_through_both_protocols_and_a
     let mut node = Node::start();
     let sql = Sql::connect(&node).await;
     sql.run(STOCK).await;
-    let insert = "INSERT INTO stock SELECT 'sku-' || value, value, value * 0.5 FROM generate_series(1, 500)";
+    let insert = "INSERT INTO stock SELECT 'sku-' || value, value, value * 0.5 FROM generate_series(1, 500) AS value";
     assert_eq!(counts(&sql, insert).await, [500]);
     assert_eq!(counts(&sql, "UPDATE stock SET left_over = left_over - 1 WHERE left_over > 490").await, [10]);
     assert_eq!(sql.table("DELETE FROM stock WHERE sku = 'sku-7' RETURNING *").await, [["sku-7", "7", "3.50"]]);
@@ -62,4 +65,25 @@ async fn rows_are_changed_returned_and_found_by_key_through_both_protocols_and_a
         assert_eq!(found(&sql, sku).await, *rows, "{sku} after a kill");
     }
     assert_eq!(sql.number("SELECT count(*) FROM stock").await, 498);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_s_topic_gets_no_more_partitions_and_a_stream_s_does() {
+    let node = Node::start();
+    let sql = Sql::connect(&node).await;
+    sql.run(STOCK).await;
+    sql.run("CREATE STREAM sold (sku STRING, n INT) WITH (kafka_topic = 'sold', partitions = 1)").await;
+    let grow = async |topic: &str| {
+        let wanted = [NewPartitions::new(topic, 6)];
+        let grown = admin(&node).create_partitions(&wanted, &AdminOptions::new()).await.expect("answered");
+        grown.into_iter().next().expect("of one topic").map_err(|(_, code)| code)
+    };
+    assert_eq!(grow("sold").await, Ok("sold".to_owned()));
+    assert_eq!(grow("stock").await, Err(RDKafkaErrorCode::PolicyViolation));
+    let partitions =
+        "SELECT topic, count(*) FROM aquifer.partitions WHERE topic IN ('sold', 'stock') GROUP BY topic ORDER BY 1";
+    assert_eq!(sql.table(partitions).await, [["sold", "6"], ["stock", "4"]]);
+    // Without its table it is a topic as any other.
+    sql.run("DROP TABLE stock").await;
+    assert_eq!(grow("stock").await, Ok("stock".to_owned()));
 }

@@ -4,12 +4,10 @@
 use std::time::{Duration, Instant};
 
 use rdkafka::Message;
-use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
+use rdkafka::admin::AdminOptions;
 use rdkafka::producer::{FutureProducer, Producer};
 
-use crate::support::kafka::{produce, producer, read_to_end, reader, step, transactional, try_step};
+use crate::support::kafka::{admin, produce, producer, read_to_end, reader, step, transactional, try_step};
 use crate::support::node::Node;
 use crate::support::sql::Sql;
 use crate::support::wait::{PATIENCE, until};
@@ -170,9 +168,7 @@ async fn a_topic_deleted_under_an_open_transaction_does_not_hold_the_rest_back()
     begin(&writer);
     send(&writer, "doomed", &["lost"]).await;
     send(&writer, "orders", &["kept"]).await;
-    let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", node.bootstrap()).create().expect("an admin client");
-    for result in admin.delete_topics(&["doomed"], &AdminOptions::new()).await.expect("an answer") {
+    for result in admin(&node).delete_topics(&["doomed"], &AdminOptions::new()).await.expect("an answer") {
         result.expect("deleted");
     }
     commit(&writer);

@@ -58,9 +58,10 @@ impl From<&Error> for Refusal {
             Error::InvalidTopic { .. } | Error::TopicInternal { .. } => ResponseError::InvalidTopicException,
             Error::InvalidTopicConfig { .. } => ResponseError::InvalidConfig,
             Error::InvalidPartitions { .. } => ResponseError::InvalidPartitions,
-            Error::TopicHeld { .. } | Error::TableTopic { .. } | Error::TableWrittenByQuery { .. } => {
-                ResponseError::PolicyViolation
-            }
+            Error::TopicHeld { .. }
+            | Error::TableTopic { .. }
+            | Error::TableWrittenByQuery { .. }
+            | Error::TableKeyed { .. } => ResponseError::PolicyViolation,
             Error::OffsetOutOfRange { .. } => ResponseError::OffsetOutOfRange,
             Error::OutOfOrderSequence { .. } => ResponseError::OutOfOrderSequenceNumber,
             Error::InvalidProducerEpoch { .. } => ResponseError::InvalidProducerEpoch,

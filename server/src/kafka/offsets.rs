@@ -90,7 +90,7 @@ async fn find(
         timestamp_ms if timestamp_ms >= 0 => visible(broker.storage.offset_for_timestamp(at, timestamp_ms).await?),
         other => {
             let message = format!("timestamp {other} has no meaning in version {version}");
-            return Err(Refusal::new(ResponseError::InvalidRequest, message));
+            return Err(Refusal::new(ResponseError::UnsupportedVersion, message));
         }
     };
     Ok((found, ends.leader_epoch))

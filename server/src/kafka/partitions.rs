@@ -70,6 +70,7 @@ async fn create_one(broker: &Broker, wanted: &CreatePartitionsTopic, validate_on
         let message = format!("{} assignments for {added} new partitions; leave them out", assignments.len());
         return Err(Refusal::new(ResponseError::InvalidReplicaAssignment, message));
     }
+    broker.storage.check_may_grow(topic.id)?;
     if validate_only {
         return Ok(());
     }

@@ -1,10 +1,13 @@
 //! `->` and `->>`: a field of a STRUCT or MAP as ksqlDB has it, a value of JSON text as Postgres has it; and Postgres's
 //! operators that test JSON.
 
-use arrow::datatypes::DataType;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::Result;
 use datafusion::functions::core::expr_ext::FieldAccessor;
+use datafusion::logical_expr::expr::Placeholder;
 use datafusion::logical_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
 use datafusion::logical_expr::{Expr, ExprSchemable, cast, lit};
 use datafusion::sql::sqlparser::ast::BinaryOperator;
@@ -60,12 +63,23 @@ impl ExprPlanner for Arrows {
                     .with_hint("write the path as a text: doc #> '{a,b}'")
                     .into());
             }
-            (_, false) => arguments.push(expr.right),
+            (_, false) => arguments.push(step_of(expr.right)),
         }
         if as_text && arguments.split_first().is_some_and(|(_, steps)| json_text::are_keys(steps)) {
             return Ok(PlannerResult::Planned(json_text::call(arguments)));
         }
         Ok(PlannerResult::Planned(function.call(arguments)))
+    }
+}
+
+/// A step into a document; a parameter of no type is the text that Postgres takes it for.
+fn step_of(step: Expr) -> Expr {
+    match step {
+        Expr::Placeholder(Placeholder { id, field: None }) => {
+            let text = Arc::new(Field::new("step", DataType::Utf8, true));
+            Expr::Placeholder(Placeholder { id, field: Some(text) })
+        }
+        step => step,
     }
 }
 

@@ -330,6 +330,8 @@ pub(super) fn definitions() -> Vec<&'static Definition> {
         &text::OUT,
         &text::SHOWN,
         &text::UUID,
+        &text::LENGTH,
+        &text::OCTET_LENGTH,
         &format::FORMAT,
         &formatted::TO_CHAR,
         &formatted::TO_DATE,

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use arrow::array::timezone::Tz;
-use arrow::array::{Array, ArrayRef, AsArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int32Array};
 use arrow::compute::cast;
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, IntervalMonthDayNanoType, IntervalUnit,
@@ -95,6 +95,42 @@ pub(crate) fn uuid_of(text: &str) -> std::result::Result<String, Error> {
         Error::new(SqlState::InvalidTextRepresentation, format!("invalid input syntax for type uuid: \"{text}\""))
             .with_hint("32 hexadecimal digits, as 123e4567-e89b-12d3-a456-426614174000")
     })
+}
+
+/// `length` of a text in characters, of bytes in bytes: DataFusion takes bytes for text.
+pub(super) static LENGTH: Definition = Definition {
+    name: "length",
+    takes: measured,
+    gives: |_| (DataType::Int32, None),
+    rows: |columns, _| lengths(columns, |text| text.chars().count()),
+};
+
+/// `octet_length` of either.
+pub(super) static OCTET_LENGTH: Definition = Definition {
+    name: "octet_length",
+    takes: measured,
+    gives: |_| (DataType::Int32, None),
+    rows: |columns, _| lengths(columns, str::len),
+};
+
+fn measured(kinds: &[DataType]) -> Option<Vec<DataType>> {
+    match kinds {
+        [DataType::Binary | DataType::LargeBinary | DataType::BinaryView | DataType::FixedSizeBinary(_)] => {
+            Some(vec![DataType::Binary])
+        }
+        [kind] if is_text(kind) => Some(vec![DataType::Utf8]),
+        _ => None,
+    }
+}
+
+fn lengths(columns: &[ArrayRef], of_text: fn(&str) -> usize) -> Result<ArrayRef> {
+    let number = |length: usize| i32::try_from(length).unwrap_or(i32::MAX);
+    let column = &columns[0];
+    let lengths: Int32Array = match column.as_string_opt::<i32>() {
+        Some(texts) => texts.iter().map(|text| text.map(|text| number(of_text(text)))).collect(),
+        None => column.as_binary::<i32>().iter().map(|bytes| bytes.map(|bytes| number(bytes.len()))).collect(),
+    };
+    Ok(Arc::new(lengths))
 }
 
 /// The type in which a value is written; `None`: Arrow's cast to text is Postgres's.

@@ -19,6 +19,7 @@ mod cast;
 mod function;
 mod interval;
 mod relation;
+mod row;
 
 pub(crate) use relation::rewrite_relations;
 
@@ -190,6 +191,12 @@ fn rewrite_one(expr: &mut Expr) -> Result<()> {
         }
         Expr::Identifier(ident) if ident.quote_style.is_none() && folded(ident) == "localtimestamp" => {
             *expr = cast_of(call("now", Vec::new()), DataType::Timestamp(None, TimezoneInfo::None));
+            Ok(())
+        }
+        Expr::BinaryOp { .. } | Expr::InList { .. } => {
+            if let Some(rewritten) = row::rewritten(expr) {
+                *expr = rewritten;
+            }
             Ok(())
         }
         Expr::SimilarTo { .. } => {

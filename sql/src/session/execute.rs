@@ -378,9 +378,12 @@ impl Session {
             return Ok(Outcome::Done("SET".to_owned()));
         }
         self.settings.set(&set.name, set.value.as_deref(), set.local)?;
-        if set.name == "timezone" && self.settings.get("timezone").is_some_and(|zone| !is_utc(zone)) {
-            let notice = Error::new(SqlState::FeatureNotSupported, "timestamps show their offset to UTC, +00");
-            self.notice(notice.with_hint("convert in the query: ts AT TIME ZONE 'Europe/Berlin'"));
+        if set.name == "timezone" && set.value.as_deref().is_some_and(|zone| !is_utc(zone)) {
+            let message = "TimeZone stays UTC: times without a zone are read as UTC, and all are shown in it";
+            let notice = Error::new(SqlState::FeatureNotSupported, message);
+            self.notice(
+                notice.with_hint("write '2024-01-01 00:00:00 Europe/Berlin', show ts AT TIME ZONE 'Europe/Berlin'"),
+            );
         }
         Ok(Outcome::Done("SET".to_owned()))
     }

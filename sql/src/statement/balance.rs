@@ -64,7 +64,7 @@ fn take_apart(expr: Expr, operator: &BinaryOperator, conditions: &mut Vec<Expr>)
 }
 
 /// Neighbours joined, until one is left; `None` of nothing.
-fn joined(mut conditions: Vec<Expr>, operator: &BinaryOperator) -> Option<Expr> {
+pub(crate) fn joined(mut conditions: Vec<Expr>, operator: &BinaryOperator) -> Option<Expr> {
     while conditions.len() > 1 {
         let mut pairs = Vec::with_capacity(conditions.len().div_ceil(2));
         let mut rest = conditions.into_iter();

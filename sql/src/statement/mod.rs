@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use aquifer_storage::record::format::ColumnType;
 
 pub(crate) mod alter;
-mod balance;
+pub(crate) mod balance;
 pub(crate) mod change;
 pub(crate) mod conflict;
 mod constraint;

@@ -22,6 +22,14 @@ impl HoldsBack for Supervisor {
             relations.by_name.values().find(|relation| relation.topic == topic && relation.is_result_table())?;
         Some(format!("query {}", table.name))
     }
+
+    fn keyed_by(&self, topic: TopicId) -> Option<String> {
+        let relations = self.catalog().relations();
+        let mut over_it = relations.by_name.values().filter(|relation| relation.topic == topic);
+        // A query goes on writing to the partitions that its table was made with.
+        let table = over_it.find(|relation| relation.is_keyed_table() && !relation.is_result_table())?;
+        Some(format!("table {}", table.name))
+    }
 }
 
 impl Supervisor {

@@ -1,8 +1,10 @@
 //! Keys that others have written in other bytes than SQL would: a row is changed and deleted under the bytes it has.
 
+use aquifer_sql::engine::SessionOptions;
 use aquifer_storage::record::batch::{BatchBuilder, Compression, TimestampType};
 use aquifer_storage::{Append, Commit};
 
+use super::node;
 use super::support::{Node, fails, run};
 
 const TABLE: &str = "CREATE TABLE t (id INT PRIMARY KEY, name STRING, n INT) \
@@ -43,6 +45,73 @@ async fn a_row_is_changed_and_deleted_under_the_key_that_its_record_has() {
         says("VACUUM t").await;
     }
     assert_eq!(says("SELECT * FROM t ORDER BY id").await, rows);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_was_spelled_in_two_ways_is_not_back_when_its_tombstone_has_gone() {
+    let home = tempfile::tempdir().unwrap();
+    let (storage, engine) = node::open(home.path(), |settings| settings.wal_segment_bytes = 64 << 10).await;
+    let session = || engine.session(SessionOptions::default());
+    let says = async |sql: &str| run(&mut session(), sql).await.unwrap();
+    let eager =
+        TABLE.replace("partitions = 1", "partitions = 1, local_retention_ms = 0, min_cleanable_dirty_ratio = 0");
+    says(&eager).await;
+    says("CREATE STREAM filler (v STRING) WITH (kafka_topic = 'filler', partitions = 1, local_retention_ms = 0)").await;
+    says("INSERT INTO t VALUES (1, 'by sql', 1), (2, 'stays', 2)").await;
+    let mut builder = BatchBuilder::new(0, TimestampType::CreateTime);
+    builder.push(1_700_000_000_000, Some(br#"{ "id": 1 }"#), Some(br#"{"name": "by another", "n": 1}"#), &[]);
+    let batch = builder.build(Compression::None).unwrap();
+    let appends = vec![Append { topic: storage.topic("t").unwrap().id, partition: 0, batch }];
+    storage.commit(Commit { appends, ..Commit::default() }).await.unwrap();
+    assert_eq!(says("SELECT name FROM t ORDER BY id").await, ["by another", "stays"]);
+    assert_eq!(says("DELETE FROM t WHERE id = 1").await, ["DELETE 1"]);
+    // One compaction takes what is superseded, a later one the tombstone, once the log has let go of all of it.
+    node::eventually("nothing of the row is left", async || {
+        says("INSERT INTO filler SELECT repeat('x', 900) FROM generate_series(1, 200)").await;
+        says("CHECKPOINT").await;
+        says("VACUUM").await;
+        assert_eq!(says("SELECT name FROM t").await, ["stays"]);
+        says("SELECT count(*) FROM topics.t").await == ["1"]
+    })
+    .await;
+    assert_eq!(says("SELECT name FROM t WHERE id IN (1, 2)").await, ["stays"]);
+    engine.close().await;
+    storage.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_others_spell_is_looked_up_like_any_other() {
+    let node = Node::start().await;
+    let says = async |sql: &str| run(&mut node.session(), sql).await.unwrap();
+    says(TABLE).await;
+    says("INSERT INTO t SELECT i, 'n' || i, i FROM generate_series(1, 50) g(i)").await;
+    let (one, two, gone) = (r#"{"id": 1}"#, r#"{ "id":2}"#, r#"{"id":3 }"#);
+    let others = [(one, Some(r#"{"name": "other", "n": 7}"#)), (two, Some("no json")), (gone, None)];
+    produce(&node, "t", &others[..1]).await;
+    produce(&node, "t", &others[2..]).await;
+    for round in 0..3 {
+        node::eventually("the state answers", async || {
+            let lines = says("EXPLAIN ANALYZE SELECT n FROM t WHERE id = 4").await;
+            lines.iter().any(|line| line.contains("answered_by_state=1"))
+        })
+        .await;
+        let row = says("SELECT id, name, n, convert_from(_key, 'UTF8') FROM t WHERE id = 1").await;
+        let (name, n) = if round < 2 { ("other", 7) } else { ("changed", 8) };
+        assert_eq!(row, [format!("1|{name}|{n}|{one}")]);
+        assert_eq!(says("SELECT name FROM t WHERE id IN (3, 4)").await, ["n4"]);
+        match round {
+            0 => drop(says("CHECKPOINT").await),
+            1 => assert_eq!(says("UPDATE t SET name = 'changed', n = n + 1 WHERE id = 1").await, ["UPDATE 1"]),
+            _ => {}
+        }
+    }
+    let mut block = node.session();
+    run(&mut block, "BEGIN; UPDATE t SET n = 100 WHERE id = 1").await.unwrap();
+    assert_eq!(run(&mut block, "SELECT n FROM t WHERE id = 1").await.unwrap(), ["100"], "its own rows are seen");
+    run(&mut block, "ROLLBACK").await.unwrap();
+    // What does not decode is no row.
+    produce(&node, "t", &others[1..2]).await;
+    assert_eq!(says("SELECT count(*) FROM t WHERE id = 1").await, ["1"]);
 }
 
 #[tokio::test]

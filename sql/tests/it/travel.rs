@@ -171,7 +171,7 @@ async fn a_commit_of_any_size_is_in_the_past_as_a_whole() {
     let mut bench = Bench::new().await;
     bench.node.run("CREATE STREAM notes (n BIGINT, text STRING) WITH (partitions = 3)").await;
     // More than a frame, so a transaction of the log: its records are written long before they are visible.
-    let rows = "INSERT INTO notes SELECT value, repeat('x', 20000) FROM generate_series(1, 600)";
+    let rows = "INSERT INTO notes SELECT value, repeat('x', 20000) FROM generate_series(1, 600) AS value";
     bench.each_second(&["INSERT INTO notes VALUES (0, 'first')", rows]).await;
     for cold in [false, true] {
         if cold {

@@ -329,6 +329,18 @@ impl Runs {
         }
     }
 
+    /// Drops what lies below a gap that ends at or before an offset; behind `end` there is nothing. Who forgets a segment
+    /// forgets copies of lower offsets in later ones too, but those are on the disk still, and found when the log is read
+    /// again: what was aborted of them is not known any more.
+    pub(crate) fn forget_below_gaps(&mut self, offset: i64, end: i64) {
+        let next = self.0.iter().skip(1).map(|stretch| stretch.base_offset).chain([end]);
+        let gaps = self.0.iter().zip(next).map(|(stretch, next)| stretch.last_offset + 1 < next && next <= offset);
+        let last = gaps.enumerate().filter_map(|(at, is_gap)| is_gap.then_some(at)).last();
+        if let Some(last) = last {
+            self.0.drain(..=last);
+        }
+    }
+
     /// Drops the stretches that lie whole below an offset.
     pub(crate) fn forget_below(&mut self, offset: i64) {
         let count = self.0.partition_point(|stretch| stretch.last_offset < offset);
@@ -408,6 +420,21 @@ mod tests {
         assert!(bases(&runs, 42).is_empty() && !runs.holds(31) && runs.holds(40));
         runs.forget_segment(0);
         assert_eq!(runs.first_offset(), Some(11));
+    }
+
+    #[test]
+    fn what_lies_below_a_gap_that_objects_fill_is_forgotten() {
+        let mut runs = Runs::default();
+        for (base, last, at, segment) in [(0, 9, 0, 0), (15, 20, 256, 0), (21, 30, 1024, 1024), (40, 41, 2048, 1024)] {
+            runs.put(run(base, last, at), segment);
+        }
+        let left = |offset, end| {
+            let mut runs = runs.clone();
+            runs.forget_below_gaps(offset, end);
+            runs.first_offset()
+        };
+        assert_eq!((left(14, 42), left(15, 42), left(39, 42)), (Some(0), Some(15), Some(15)));
+        assert_eq!((left(40, 42), left(60, 42), left(60, 61), left(60, 60)), (Some(40), Some(40), Some(40), None));
     }
 
     #[test]

@@ -163,6 +163,8 @@ impl PartitionView {
         self.log_start = self.log_start.max(log_start);
         let settled = self.committed_from(self.tiered_end);
         self.committed.drain(..settled);
+        // The log's part is whole from its start on, but for what is damaged and in no object.
+        self.runs.forget_below_gaps(self.tiered_end, self.high_watermark.max(self.tiered_end));
     }
 
     /// How many committed ranges lie wholly below an offset.

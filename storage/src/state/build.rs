@@ -392,17 +392,14 @@ impl Building {
 
     /// Takes a batch of records of a partition.
     async fn take(&mut self, partition: i32, batch: &RecordBatch) -> Result<()> {
-        if let Some(judge) = &mut self.judge
-            && !self.mark.foreign_keys
-        {
-            self.mark.foreign_keys = judge.has_foreign(batch)?;
-        }
+        let written = self.judge.as_mut().map(|judge| judge.written(batch)).transpose()?.unwrap_or_default();
         // Of one key only the last counts: a batch of the store has one order for all of it.
         let mut latest: HashMap<&[u8], Option<Entry<'_>>> = HashMap::new();
-        for record in Kept::of(batch) {
+        for (row, record) in Kept::of(batch).enumerate() {
             self.mark.set_position(partition, record.offset + 1);
-            let Some(key) = record.key.filter(|key| key.len() <= KEY_BYTES_MAX) else { continue };
-            latest.insert(key, record.value.map(|_| record.entry()));
+            let (key, entry) = record.under(written.get(row).and_then(Option::as_deref));
+            let Some(key) = key.filter(|key| key.len() <= KEY_BYTES_MAX) else { continue };
+            latest.insert(key, record.value.map(|_| entry));
         }
         let entries = latest.into_iter();
         let entries = entries.map(|(key, entry)| (entry_key(partition, key), entry.map(Entry::to_bytes)));

@@ -11,7 +11,7 @@
 use crate::ids::TopicId;
 
 /// Version of these bytes; another one is made again.
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
 /// Key of the mark.
 pub(crate) const MARK_KEY: [u8; 1] = [0];
 /// First byte of an entry's key.
@@ -88,9 +88,7 @@ pub(crate) struct Mark {
     pub(crate) topic: TopicId,
     /// The newest process that has written to it.
     pub(crate) epoch: u64,
-    /// A key that SQL writes otherwise was seen: not every row is found under the bytes SQL would write.
-    pub(crate) foreign_keys: bool,
-    /// Declaration of the key whose bytes are checked, as JSON; empty if there is nothing to check.
+    /// Declaration of the key by which its other spellings are told, as JSON; empty if there are none.
     pub(crate) key_form: Vec<u8>,
     /// Per partition: the records below this offset are in it.
     pub(crate) positions: Vec<i64>,
@@ -101,7 +99,7 @@ pub(crate) struct Mark {
 impl Mark {
     /// Of a state without entries.
     pub(crate) fn new(topic: TopicId, epoch: u64, key_form: Vec<u8>) -> Self {
-        Self { topic, epoch, foreign_keys: false, key_form, positions: Vec::new(), swept: Vec::new() }
+        Self { topic, epoch, key_form, positions: Vec::new(), swept: Vec::new() }
     }
 
     /// Up to where a partition is in it.
@@ -141,7 +139,6 @@ impl Mark {
         let mut bytes = vec![FORMAT_VERSION];
         bytes.extend(self.topic.as_bytes());
         bytes.extend(self.epoch.to_be_bytes());
-        bytes.push(u8::from(self.foreign_keys));
         bytes.extend(u32::try_from(self.key_form.len()).unwrap_or(u32::MAX).to_be_bytes());
         bytes.extend(&self.key_form);
         for offsets in [&self.positions, &self.swept] {
@@ -159,11 +156,10 @@ impl Mark {
         }
         let topic = TopicId::from_bytes(reader.take(16)?.try_into().ok()?);
         let epoch = reader.i64()?.cast_unsigned();
-        let foreign_keys = reader.u8()? != 0;
         let length = reader.length()?;
         let key_form = reader.take(length)?.to_vec();
         let (positions, swept) = (reader.offsets()?, reader.offsets()?);
-        reader.0.is_empty().then_some(Self { topic, epoch, foreign_keys, key_form, positions, swept })
+        reader.0.is_empty().then_some(Self { topic, epoch, key_form, positions, swept })
     }
 }
 

@@ -1,12 +1,15 @@
 //! Whether the bytes of a key are those that SQL would write for the row's key, so that a row is found under them.
 //!
-//! A key in Kafka's format has one spelling. A JSON object has many (`{"a":1}` and `{ "a": 1.0 }` are one key), so a topic
-//! in which somebody else's spelling was seen is not looked up in. Records that do not decode are no rows and do not count.
+//! A key in Kafka's format has one spelling. A JSON object has many (`{"a":1}` and `{ "a": 1.0 }` are one key), so each row is
+//! kept under the bytes that SQL would write. Records that do not decode are no rows and do not count.
+//! Compaction goes by what SQL would write: of a row whose key was spelled in two ways the newer record is the row.
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Int32Array, RecordBatch, RecordBatchOptions, new_null_array};
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::array::{ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, RecordBatchOptions, new_null_array};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Int64Type, Schema, SchemaRef};
+use bytes::Bytes;
 
 use crate::error::{Error, Result};
 use crate::record::columns::{RecordColumn, record_schema};
@@ -69,8 +72,9 @@ impl KeyJudge {
         }
         let (keys, raw) = (keys_only(format), raw_schema()?);
         let wanted: Vec<usize> = (0..keys.columns.len()).collect();
-        let carried = raw.index_of(RecordColumn::Key.name()).map_err(Error::format("find the key"))?;
-        let decoder = Decoder::new(&keys, &raw, &[carried], &wanted)?;
+        let place = |column: RecordColumn| raw.index_of(column.name()).map_err(Error::format("find a raw column"));
+        let carried = [place(RecordColumn::Key)?, place(RecordColumn::Offset)?];
+        let decoder = Decoder::new(&keys, &raw, &carried, &wanted)?;
         Ok(Some(Self { decoder, encoder: Encoder::new(&keys)?, raw, key_columns: wanted.len() }))
     }
 
@@ -79,16 +83,34 @@ impl KeyJudge {
     /// # Errors
     /// [`Error::Format`]; then it is a bug.
     pub(crate) fn has_foreign(&mut self, records: &RecordBatch) -> Result<bool> {
+        let (decoded, written) = self.encoded(records)?;
+        let keys = decoded.column(0).as_binary::<i32>();
+        Ok(written.iter().zip(keys).any(|(written, key)| written.as_deref() != key))
+    }
+
+    /// What SQL would write for each row's key; `None` where it does not decode. Offsets ascend.
+    ///
+    /// # Errors
+    /// [`Error::Format`]; then it is a bug.
+    pub(crate) fn written(&mut self, records: &RecordBatch) -> Result<Vec<Option<Bytes>>> {
+        let (decoded, written) = self.encoded(records)?;
+        let mut written = decoded.column(1).as_primitive::<Int64Type>().values().iter().zip(written).peekable();
+        let offsets = records.column_by_name(RecordColumn::Offset.name()).ok_or_else(other_columns)?;
+        let of_row = |offset: &i64| written.next_if(|(decoded, _)| *decoded == offset).and_then(|(_, key)| key);
+        Ok(offsets.as_primitive::<Int64Type>().values().iter().map(of_row).collect())
+    }
+
+    /// The rows whose keys decode, as key and offset, and what SQL would write for them.
+    fn encoded(&mut self, records: &RecordBatch) -> Result<(RecordBatch, Vec<Option<Bytes>>)> {
         let raw = self.raw(records)?;
         let decoded = self.decoder.decode(&raw)?.rows;
-        let columns: Vec<ArrayRef> = decoded.columns()[1..=self.key_columns].to_vec();
-        let fields: Vec<_> = decoded.schema().fields()[1..=self.key_columns].to_vec();
+        let columns: Vec<ArrayRef> = decoded.columns()[2..2 + self.key_columns].to_vec();
+        let fields: Vec<_> = decoded.schema().fields()[2..2 + self.key_columns].to_vec();
         let options = RecordBatchOptions::new().with_row_count(Some(decoded.num_rows()));
         let rows = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
             .map_err(Error::format("view keys"))?;
         let written = self.encoder.encode(&rows, Some(&vec![true; rows.num_rows()]))?;
-        let keys = decoded.column(0).as_binary::<i32>();
-        Ok(written.iter().zip(keys).any(|(written, key)| written.key.as_deref() != key))
+        Ok((decoded, written.into_iter().map(|written| written.key).collect()))
     }
 
     /// What decoding wants. Values are left out: of a row whose value does not decode the key is judged too, at worst in vain.
@@ -97,12 +119,21 @@ impl KeyJudge {
         let column = |column: RecordColumn| match column {
             RecordColumn::Partition => Some(Arc::new(Int32Array::from(vec![0; count])) as ArrayRef),
             RecordColumn::Value => Some(new_null_array(&DataType::Binary, count)),
+            // A key has none.
+            RecordColumn::Timestamp => {
+                let kind = self.raw.field_with_name(RecordColumn::Timestamp.name()).ok()?.data_type().clone();
+                cast(&Int64Array::from(vec![0; count]), &kind).ok()
+            }
             column => records.column_by_name(column.name()).cloned(),
         };
         let columns: Option<Vec<ArrayRef>> = RAW.into_iter().map(column).collect();
-        let missing = || Error::Config { reason: "a scan gave other columns than it was asked for".to_owned() };
-        RecordBatch::try_new(Arc::clone(&self.raw), columns.ok_or_else(missing)?).map_err(Error::format("view keys"))
+        RecordBatch::try_new(Arc::clone(&self.raw), columns.ok_or_else(other_columns)?)
+            .map_err(Error::format("view keys"))
     }
+}
+
+fn other_columns() -> Error {
+    Error::Config { reason: "a scan gave other columns than it was asked for".to_owned() }
 }
 
 #[cfg(test)]

@@ -88,14 +88,17 @@ impl LookUp<'_> {
         }
         let Some((mut latest, tails)) = self.look_into_state(keys).await else { return Ok(None) };
         for tail in tails {
-            if !self.read_tail(tail, keys, &mut latest).await? {
-                return Ok(None);
-            }
+            self.read_tail(tail, keys, &mut latest).await?;
         }
+        let mut judge = if self.own.is_empty() { None } else { KeyJudge::new(self.format)? };
         let own = self.own.iter().filter(|(place, _)| place.topic == self.topic);
         for (place, rows) in own {
             let kept = rows.project(&KEPT.map(|column| column as usize)).map_err(Error::format("view own rows"))?;
-            bring_up(place.partition, &kept, keys, &mut latest);
+            // Another spelling would have to be read by an offset, and what is not committed has none.
+            if judge.as_mut().map(|judge| judge.has_foreign(&kept)).transpose()? == Some(true) {
+                return Ok(None);
+            }
+            bring_up(place.partition, &kept, (keys, &[]), &mut latest);
         }
         self.rows(latest, columns).await.map(Some)
     }
@@ -110,7 +113,7 @@ impl LookUp<'_> {
         let (view, keys, form) = (self.view.clone(), keys.to_vec(), key_form(self.format));
         let pinned = Arc::clone(self.pinned);
         let look = move || {
-            let Some(mark) = view.mark()?.filter(|mark| mark.key_form == form && !mark.foreign_keys) else {
+            let Some(mark) = view.mark()?.filter(|mark| mark.key_form == form) else {
                 return Ok(None);
             };
             let (mut latest, mut tails, mut behind) = (Latest::new(), Vec::new(), 0);
@@ -153,20 +156,16 @@ impl LookUp<'_> {
         }
     }
 
-    /// Brings what is known up to the pinned end; `false` if a key there is spelled so that bytes do not tell.
-    async fn read_tail(&self, (place, start, end): Tail, keys: &[Bytes], latest: &mut Latest) -> Result<bool> {
+    /// Brings what is known up to the pinned end.
+    async fn read_tail(&self, (place, start, end): Tail, keys: &[Bytes], latest: &mut Latest) -> Result<()> {
         let request = ScanRequest { offset_start: start, offset_end: end, ..ScanRequest::all(KEPT.to_vec()) };
         let mut rows = self.pinned.scan(place, &request)?;
         let mut judge = KeyJudge::new(self.format)?;
         while let Some(batch) = rows.try_next().await? {
-            if let Some(judge) = &mut judge
-                && judge.has_foreign(&batch)?
-            {
-                return Ok(false);
-            }
-            bring_up(place.partition, &batch, keys, latest);
+            let written = judge.as_mut().map(|judge| judge.written(&batch)).transpose()?.unwrap_or_default();
+            bring_up(place.partition, &batch, (keys, &written), latest);
         }
-        Ok(true)
+        Ok(())
     }
 
     /// The records found as rows of these columns.
@@ -194,14 +193,16 @@ impl LookUp<'_> {
     }
 }
 
-/// Takes a batch of later records, which has the columns of [`KEPT`].
-fn bring_up(partition: i32, batch: &RecordBatch, keys: &[Bytes], latest: &mut Latest) {
-    for record in Kept::of(batch) {
-        let Some(wanted) = keys.iter().find(|key| record.key == Some(key.as_ref())) else { continue };
+/// Takes a batch of later records, which has the columns of [`KEPT`]; `written` are their keys as SQL would write them, where
+/// that may be otherwise.
+fn bring_up(partition: i32, batch: &RecordBatch, (keys, written): (&[Bytes], &[Option<Bytes>]), latest: &mut Latest) {
+    for (row, record) in Kept::of(batch).enumerate() {
+        let (key, entry) = record.under(written.get(row).and_then(Option::as_deref));
+        let Some(wanted) = keys.iter().find(|wanted| key == Some(wanted.as_ref())) else { continue };
         let key = (partition, wanted.clone());
         match record.value {
             None => drop(latest.remove(&key)),
-            Some(_) => drop(latest.insert(key, Found::from(record.entry()))),
+            Some(_) => drop(latest.insert(key, Found::from(entry))),
         }
     }
 }
@@ -255,8 +256,21 @@ impl<'a> Kept<'a> {
         })
     }
 
+    /// The key that it is kept under, and what is kept: of a record whose key SQL writes otherwise its place alone, since the
+    /// row has the key's own bytes.
+    pub(crate) fn under<'k>(&self, written: Option<&'k [u8]>) -> (Option<&'k [u8]>, Entry<'a>)
+    where
+        'a: 'k,
+    {
+        let entry = self.entry();
+        match written {
+            Some(written) if self.key != Some(written) => (Some(written), Entry { value: None, ..entry }),
+            _ => (self.key, entry),
+        }
+    }
+
     /// As the state keeps it.
-    pub(crate) fn entry(&self) -> Entry<'a> {
+    fn entry(&self) -> Entry<'a> {
         Entry {
             offset: self.offset,
             timestamp_ms: self.timestamp_ms,

@@ -17,7 +17,7 @@
 
 mod build;
 mod entry;
-mod form;
+pub(crate) mod form;
 mod lookup;
 mod store;
 

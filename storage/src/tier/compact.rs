@@ -7,6 +7,9 @@
 //!    the other. The order matters: a tombstone must not go before the older records of its key have gone.
 //! 4. How far it came is stored ([`Cleaned`]), for the next round and for the age of tombstones.
 //!
+//! Which key is whose is a matter of bytes, but of a table's: there two spellings of a key are one row, whose older record goes
+//! as if it had the same bytes. Else the row would be back once the newer one was deleted and its tombstone gone.
+//!
 //! Offsets stay as they are, covers too; the log and what is hot are not touched. Records without a key, from before the
 //! topic was compacted, go as in Kafka.
 
@@ -17,12 +20,14 @@ use std::sync::Arc;
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::{Int64Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
 use futures::{FutureExt, StreamExt, TryStreamExt, stream};
 
 use crate::error::{Error, Result};
 use crate::manifest::model::{ChunkRef, Cover, Entry, GroupAt, RowGroup, TopicManifest};
 use crate::record::columns::RecordColumn;
 use crate::scan::read_group;
+use crate::state::form::KeyJudge;
 use crate::tier::cleaned::{Cleaned, Horizon};
 use crate::tier::cold::Cold;
 use crate::tier::latest::{KeyPass, KeyedRow, Marks, RowKind};
@@ -243,7 +248,7 @@ impl Plan {
         portions
     }
 
-    /// Reads the keys of these partitions and marks what goes.
+    /// Reads the keys of these partitions and marks what goes. Of a table's rows `judge` says which keys are one key.
     ///
     /// # Errors
     /// [`Error::ObjectStore`], [`Error::Corrupt`].
@@ -254,6 +259,7 @@ impl Plan {
         partitions: &[i32],
         memory_bytes: u64,
         seeds: (u64, u64),
+        mut judge: Option<KeyJudge>,
     ) -> Result<Marked> {
         let mut marked = Marked::default();
         let groups: Vec<&GroupAt> =
@@ -269,7 +275,8 @@ impl Plan {
             let mut reads = stream::iter(reads).buffered(READS_MAX);
             for (number, at) in (0..).zip(&groups) {
                 let Some((rows, values)) = reads.try_next().await? else { break };
-                self.look(&mut current, &mut marked.marks, (number, at), &rows, values, cleaned)?;
+                let written = judge.as_mut().map(|judge| judge.written(&rows)).transpose()?.unwrap_or_default();
+                self.look(&mut current, &mut marked.marks, (number, at), (&rows, &written), values, cleaned)?;
                 tokio::task::yield_now().await;
             }
             drop(reads);
@@ -294,7 +301,7 @@ impl Plan {
         pass: &mut KeyPass,
         marks: &mut Marks,
         (number, at): (u32, &GroupAt),
-        rows: &RecordBatch,
+        (rows, written): (&RecordBatch, &[Option<Bytes>]),
         values: bool,
         cleaned: &Cleaned,
     ) -> Result<()> {
@@ -307,7 +314,8 @@ impl Plan {
                 true => self.kind(&at.group, offsets.value(row), cleaned),
                 false => RowKind::Value,
             };
-            let key = keys.is_valid(row).then(|| keys.value(row));
+            let written = written.get(row).and_then(Option::as_deref);
+            let key = keys.is_valid(row).then(|| written.unwrap_or_else(|| keys.value(row)));
             let keyed = KeyedRow { key, committed_at_us: committed.value(row), kind };
             let row = u32::try_from(row).map_err(Error::format("count rows"))?;
             pass.push(marks, at.group.partition, (number, row), &keyed);

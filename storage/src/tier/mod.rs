@@ -209,6 +209,11 @@ impl Tier {
         upkeep::table_of(&self.held_by, topic)
     }
 
+    /// Whose rows lie in the topic's partitions by their key.
+    pub(crate) fn keyed_by(&self, topic: TopicId) -> Option<String> {
+        upkeep::keyed_by(&self.held_by, topic)
+    }
+
     /// Does to a topic, or to all, what housekeeping finds to do now.
     pub(crate) async fn vacuum(&self, topic: Option<TopicId>) -> Result<VacuumReport> {
         self.housekeeping.vacuum(topic).await

@@ -15,7 +15,12 @@ pub(crate) struct SealPolicy {
     pub(crate) age_max_us: i64,
     /// Committed transactions remembered by all partitions together, from which on those with most of them are due.
     pub(crate) committed_ranges_max: u64,
+    /// Bytes of the log in no object, of all partitions together, from which on those with most of them are due.
+    pub(crate) untiered_bytes_max: u64,
 }
+
+/// The part of `wal.bytes_max` that may wait for its objects: half of it is left when tiering begins to make room.
+const UNTIERED_SHARE: u64 = 2;
 
 /// The part of `memory.limit` that committed transactions take before tiering makes room: one in so many.
 const COMMITTED_SHARE: u64 = 64;
@@ -32,14 +37,18 @@ impl SealPolicy {
             bytes_min: settings.tier_bytes_min,
             age_max_us: settings.tier_age_max_ms.saturating_mul(1000),
             committed_ranges_max: settings.memory_limit / COMMITTED_SHARE / COMMITTED_BYTES,
+            untiered_bytes_max: settings.wal_bytes_max / UNTIERED_SHARE,
         }
     }
 
     /// Targets of the topics of which a partition is due, by topic. Partitions of such a topic that are at least half
     /// due come along: one object instead of two soon after each other.
     pub(crate) fn due(&self, backlog: &[Backlog], now_us: i64) -> BTreeMap<TopicId, Vec<Target>> {
-        let crowded = self.crowded_from(backlog);
-        let is_crowded = |backlog: &Backlog| waits(backlog) && backlog.committed_ranges >= crowded;
+        let ranges = share_from(backlog, self.committed_ranges_max, |backlog| backlog.committed_ranges);
+        let bytes = share_from(backlog, self.untiered_bytes_max, |backlog| backlog.untiered_bytes);
+        let is_crowded = |backlog: &Backlog| {
+            waits(backlog) && (backlog.committed_ranges >= ranges || backlog.untiered_bytes >= bytes)
+        };
         let whole = backlog.iter().filter(|backlog| self.reaches(backlog, now_us, 1) || is_crowded(backlog));
         let topics: HashSet<TopicId> = whole.map(|backlog| backlog.partition.topic).collect();
         let half = |backlog: &&Backlog| {
@@ -49,21 +58,24 @@ impl SealPolicy {
         everything(&half)
     }
 
-    /// How many committed transactions make a partition due: its share, once all together are too many. Rows of objects
-    /// have their commit times with them, so tiering makes room. While the store is down it cannot, and `wal.bytes_max`
-    /// is the limit: each of them has a marker and a record in the log.
-    fn crowded_from(&self, backlog: &[Backlog]) -> u64 {
-        let with_some = backlog.iter().filter(|backlog| backlog.committed_ranges > 0);
-        let all: u64 = with_some.clone().map(|backlog| backlog.committed_ranges).sum();
-        if all <= self.committed_ranges_max { u64::MAX } else { all / with_some.count().max(1) as u64 }
-    }
-
     /// Whether a partition has reached one `part`th of what makes it due.
     fn reaches(&self, backlog: &Backlog, now_us: i64, part: i64) -> bool {
         let old =
             backlog.oldest_commit_time_us.is_some_and(|oldest| now_us.saturating_sub(oldest) >= self.age_max_us / part);
         waits(backlog) && (backlog.untiered_bytes >= self.bytes_min / part.unsigned_abs() || old)
     }
+}
+
+/// How much of something makes a partition due: its share, once all together have more than `all_max`. Rows of objects have
+/// their commit times with them, and what is in objects the log can forget, so tiering makes room. While the store is down
+/// it cannot, and `wal.bytes_max` is the limit: of either there is nothing that is not in the log.
+fn share_from(backlog: &[Backlog], all_max: u64, of: impl Fn(&Backlog) -> u64) -> u64 {
+    let (mut all, mut holders) = (0_u64, 0_u64);
+    for amount in backlog.iter().map(of).filter(|amount| *amount > 0) {
+        all = all.saturating_add(amount);
+        holders += 1;
+    }
+    if all <= all_max { u64::MAX } else { all / holders.max(1) }
 }
 
 /// Everything that is stable, by topic.
@@ -89,7 +101,8 @@ mod tests {
 
     use super::*;
 
-    const POLICY: SealPolicy = SealPolicy { bytes_min: 100, age_max_us: 1000, committed_ranges_max: 10 };
+    const POLICY: SealPolicy =
+        SealPolicy { bytes_min: 100, age_max_us: 1000, committed_ranges_max: 10, untiered_bytes_max: 300 };
 
     fn waiting(topic: u128, partition: i32, bytes: u64, oldest: i64) -> Backlog {
         Backlog {
@@ -119,6 +132,13 @@ mod tests {
     fn what_is_half_due_comes_along_with_its_topic_only() {
         let backlog = [waiting(1, 2, 100, 0), waiting(1, 0, 50, 0), waiting(1, 1, 49, 0), waiting(2, 0, 99, 0)];
         assert_eq!(due(&backlog, 0), [(1, vec![0, 2])]);
+    }
+
+    #[test]
+    fn a_log_that_fills_makes_those_due_that_have_most_of_it() {
+        let of = |bytes: [u64; 4]| (0..).zip(bytes).map(|(at, bytes)| waiting(1, at, bytes, 0)).collect::<Vec<_>>();
+        assert_eq!(due(&of([99, 99, 99, 3]), 0), []);
+        assert_eq!(due(&of([99, 99, 99, 4]), 0), [(1, vec![0, 1, 2])]);
     }
 
     #[test]

@@ -51,6 +51,10 @@ pub(crate) async fn prepare(
 ) -> Result<()> {
     let (of_look, data_dir) = (Arc::clone(disk), options.data_dir.clone());
     if !worker::blocking(move || rebuild::is_fresh(of_look.as_ref(), &data_dir)).await? {
+        if asked {
+            let data_dir = options.data_dir.display();
+            tracing::warn!(%data_dir, "nothing is taken over: the data directory is not empty, and the node goes on with it");
+        }
         return Ok(());
     }
     let opening = options.opening();

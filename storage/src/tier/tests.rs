@@ -731,7 +731,7 @@ fn nothing_that_is_done_to_a_topic_is_quadratic_in_its_partitions() {
         committed_ranges: 1,
     };
     let backlog: Vec<_> = (0..MANY).map(waiting).collect();
-    let policy = SealPolicy { bytes_min: 100, age_max_us: 1000, committed_ranges_max: 1 };
+    let policy = SealPolicy { bytes_min: 100, age_max_us: 1000, committed_ranges_max: 1, untiered_bytes_max: 1 << 30 };
     let before = std::time::Instant::now();
     assert_eq!(policy.due(&backlog, 0)[&topic].len(), backlog.len());
     entries.iter().for_each(|entry| invariant::entry_is_sound(topic, entry).unwrap());

@@ -16,6 +16,7 @@ use crate::log::Node;
 use crate::manifest::edit::Edit;
 use crate::manifest::model::{ChunkRef, Entry, TopicManifest};
 use crate::manifest::walk::Met;
+use crate::state::form::KeyJudge;
 use crate::tier::cleaned::{Cleaned, stored_name};
 use crate::tier::compact::{Around, CompactPolicy, Marked, Plan, Survey};
 use crate::tier::known::{Known, Quiet};
@@ -48,6 +49,12 @@ pub trait HoldsBack: std::fmt::Debug + Send + Sync {
     fn table_of(&self, _: TopicId) -> Option<String> {
         None
     }
+
+    /// Whose rows lie in the topic's partitions by their primary key, as `table prices`: with more partitions the next row of
+    /// a key would lie beside the one it replaces.
+    fn keyed_by(&self, _: TopicId) -> Option<String> {
+        None
+    }
 }
 
 /// Who holds records back, once somebody does; weak, because SQL stands above and holds the storage.
@@ -56,6 +63,11 @@ pub(crate) type HeldBy = Arc<RwLock<Option<Weak<dyn HoldsBack>>>>;
 /// Whose table a topic's records are, as far as somebody can be asked.
 pub(crate) fn table_of(held_by: &HeldBy, topic: TopicId) -> Option<String> {
     held_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.table_of(topic))
+}
+
+/// Whose rows lie in a topic's partitions by their key, as far as somebody can be asked.
+pub(crate) fn keyed_by(held_by: &HeldBy, topic: TopicId) -> Option<String> {
+    held_by.read().as_ref().and_then(Weak::upgrade).and_then(|by| by.keyed_by(topic))
 }
 
 /// Who still needs which records of a partition.
@@ -222,7 +234,10 @@ impl Upkeep {
             let survey = Survey::new(&manifest, &cleaned, &policy, around, true);
             let Some(plan) = self.survey(&manifest, survey, &mut entries).await? else { continue };
             let seeds = (node.random().next_u64(), node.random().next_u64());
-            let marked = plan.mark(&self.runner.cold, &cleaned, &partitions, self.memory_bytes / 2, seeds).await?;
+            let table = self.runner.format_of(topic.id).filter(|format| format.tombstones);
+            let judge = table.map(|format| KeyJudge::new(&format)).transpose()?.flatten();
+            let memory_bytes = self.memory_bytes / 2;
+            let marked = plan.mark(&self.runner.cold, &cleaned, &partitions, memory_bytes, seeds, judge).await?;
             let is_free = || plan.ends.iter().all(|(partition, end)| held(*partition).is_none_or(|held| held >= *end));
             if !self.remove(&manifest, &entries, &marked, &is_free, report).await? {
                 // The next look sees who needs what.

@@ -22,7 +22,7 @@ use crate::tier::checkpoint::{self, Checkpointer};
 use crate::tier::run::Runner;
 use crate::tier::seal::{self, SealPolicy, Target};
 use crate::tier::trouble::Troubles;
-use crate::view::CheckpointReport;
+use crate::view::{CheckpointReport, Health};
 use crate::worker::{self, Loop};
 
 /// Checkpoints that wait; who comes later waits outside.
@@ -149,8 +149,10 @@ impl Work {
         let (policy, now_us) = (self.policy, node.clock().now_us());
         self.troubles.keep(|topic| node.topic_by_id(topic).is_some());
         let cold = Arc::clone(&self.runner.cold);
+        // Producers are refused until the log forgets, and it forgets what is in objects.
+        let is_full = matches!(node.health(), Health::Full(_));
         let due = |backlog: &[Backlog]| {
-            let mut due = policy.due(backlog, now_us);
+            let mut due = if is_full { seal::everything(backlog) } else { policy.due(backlog, now_us) };
             // Said at the start and by the health; it will not pass.
             due.retain(|topic, _| cold.manifests.check_readable(*topic).is_ok());
             due

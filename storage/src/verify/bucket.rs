@@ -32,6 +32,10 @@ struct Look<'a> {
     listed: BTreeMap<Path, u64>,
     /// What somebody names.
     named: HashSet<Path>,
+    /// Chunks and objects that were looked at: older manifests share most of theirs with the newest.
+    looked: HashSet<Path>,
+    /// Of checkpoints.
+    older: Vec<Arc<TopicManifest>>,
     /// As the newest claim says.
     takeover: Option<Takeover>,
     sample: f64,
@@ -64,6 +68,8 @@ pub(super) async fn look(
         view,
         listed: bucket.sizes(&Path::default()).await?,
         named: HashSet::new(),
+        looked: HashSet::new(),
+        older: Vec::new(),
         takeover: None,
         sample,
         owed,
@@ -79,6 +85,10 @@ pub(super) async fn look(
             None if view.own.is_some() => look.not_there(topic),
             known => look.topic(topic, known.map(AsRef::as_ref)).await?,
         }
+    }
+    // The newest have had what is theirs.
+    for manifest in std::mem::take(&mut look.older) {
+        look.entries(&manifest).await?;
     }
     let orphans: Vec<_> = look.listed.keys().filter(|path| !look.named.contains(*path)).cloned().collect();
     for path in orphans {
@@ -151,7 +161,7 @@ impl Look<'_> {
         Ok(())
     }
 
-    /// What a node could begin from, and that what it names is there.
+    /// What a node could begin from, and that what it names is there; its objects are looked at behind the newest ones.
     async fn checkpoints(&mut self) -> Result<()> {
         let counting = checkpoint::list(&self.cold.bucket, self.takeover).await?;
         for id in counting.into_iter().take(CHECKPOINTS_KEPT) {
@@ -177,7 +187,11 @@ impl Look<'_> {
                 self.named.insert(root.clone());
                 if self.size(&root).is_none() {
                     self.findings.violation(&path, format!("it names {root}, which is not there"));
+                    continue;
                 }
+                let read = publish::read_root(&self.cold.bucket, *topic, &root).await;
+                let root = self.findings.judged(root.as_ref(), read)?.flatten();
+                self.older.extend(root.map(|root| Arc::new(root.into_manifest())));
             }
         }
         Ok(())
@@ -239,8 +253,11 @@ impl Look<'_> {
         let mut waiting: Vec<Arc<ChunkRef>> = manifest.chunks.iter().rev().map(Arc::clone).collect();
         while let Some(chunk) = waiting.pop() {
             let path = paths::chunk(manifest.topic, chunk.name.epoch, chunk.name.id);
-            self.count(&path);
             self.named.insert(path.clone());
+            if !self.looked.insert(path.clone()) {
+                continue;
+            }
+            self.count(&path);
             if let Some(size) = self.size(&path).filter(|size| *size != chunk.stored_bytes) {
                 let what = format!("it has {size} bytes where {} are known of it", chunk.stored_bytes);
                 self.findings.violation(&path, what);
@@ -258,6 +275,10 @@ impl Look<'_> {
     async fn objects(&mut self, topic: TopicId, entries: &[Arc<Entry>]) -> Result<()> {
         let mut looks = Vec::new();
         for entry in entries {
+            let path = entry.object.as_ref().map(|object| Path::from(object.path.as_str()));
+            if path.is_some_and(|path| !self.looked.insert(path)) {
+                continue;
+            }
             for lost in &entry.lost {
                 let (start, end, partition) = (lost.start, lost.end, lost.partition);
                 self.findings

@@ -111,6 +111,7 @@ pub(super) fn look(data_dir: &Path, findings: &mut Findings) -> Result<Option<Lo
     for name in names.iter().filter(|name| !known(name)) {
         findings.note(dir.join(name).display(), "nothing of the log's");
     }
+    let closed_end = closed_end(&dir, &names, findings)?;
     let mut look = Look {
         findings,
         origin,
@@ -120,13 +121,23 @@ pub(super) fn look(data_dir: &Path, findings: &mut Findings) -> Result<Option<Lo
         first: 0,
         snapshots: BTreeMap::new(),
         end: 0,
-        closed_end: closed::read(&SystemDisk, &dir, &names)?,
+        closed_end,
     };
     look.read_snapshots(&dir, &names)?;
     let bases: BTreeSet<u64> = names.iter().filter_map(|name| position_in_name(name, ".wal")).collect();
     look.segments(&dir, &bases)?;
     let Look { own, judge, .. } = look;
     Ok(Some(LogView { origin, past: meta.past, own, judge, _lock: lock }))
+}
+
+/// How far the log went when it was closed; a damaged mark of it is told of.
+fn closed_end(dir: &Path, names: &[String], findings: &mut Findings) -> Result<Option<u64>> {
+    let end = closed::read(&SystemDisk, dir, names)?;
+    if end.is_none() && names.iter().any(|name| name == CLOSED) {
+        let what = "damaged: whether the newest segment is as long as it was when the log was closed cannot be told";
+        findings.violation(dir.join(CLOSED).display(), what);
+    }
+    Ok(end)
 }
 
 impl Look<'_> {

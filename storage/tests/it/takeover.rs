@@ -13,7 +13,7 @@ use aquifer_storage::{
     ProducerIdentity, Storage, Topic, TopicConfig, TransactionState,
 };
 
-use crate::kept::{flip, is_clean_with, newer_envelope};
+use crate::kept::{flip, is_clean_with, newer_envelope, verify_with};
 use crate::records::tiered_options;
 use crate::support::*;
 use crate::transactions::{add, consume_committed, end, init, offset, send};
@@ -260,6 +260,29 @@ async fn what_a_checkpoint_names_is_not_swept_and_a_damaged_one_has_one_before_i
     let third = cluster.take_over("third").await;
     assert_eq!(third.watermarks(at(&topic, 0)).unwrap().high_watermark, 6);
     stop(third).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn verify_misses_what_only_a_checkpoint_names() {
+    let cluster = Cluster::new();
+    with_two_checkpoints(&cluster).await;
+    let old = cluster.open("old").await;
+    let live: Vec<String> = old.objects().await.unwrap().into_iter().map(|object| object.url).collect();
+    stop(old).await;
+    let report = is_clean_with(cluster.options("old")).await;
+    let objects = fs::read_dir(cluster.names("topics")[0].join("data")).unwrap().map(|entry| entry.unwrap().path());
+    let name = |path: &Path| path.file_name().unwrap().to_string_lossy().into_owned();
+    let older: Vec<PathBuf> = objects.filter(|path| !live.iter().any(|url| url.ends_with(&name(path)))).collect();
+    assert!(report.objects > 1, "those of two checkpoints: {report:?}");
+    let mut missed = 0;
+    for path in older {
+        let whole = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let (_, wrong) = verify_with(cluster.options("old")).await.unwrap();
+        missed += usize::from(wrong.iter().any(|wrong| format!("{wrong:?}").contains(&name(&path))));
+        fs::write(&path, whole).unwrap();
+    }
+    assert!(missed > 0, "nothing of what only a checkpoint names is missed");
 }
 
 #[tokio::test(flavor = "multi_thread")]

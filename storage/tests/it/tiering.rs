@@ -6,7 +6,7 @@ use std::sync::Arc;
 use aquifer_storage::record::columns::RecordColumn;
 use aquifer_storage::record::format::{ColumnRole, ColumnType, DeclaredColumn, Format, RecordFormat};
 use aquifer_storage::settings::StorageSettings;
-use aquifer_storage::{DeclaredColumns, Error, ScanRequest, Storage, TimedOffset, Topic, TopicId};
+use aquifer_storage::{DeclaredColumns, Error, ScanRequest, Storage, TimedOffset, Topic, TopicConfig, TopicId};
 use arrow::array::{Array, AsArray};
 use arrow::datatypes::Int64Type;
 use futures::TryStreamExt;
@@ -418,4 +418,32 @@ proptest! {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         runtime.block_on(run_steps(steps));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_fills_is_tiered_long_before_it_is_time() {
+    let home = tempfile::tempdir().unwrap();
+    let settings = StorageSettings {
+        wal_bytes_max: 1 << 20,
+        wal_segment_bytes: 64 << 10,
+        tier_age_max_ms: 3_600_000,
+        topic_local_retention_ms: 0,
+        ..StorageSettings::default()
+    };
+    let storage = Storage::open(tiered_options(home.path(), settings)).await.unwrap();
+    let topic = storage.create_topic("clicks", Some(8), TopicConfig::default()).await.unwrap();
+    let long = "x".repeat(50_000);
+    for number in 0..48 {
+        let partition = at(&topic, number % 8);
+        eventually("there is room again", async || match storage.commit(appends(partition, batch(&[&long]))).await {
+            Ok(_) => true,
+            Err(Error::Full { .. }) => false,
+            Err(error) => panic!("{error}"),
+        })
+        .await;
+    }
+    for partition in 0..8 {
+        assert_eq!(values(&storage, at(&topic, partition)).await.len(), 6);
+    }
+    close(storage).await;
 }

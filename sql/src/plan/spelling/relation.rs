@@ -14,6 +14,9 @@ pub(crate) fn rewrite_relations(query: &mut Query) {
     let _ = query.visit(&mut Relations);
 }
 
+/// A relation of DataFusion's own in FROM.
+const SERIES: &str = "generate_series";
+
 struct Relations;
 
 impl VisitorMut for Relations {
@@ -22,6 +25,11 @@ impl VisitorMut for Relations {
     fn pre_visit_table_factor(&mut self, table: &mut TableFactor) -> ControlFlow<()> {
         if let Some(unnest) = unnested(table) {
             *table = unnest;
+        }
+        if let Some(alias) = alias_of_series(table)
+            && alias.columns.is_empty()
+        {
+            alias.columns.push(TableAliasColumnDef { name: alias.name.clone(), data_type: None });
         }
         if let TableFactor::UNNEST { alias, array_exprs, .. } = table
             && array_exprs.len() == 1
@@ -33,6 +41,17 @@ impl VisitorMut for Relations {
         }
         ControlFlow::Continue(())
     }
+}
+
+/// Of a series: its column bears the name it is given, or its function's.
+fn alias_of_series(table: &mut TableFactor) -> Option<&mut TableAlias> {
+    let (name, alias) = match table {
+        TableFactor::Table { name, args: Some(_), alias, with_ordinality: false, .. }
+        | TableFactor::Function { name, alias, with_ordinality: false, .. } => (name, alias),
+        _ => return None,
+    };
+    let function = name.0.last().and_then(|part| part.as_ident()).map(folded)?;
+    (function == SERIES).then(|| alias.get_or_insert_with(|| alias_of(Ident::new(SERIES))))
 }
 
 fn alias_of(name: Ident) -> TableAlias {
@@ -48,7 +67,7 @@ fn unnested(table: &TableFactor) -> Option<TableFactor> {
     };
     let function = name.0.last().and_then(|part| part.as_ident()).map(folded)?;
     // A series in FROM is a relation of DataFusion's own.
-    if function == "generate_series" || !SETS.contains(&function.as_str()) {
+    if function == SERIES || !SETS.contains(&function.as_str()) {
         return None;
     }
     let arguments = args.iter().map(|argument| match argument {
