@@ -226,10 +226,9 @@ impl Best {
     fn join(&mut self) -> Result<()> {
         let set: Vec<Place> = self.places.iter().copied().filter(|place| *place != NOWHERE).collect();
         let columns = [self.column(0, &set)?, self.column(1, &set)?];
-        let mut at = 0;
-        for place in self.places.iter_mut().filter(|place| **place != NOWHERE) {
+        let kept = self.places.iter_mut().filter(|place| **place != NOWHERE);
+        for (at, place) in kept.enumerate() {
             *place = (1, at);
-            at += 1;
         }
         self.kept.truncate(1);
         (self.kept_rows, self.kept_bytes) = (0, 0);
