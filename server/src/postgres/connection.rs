@@ -199,7 +199,7 @@ impl Connection {
         }
         let simple = matches!(framed.request, Ok(Request::Query(_)));
         let answered = match framed.request {
-            Ok(Request::Query(text)) => self.query(&text).await,
+            Ok(Request::Query(text)) => Box::pin(self.query(&text)).await,
             Ok(Request::Sync) => {
                 self.sync().await;
                 return self.ready().await.map_err(Stop::Session);
