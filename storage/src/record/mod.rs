@@ -3,5 +3,6 @@
 pub mod batch;
 pub mod columns;
 mod compression;
+pub(crate) mod form;
 pub mod format;
 pub(crate) mod rows;

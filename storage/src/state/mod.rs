@@ -10,14 +10,13 @@
 //! - **Compaction changes nothing here**: it removes what is not the latest of its key in its partition, or a tombstone, and
 //!   neither has an entry. **A moved log start** takes entries with it: those of records below the start are passed over when
 //!   they are read, and swept later.
-//! - Keys are bytes, as the record has them. Where one row's key has several spellings, a topic in which another one than
-//!   SQL's was seen is scanned ([`form`]).
+//! - Keys are bytes, as SQL would write them ([`form`](crate::record::form)). Of a record that has them otherwise its place is
+//!   kept, and the record read.
 //!
 //! Which topics: SQL knows ([`KeyedTables`]). [`build`] follows them in the background.
 
 mod build;
 mod entry;
-pub(crate) mod form;
 mod lookup;
 mod store;
 

@@ -16,7 +16,7 @@ use crate::log::Node;
 use crate::manifest::edit::Edit;
 use crate::manifest::model::{ChunkRef, Entry, TopicManifest};
 use crate::manifest::walk::Met;
-use crate::state::form::KeyJudge;
+use crate::record::form::KeyJudge;
 use crate::tier::cleaned::{Cleaned, stored_name};
 use crate::tier::compact::{Around, CompactPolicy, Marked, Plan, Survey};
 use crate::tier::known::{Known, Quiet};
