@@ -142,8 +142,8 @@ pub(crate) enum Presence {
 pub(crate) struct TopicModel {
     pub(crate) name: String,
     pub(crate) partitions: i32,
-    /// It may have so many by now: asked for and not answered.
-    pub(crate) partitions_asked: i32,
+    /// It may have one of these numbers by now: asked for and not answered.
+    pub(crate) partitions_asked: Vec<i32>,
     pub(crate) presence: Presence,
     pub(crate) kept: Kept,
 }

@@ -68,7 +68,7 @@ pub(crate) async fn create(client: &Client, storage: &Storage, chance: &Chance) 
     let attempt = model.borrow_mut().next_attempt();
     let kept = kept(&chance.fork("kept"));
     let made =
-        TopicModel { name: name.clone(), partitions, partitions_asked: partitions, presence: Presence::Coming, kept };
+        TopicModel { name: name.clone(), partitions, partitions_asked: Vec::new(), presence: Presence::Coming, kept };
     model.borrow_mut().topics.insert(id, made);
     let create = TopicChange::Create { id, name, partitions, config: config(kept) };
     let mut commit = Commit { topics: vec![create], ..Commit::default() };
@@ -151,13 +151,13 @@ pub(crate) async fn delete(client: &Client, storage: &Storage, chance: &Chance) 
 pub(crate) async fn grow(client: &Client, storage: &Storage, chance: &Chance) {
     let Some(id) = own(client, chance) else { return };
     let Some((has, asked)) =
-        client.world.model.borrow().topics.get(&id).map(|topic| (topic.partitions, topic.partitions_asked))
+        client.world.model.borrow().topics.get(&id).map(|topic| (topic.partitions, topic.partitions_asked.clone()))
     else {
         return;
     };
     let wanted = has + i32::try_from(chance.below(3)).unwrap_or(0);
     if let Some(topic) = client.world.model.borrow_mut().topics.get_mut(&id) {
-        topic.partitions_asked = asked.max(wanted);
+        topic.partitions_asked.push(wanted);
     }
     let answer = storage.add_partitions(id, wanted).await;
     client.world.note(|| format!("client {}: {id:?} to {wanted} partitions: {answer:?}", client.number));
@@ -166,13 +166,14 @@ pub(crate) async fn grow(client: &Client, storage: &Storage, chance: &Chance) {
     let broken = match &answer {
         Ok(()) if wanted == has => Some("it has as many".to_owned()),
         Ok(()) => {
-            (topic.partitions, topic.partitions_asked) = (wanted, wanted);
+            (topic.partitions, topic.partitions_asked) = (wanted, Vec::new());
             None
         }
         Err(error) if World::is_unknown(error) => None,
         Err(error) => {
+            let grown = asked.iter().any(|asked| *asked > has);
             topic.partitions_asked = asked;
-            let rightly = matches!(error, Error::InvalidPartitions { .. }) && (wanted == has || asked > has);
+            let rightly = matches!(error, Error::InvalidPartitions { .. }) && (wanted == has || grown);
             (!rightly && !client.world.is_weather(error)).then(|| error.to_string())
         }
     };

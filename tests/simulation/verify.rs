@@ -102,11 +102,11 @@ fn topics(world: &World, storage: &Storage) {
             _ => {}
         }
         if let Some(found) = found {
-            let grown = found.partitions == topic.partitions_asked;
+            let grown = topic.partitions_asked.contains(&found.partitions);
             if found.name != topic.name || !(grown || found.partitions == topic.partitions) {
                 wrong.push(format!("{topic:?} is {found:?}"));
             }
-            (topic.partitions, topic.partitions_asked) = (found.partitions, found.partitions);
+            (topic.partitions, topic.partitions_asked) = (found.partitions, Vec::new());
         }
     }
     for (group, at, _) in storage.group_offsets(None) {
