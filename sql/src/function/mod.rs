@@ -17,6 +17,7 @@ use crate::types::TypeNames;
 
 mod checked;
 mod contains;
+mod distinct;
 mod extract;
 mod first_last;
 mod format;
@@ -84,6 +85,7 @@ pub(crate) fn session_state(limits: &Arc<Limits>) -> Result<SessionState> {
         .with_runtime_env(runtime)
         .with_default_features()
         .with_expr_planners(planners)
+        .with_optimizer_rules(distinct::rules())
         .with_type_planner(Arc::new(TypeNames))
         .with_physical_optimizer_rule(Arc::new(Slices))
         .build();
