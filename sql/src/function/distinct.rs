@@ -1,4 +1,4 @@
-//! DataFusion's rule that groups twice for a DISTINCT, but for sums of integers: it adds up sums as it adds up the column, and
+//! DataFusion's rule that groups twice for a DISTINCT, left out where a sum stands beside it: it adds up sums as it adds up the column, and
 //! a sum of INT is BIGINT, of BIGINT numeric, so that the plan would have another type than was told.
 
 use std::sync::Arc;
