@@ -350,24 +350,44 @@ async fn load(node: &Node, cold: &Cold) -> Result<()> {
             }
             Err(error) => return Err(error),
         };
-        for partition in 0..topic.partitions {
-            let at = TopicPartition { topic: topic.id, partition };
-            let watermarks = node.watermarks(at)?;
-            // What was trimmed away is missing nowhere, whether or not the manifest knows of it yet.
-            let trimmed = node.known_start(at)? <= watermarks.log_start_offset;
-            let known_start = if trimmed { 0 } else { node.known_start(at)? };
-            check_reach(topic, partition, &manifest, known_start, watermarks.high_watermark)
-                .map_err(|error| told_by_damage(node, error))?;
-            let log_start = match manifest.partitions.get(&partition) {
-                Some(ends) => ends.start,
-                None => watermarks.log_start_offset,
-            };
-            ends.push((at, manifest.tiered_end(partition), log_start));
+        match reached(node, topic, &manifest) {
+            Ok(found) => ends.extend(found),
+            Err(error) if error.kind() == ErrorKind::Repair => {
+                tracing::error!(topic = topic.name, %error, "the log is damaged and an object store lacks what it points at");
+                cold.manifests.note_unreadable(topic.id, error);
+                ends.extend(only_hot(node, topic)?);
+                continue;
+            }
+            Err(error) => return Err(error),
         }
         cold.manifests.install(manifest);
     }
     node.set_tiered_end(&ends);
     Ok(())
+}
+
+/// How far each partition of a topic is tiered, and where it begins.
+///
+/// # Errors
+/// [`Error::Config`] if log and bucket do not belong together; [`Error::Corrupt`] if the bucket lacks what the log has
+/// forgotten and the log is damaged: what told that the topic was deleted may be what is damaged.
+fn reached(node: &Node, topic: &Topic, manifest: &TopicManifest) -> Result<Vec<(TopicPartition, i64, i64)>> {
+    let mut ends = Vec::new();
+    for partition in 0..topic.partitions {
+        let at = TopicPartition { topic: topic.id, partition };
+        let watermarks = node.watermarks(at)?;
+        // What was trimmed away is missing nowhere, whether or not the manifest knows of it yet.
+        let trimmed = node.known_start(at)? <= watermarks.log_start_offset;
+        let known_start = if trimmed { 0 } else { node.known_start(at)? };
+        check_reach(topic, partition, manifest, known_start, watermarks.high_watermark)
+            .map_err(|misfit| told_by_damage(node, misfit))?;
+        let log_start = match manifest.partitions.get(&partition) {
+            Some(ends) => ends.start,
+            None => watermarks.log_start_offset,
+        };
+        ends.push((at, manifest.tiered_end(partition), log_start));
+    }
+    Ok(ends)
 }
 
 /// What the log may take for tiered of a topic whose manifest cannot be read: all that it holds no more, so that it goes on
@@ -377,36 +397,54 @@ fn only_hot(node: &Node, topic: &Topic) -> Result<Vec<(TopicPartition, i64, i64)
     of_topic.map(|at| Ok((at, node.hot_start(at)?, node.watermarks(at)?.log_start_offset))).collect()
 }
 
-/// Refuses a bucket that lacks what the log has forgotten, or that knows offsets the log never gave.
-fn check_reach(topic: &Topic, partition: i32, manifest: &TopicManifest, hot_start: i64, hot_end: i64) -> Result<()> {
-    let tiered_end = manifest.tiered_end(partition);
-    let reason = if hot_start > tiered_end {
-        format!("lacks offsets {tiered_end} to {hot_start}, which the data directory no longer holds")
-    } else if tiered_end > hot_end {
-        format!("holds offsets up to {tiered_end}, of which the data directory knows only those below {hot_end}")
-    } else {
-        return Ok(());
-    };
-    Err(Error::Config {
-        reason: format!(
-            "the object store does not match the data directory: of topic {} partition {partition} it {reason}; \
-             open the pair that was used together",
-            topic.name
-        ),
-    })
+/// How a bucket does not fit the log.
+enum Misfit {
+    /// It lacks what the log has forgotten.
+    Lacks(String),
+    /// It knows offsets that the log never gave.
+    Exceeds(String),
 }
 
-/// What is damaged in the log may be why it knows less than the objects.
-fn told_by_damage(node: &Node, error: Error) -> Error {
-    match (error, node.health()) {
-        (Error::Config { reason }, Health::Damaged(places)) => Error::Config {
+fn check_reach(
+    topic: &Topic,
+    partition: i32,
+    manifest: &TopicManifest,
+    hot_start: i64,
+    hot_end: i64,
+) -> std::result::Result<(), Misfit> {
+    let tiered_end = manifest.tiered_end(partition);
+    let of =
+        format!("the object store does not match the data directory: of topic {} partition {partition} it", topic.name);
+    if hot_start > tiered_end {
+        let what = format!("{of} lacks offsets {tiered_end} to {hot_start}, which the data directory no longer holds");
+        Err(Misfit::Lacks(what))
+    } else if tiered_end > hot_end {
+        let known = format!("of which the data directory knows only those below {hot_end}");
+        Err(Misfit::Exceeds(format!("{of} holds offsets up to {tiered_end}, {known}")))
+    } else {
+        Ok(())
+    }
+}
+
+/// What is damaged in the log may be why it does not fit. If objects are missing, only the topic is not to be had, and with
+/// its deletion lost there is nothing to be had; offsets that the log does not know would be given twice.
+fn told_by_damage(node: &Node, misfit: Misfit) -> Error {
+    const USED_TOGETHER: &str = "open the pair that was used together";
+    match (misfit, node.health()) {
+        (Misfit::Lacks(what), Health::Damaged(places)) => Error::Corrupt {
+            place: places.join("; "),
+            reason: format!("{what}; if the topic had been deleted, delete it again; else {USED_TOGETHER}"),
+        },
+        (Misfit::Exceeds(what), Health::Damaged(places)) => Error::Config {
             reason: format!(
-                "{reason}; the log is damaged ({}): restore these files from a backup, or begin from the object store with \
-                 an empty data directory and --take-over",
+                "{what}; {USED_TOGETHER}; the log is damaged ({}): restore these files from a backup, or begin from the \
+                 object store with an empty data directory and --take-over",
                 places.join("; ")
             ),
         },
-        (error, _) => error,
+        (Misfit::Lacks(what) | Misfit::Exceeds(what), _) => {
+            Error::Config { reason: format!("{what}; {USED_TOGETHER}") }
+        }
     }
 }
 

@@ -164,6 +164,45 @@ async fn a_topic_whose_newest_root_is_damaged_can_be_deleted_and_made_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_topic_whose_deletion_is_damaged_keeps_nothing_else_from_being_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut housekeeping = options(dir.path());
+    housekeeping.settings.housekeeping_interval_ms = 20;
+    let storage = Storage::open(housekeeping).await.unwrap();
+    let (hurt, well) = (topic(&storage, "hurt", 1).await, topic(&storage, "well", 1).await);
+    for number in 0..20 {
+        produce(&storage, at(&hurt, 0), &[&long(number)]).await.unwrap();
+    }
+    produce(&storage, at(&well, 0), &["w"]).await.unwrap();
+    let before = files(dir.path(), ".wal");
+    assert!(before.len() > 2, "of two snapshots the older one covers the first segment");
+    storage.delete_topic(hurt.id).await.unwrap();
+    eventually("its first records are gone", async || !files(dir.path(), ".wal").contains(&before[0])).await;
+    stop(storage).await;
+    let segment = files(dir.path(), ".wal").pop().unwrap();
+    let mut bytes = fs::read(&segment).unwrap();
+    let id = hurt.id.to_string();
+    let key = bytes.windows(id.len()).rposition(|window| window == id.as_bytes()).unwrap();
+    bytes[key] ^= 1;
+    fs::write(&segment, bytes).unwrap();
+
+    let storage = open(dir.path()).await;
+    let Health::Damaged(words) = storage.health() else { panic!("{:?}", storage.health()) };
+    let of_hurt = words.iter().find(|word| word.contains("the cold part of hurt"));
+    assert!(of_hurt.is_some_and(|word| word.contains("delete it again")), "{words:?}");
+    assert_eq!(values(&storage, at(&well, 0)).await, ["w"]);
+    assert!(names(&read(&storage, at(&hurt, 0), 0).await.unwrap_err(), &segment));
+    storage.delete_topic(hurt.id).await.unwrap();
+    produce(&storage, at(&well, 0), &["w"]).await.unwrap();
+    storage.checkpoint().await.unwrap();
+    stop(storage).await;
+    let storage = open(dir.path()).await;
+    assert_eq!(values(&storage, at(&well, 0)).await, ["w", "w"]);
+    assert!(storage.watermarks(at(&hurt, 0)).is_err(), "deleted for good");
+    stop(storage).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_claim_is_passed_over_as_long_as_another_says_whose_the_store_is() {
     let dir = tempfile::tempdir().unwrap();
     let (hurt, _) = cold_and_hot(dir.path()).await;
