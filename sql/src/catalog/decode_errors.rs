@@ -68,7 +68,14 @@ mod tests {
     use super::*;
 
     fn error(offset: i64) -> DecodeError {
-        DecodeError { partition: 0, offset, timestamp_ms: 0, column: None, error: "value is null".to_owned() }
+        DecodeError {
+            partition: 0,
+            offset,
+            timestamp_ms: 0,
+            column: None,
+            error: "value is null".to_owned(),
+            hides: false,
+        }
     }
 
     #[test]

@@ -1,13 +1,14 @@
 //! `KeyLookupExec`: rows of a keyed table whose primary key a filter names, read by key instead of by a scan.
 //!
-//! Storage answers from the keyed state, exactly at the statement's snapshot; where it cannot, and where a record found does
-//! not decode (an older one of its key counts then), the scan that the exec holds answers. Filters stay in the plan.
+//! Storage answers from the keyed state, exactly at the statement's snapshot; where it cannot, and where the key of a record
+//! found does not decode, the scan that the exec holds answers. Filters stay in the plan.
 
 use std::fmt;
 use std::sync::Arc;
 
 use aquifer_storage::record::format::{ColumnRole, ColumnType, DeclaredColumn, Encoder, Format, RecordFormat};
-use arrow::array::{ArrayRef, RecordBatch};
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
+use arrow::compute::{filter_record_batch, not};
 use arrow::datatypes::{Field, Schema};
 use bytes::Bytes;
 use datafusion::common::tree_node::TreeNodeRecursion;
@@ -149,9 +150,12 @@ pub(crate) async fn look_up(
     if rows.num_rows() < raw.num_rows() {
         return Ok(None);
     }
-    // The last column says that none of them is a tombstone.
-    let shown: Vec<usize> = (0..columns.len()).collect();
-    Ok(Some(rows.project(&shown).map_err(DataFusionError::from)?))
+    // What stands for a value that does not decode is the key's newest, and no row.
+    let (shown, deletes): (Vec<usize>, _) = ((0..columns.len()).collect(), rows.columns().last());
+    let is_row = deletes.map(|deletes| not(deletes.as_boolean())).transpose().map_err(DataFusionError::from)?;
+    let shown = rows.project(&shown).map_err(DataFusionError::from)?;
+    let Some(is_row) = is_row else { return Ok(Some(shown)) };
+    Ok(Some(filter_record_batch(&shown, &is_row).map_err(DataFusionError::from)?))
 }
 
 /// See the head of this file.

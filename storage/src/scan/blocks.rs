@@ -234,8 +234,9 @@ impl Reader {
     /// The columns asked for of a block's rows at these offsets.
     fn cut(&self, block: &Block, offsets: &Range<i64>) -> Vec<Result<Decoded>> {
         let mut cut = Vec::new();
-        for Decoded { rows, errors } in block.at(offsets) {
-            self.asked.meter.hot_rows(rows.num_rows() + errors.len());
+        for decoded in block.at(offsets) {
+            self.asked.meter.hot_rows(length_of(&decoded));
+            let Decoded { rows, errors } = decoded;
             let mut errors = Some(errors).filter(|errors| !errors.is_empty());
             for start in (0..rows.num_rows()).step_by(self.asked.batch_rows) {
                 let rows = rows.slice(start, self.asked.batch_rows.min(rows.num_rows() - start));
@@ -405,8 +406,9 @@ fn put_together(portions: Vec<Arc<Decoded>>) -> Result<Vec<Arc<Decoded>>> {
     Ok(shorter)
 }
 
+/// Records that it tells of.
 fn length_of(decoded: &Decoded) -> usize {
-    decoded.rows.num_rows() + decoded.errors.len()
+    decoded.rows.num_rows() + decoded.skipped().count()
 }
 
 /// The offset behind the last one that it tells of.

@@ -24,7 +24,7 @@ use parquet::errors::ParquetError;
 use crate::error::{Error, Result};
 use crate::manifest::model::{Entry, GroupAt, Object, Wanted};
 use crate::record::columns::RecordColumn;
-use crate::record::format::{DecodeError, Decoded, RecordFormat};
+use crate::record::format::{DecodeError, Decoded, RecordFormat, TOMBSTONE_COLUMN};
 use crate::record::rows::schema_of;
 use crate::scan::filter::{GroupStatistics, decoded_rows};
 use crate::scan::parquet::{
@@ -374,8 +374,10 @@ impl Rows {
         let errors = if has_errors { errors_of(&batch, file, path)? } else { Vec::new() };
         if !errors.is_empty() {
             let said = column(&batch, path, ERROR_COLUMN)?;
-            let decoded: BooleanArray = (0..batch.num_rows()).map(|row| Some(said.is_null(row))).collect();
-            batch = filter_record_batch(&batch, &decoded).map_err(Error::format("leave rows out"))?;
+            let mut told = errors.iter();
+            let mut is_row = |row: usize| said.is_null(row) || told.next().is_some_and(|error| error.hides);
+            let rows: BooleanArray = (0..batch.num_rows()).map(|row| Some(is_row(row))).collect();
+            batch = filter_record_batch(&batch, &rows).map_err(Error::format("leave rows out"))?;
         }
         meter.typed_rows(batch.num_rows());
         Ok(Decoded { rows: arrange(&batch, &file.asked.schema, path)?, errors })
@@ -391,10 +393,13 @@ fn errors_of(batch: &RecordBatch, file: &File, path: &str) -> Result<Vec<DecodeE
     let offsets = offsets?.as_primitive_opt::<Int64Type>().ok_or_else(|| wrong("_offset"))?;
     let timestamps = timestamps?.as_primitive_opt::<TimestampMillisecondType>().ok_or_else(|| wrong("_timestamp"))?;
     let Some(format) = file.asked.format() else { return Ok(Vec::new()) };
+    let deletes = format.tombstones.then(|| column(batch, path, TOMBSTONE_COLUMN)).transpose()?;
+    let deletes = deletes.map(|deletes| deletes.as_boolean_opt().ok_or_else(|| wrong(TOMBSTONE_COLUMN))).transpose()?;
     let error = |row: usize| {
+        let hides = deletes.is_some_and(|deletes| deletes.value(row));
         let (column, error) = error_of(said.value(row), format);
         let (partition, offset) = (partitions.value(row), offsets.value(row));
-        DecodeError { partition, offset, timestamp_ms: timestamps.value(row), column, error }
+        DecodeError { partition, offset, timestamp_ms: timestamps.value(row), column, error, hides }
     };
     Ok((0..batch.num_rows()).filter(|row| said.is_valid(*row)).map(error).collect())
 }

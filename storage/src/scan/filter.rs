@@ -54,7 +54,7 @@ pub struct ColumnBounds {
     pub min: ArrayRef,
     /// Largest values.
     pub max: ArrayRef,
-    /// Rows that are null; records that did not decode are no rows.
+    /// Rows that are null; records that did not decode are no rows, unless they are a table's.
     pub nulls: UInt64Array,
 }
 
@@ -78,16 +78,18 @@ impl<'a> GroupStatistics<'a> {
         self.groups.len()
     }
 
-    /// Rows of each, without those that did not decode where that is known.
+    /// Rows of each, without those that did not decode where that is known; see [`ColumnBounds::nulls`].
     #[must_use]
     pub fn rows(&self) -> UInt64Array {
         let rows = |at: &GroupAt| Some(u64::from(at.group.rows).saturating_sub(self.undecoded(at)));
         self.groups.iter().map(rows).collect()
     }
 
-    /// Records of a row group that did not decode: in all declared columns they are null.
+    /// Records of a row group that did not decode: in all declared columns they are null. Not so of a table, whose keys
+    /// may have decoded: there they count as rows.
     fn undecoded(&self, at: &GroupAt) -> u64 {
-        let decoded = self.typed.and_then(|(footer, _)| decoded_rows(footer, at));
+        let of_rows = self.typed.filter(|(_, format)| !format.tombstones);
+        let decoded = of_rows.and_then(|(footer, _)| decoded_rows(footer, at));
         decoded.map_or(0, |decoded| u64::from(at.group.rows).saturating_sub(decoded))
     }
 

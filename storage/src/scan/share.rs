@@ -4,7 +4,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow::compute::{concat, take};
 use arrow::datatypes::{Int64Type, SchemaRef};
 
@@ -102,12 +102,12 @@ impl SharedRows {
     }
 }
 
-/// Whether they tell of these offsets, each as a row or an error, and of no other.
+/// Whether they tell of these offsets, each by a row or as skipped, and of no other.
 fn tell_of(found: &[Decoded], offsets: &[i64]) -> bool {
     let mut rows = found.iter().flat_map(|part| part.rows.column(0).as_primitive::<Int64Type>().values()).peekable();
-    let mut errors = found.iter().flat_map(|part| &part.errors).map(|error| &error.offset).peekable();
-    let mut is_told = |offset: &i64| rows.next_if_eq(&offset).is_some() || errors.next_if_eq(&offset).is_some();
-    offsets.iter().all(&mut is_told) && rows.next().is_none() && errors.next().is_none()
+    let mut skipped = found.iter().flat_map(Decoded::skipped).peekable();
+    let mut is_told = |offset: &i64| rows.next_if_eq(&offset).is_some() || skipped.next_if_eq(offset).is_some();
+    offsets.iter().all(&mut is_told) && rows.next().is_none() && skipped.next().is_none()
 }
 
 /// One column of all portions.
@@ -170,8 +170,8 @@ impl SharedDecoder {
         }
         let portions = shared.decode(partition, raw, Some(from))?;
         let errors: Vec<_> = portions.iter().flat_map(|portion| portion.errors.clone()).collect();
-        let decoded = (!errors.is_empty()).then(|| {
-            let mut skipped = errors.iter().map(|error| error.offset).peekable();
+        let mut skipped = portions.iter().flat_map(Decoded::skipped).peekable();
+        let decoded = skipped.peek().is_some().then(|| {
             let rows = (0..).zip(offsets).filter(|(_, offset)| skipped.next_if_eq(*offset).is_none());
             rows.map(|(row, _)| row).collect::<UInt32Array>()
         });
@@ -181,7 +181,8 @@ impl SharedDecoder {
         });
         let declared = self.places.iter().map(|index| column_of(&portions, *index));
         let columns = carried.chain(declared).collect::<Result<Vec<_>>>()?;
-        let options = RecordBatchOptions::new().with_row_count(Some(raw.num_rows() - errors.len()));
+        let options =
+            RecordBatchOptions::new().with_row_count(Some(decoded.as_ref().map_or(raw.num_rows(), Array::len)));
         let rows = RecordBatch::try_new_with_options(decoder.schema(), columns, &options)
             .map_err(Error::format("share decoded rows"))?;
         Ok(Decoded { rows, errors })

@@ -1,8 +1,9 @@
 //! Declared columns of a cold object: what a relation says its records hold, decoded once, beside the raw columns.
 //!
 //! Every raw row stays, whether it decodes or not; where it does not, the declared columns are null and `_error` says
-//! why. A table's objects have `_tombstone` too: whether the record deletes its key. Which columns a topic has is SQL's
-//! knowledge: storage asks when it tiers (see [`DeclaredColumns`]).
+//! why. A table's objects have `_tombstone` too: whether the record deletes its key, which one does whose value does not
+//! decode; its key's columns are there then. Which columns a topic has is SQL's knowledge: storage asks when it tiers (see
+//! [`DeclaredColumns`]).
 //!
 //! An object says in its footer which declaration its columns were decoded by ([`declaration_of`]). A scan takes them only
 //! if that is the very one it asks for, and the raw columns else: what was declared otherwise may have decoded otherwise.
@@ -10,7 +11,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringArray, StringBuilder, UInt32Array};
+use arrow::array::{ArrayRef, AsArray, BooleanArray, StringArray, StringBuilder, UInt32Array};
 use arrow::compute::take;
 use arrow::datatypes::{DataType, Field, Int32Type, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
@@ -33,6 +34,13 @@ pub(crate) const DECLARED_KEY: &str = "aquifer.declared";
 /// Raised when the decoder gives other values for the same bytes: objects from before are then read raw, and rewritten.
 const DECODER_VERSION: u32 = 1;
 
+/// The same of tables. Since 2 a value that does not decode deletes its key.
+const TABLE_DECODER_VERSION: u32 = 2;
+
+fn decoder_version(format: &RecordFormat) -> u32 {
+    if format.tombstones { TABLE_DECODER_VERSION } else { DECODER_VERSION }
+}
+
 /// What the declared columns of an object were decoded by. Stored, as JSON.
 #[derive(Debug, Serialize, Deserialize)]
 struct Declaration<F> {
@@ -45,7 +53,7 @@ struct Declaration<F> {
 pub(crate) fn declaration_of(metadata: Option<&Vec<KeyValue>>) -> Option<RecordFormat> {
     let said = metadata?.iter().find(|pair| pair.key == DECLARED_KEY)?.value.as_deref()?;
     let declaration: Declaration<RecordFormat> = serde_json::from_str(said).ok()?;
-    (declaration.decoder == DECODER_VERSION).then_some(declaration.format)
+    (declaration.decoder == decoder_version(&declaration.format)).then_some(declaration.format)
 }
 
 /// The error that an object's `_error` tells of, put together again: its column, if it is one column's fault, and words.
@@ -92,7 +100,7 @@ impl Declared {
         if format.tombstones {
             fields.push(Arc::new(Field::new(TOMBSTONE_COLUMN, DataType::Boolean, false)));
         }
-        let declaration = serde_json::to_string(&Declaration { decoder: DECODER_VERSION, format })
+        let declaration = serde_json::to_string(&Declaration { decoder: decoder_version(format), format })
             .map_err(Error::format("write down a declaration"))?;
         let (schema, tombstones) = (Arc::new(Schema::new(fields)), format.tombstones);
         Ok(Self { decoder, columns: wanted.len(), schema, tombstones, declaration, shared: None })
@@ -107,15 +115,15 @@ impl Declared {
         Ok(Self { shared, ..self })
     }
 
-    /// The declared columns of the rows that decode, and why others do not.
+    /// The declared columns of the rows that decode, behind them a table's tombstones, and why others do not.
     fn decoded(&mut self, raw: &RecordBatch) -> Result<(Vec<ArrayRef>, Vec<DecodeError>)> {
         let partitions = raw.column(RecordColumn::Partition as usize).as_primitive::<Int32Type>().values();
         let Some((shared, partition)) = self.shared.as_mut().zip(partitions.first()) else {
             let Decoded { rows, errors } = self.decoder.decode(raw)?;
-            return Ok((rows.columns()[..self.columns].to_vec(), errors));
+            return Ok((rows.columns().to_vec(), errors));
         };
         let portions = shared.decode(*partition, raw, None)?;
-        let places = (0..self.columns).map(SharedRows::place_of);
+        let places = (0..self.columns + usize::from(self.tombstones)).map(SharedRows::place_of);
         let columns = places.map(|place| column_of(&portions, place)).collect::<Result<_>>()?;
         Ok((columns, portions.into_iter().flat_map(|portion| portion.errors).collect()))
     }
@@ -137,14 +145,16 @@ impl Declared {
     pub(crate) fn extend(&mut self, raw: &RecordBatch) -> Result<RecordBatch> {
         let (decoded, errors) = self.decoded(raw)?;
         let (places, errors) = places(raw, &errors);
+        let (declared, tombstones) = decoded.split_at(self.columns);
         let mut columns = raw.columns().to_vec();
-        for column in &decoded {
+        for column in declared {
             columns.push(take(column, &places, None).map_err(Error::format("place decoded rows"))?);
         }
         columns.push(Arc::new(errors));
-        if self.tombstones {
-            let values = raw.column(RecordColumn::Value as usize);
-            let deletes = (0..raw.num_rows()).map(|row| Some(values.is_null(row)));
+        for tombstones in tombstones {
+            let placed = take(tombstones, &places, None).map_err(Error::format("place tombstones"))?;
+            // What is no row deletes nothing.
+            let deletes = placed.as_boolean().iter().map(|deletes| Some(deletes.unwrap_or(false)));
             columns.push(Arc::new(deletes.collect::<BooleanArray>()));
         }
         RecordBatch::try_new(Arc::clone(&self.schema), columns).map_err(Error::format("add declared columns"))
@@ -158,20 +168,17 @@ fn places(raw: &RecordBatch, errors: &[DecodeError]) -> (UInt32Array, StringArra
     let mut words = StringBuilder::new();
     let mut decoded = 0;
     let offsets = raw.column(RecordColumn::Offset as usize).as_primitive::<Int64Type>();
-    let place = |offset: &i64| match errors.next_if(|error| error.offset == *offset) {
-        Some(DecodeError { column: Some(column), error, .. }) => {
-            words.append_value(format!("{column}: {error}"));
-            None
+    let place = |offset: &i64| {
+        let failed = errors.next_if(|error| error.offset == *offset);
+        match failed {
+            Some(DecodeError { column: Some(column), error, .. }) => words.append_value(format!("{column}: {error}")),
+            Some(DecodeError { error, .. }) => words.append_value(error),
+            None => words.append_null(),
         }
-        Some(DecodeError { error, .. }) => {
-            words.append_value(error);
-            None
-        }
-        None => {
-            words.append_null();
+        failed.is_none_or(|error| error.hides).then(|| {
             decoded += 1;
-            Some(decoded - 1)
-        }
+            decoded - 1
+        })
     };
     let places = offsets.values().iter().map(place).collect();
     (places, words.finish())
@@ -179,6 +186,7 @@ fn places(raw: &RecordBatch, errors: &[DecodeError]) -> (UInt32Array, StringArra
 
 #[cfg(test)]
 mod tests {
+    use arrow::array::Array;
     use arrow::datatypes::Int32Type;
 
     use super::*;
@@ -219,13 +227,19 @@ mod tests {
             assert_eq!(numbers.iter().collect::<Vec<_>>(), [Some(1), None, None, None, Some(5)]);
             let errors = extended.column_by_name(ERROR_COLUMN).unwrap().as_string::<i32>();
             let failed: Vec<bool> = (0..5).map(|row| errors.is_valid(row)).collect();
+            let keys = extended.column_by_name("id").unwrap().as_string::<i32>();
+            assert_eq!(
+                (0..5).map(|row| keys.is_valid(row)).collect::<Vec<_>>(),
+                [true, tombstones, tombstones, tombstones, true]
+            );
             assert_eq!(failed, [false, true, true, !tombstones, false]);
             assert!(errors.value(2).starts_with("n: "), "{}", errors.value(2));
             let (column, words) = error_of(errors.value(2), &format);
             assert_eq!((column.as_deref(), format!("n: {words}").as_str()), (Some("n"), errors.value(2)));
             assert_eq!(error_of(errors.value(1), &format), (None, errors.value(1).to_owned()));
-            let deletes = extended.column_by_name(TOMBSTONE_COLUMN).map(|column| column.as_boolean().value(3));
-            assert_eq!(deletes, tombstones.then_some(true));
+            let deletes = extended.column_by_name(TOMBSTONE_COLUMN).map(|column| column.as_boolean().clone());
+            let deleted = BooleanArray::from(vec![false, true, true, true, false]);
+            assert_eq!(deletes, tombstones.then_some(deleted), "one whose value does not decode hides its key");
             assert_eq!(declaration_of(Some(&vec![declared.metadata()])), Some(format));
         }
     }
@@ -236,6 +250,12 @@ mod tests {
         let format = r#"{"columns":[],"key_format":"none","value_format":"json","tombstones":false}"#;
         assert!(said(&format!(r#"{{"decoder":1,"format":{format}}}"#)).is_some());
         assert!(said(&format!(r#"{{"decoder":2,"format":{format}}}"#)).is_none());
+        let of_table = format.replace("false", "true");
+        assert!(said(&format!(r#"{{"decoder":2,"format":{of_table}}}"#)).is_some());
+        assert!(
+            said(&format!(r#"{{"decoder":1,"format":{of_table}}}"#)).is_none(),
+            "what hides a key was not known then"
+        );
         assert!(said("1").is_none() && declaration_of(None).is_none());
     }
 }

@@ -1,5 +1,6 @@
 //! Raw batches to rows of declared columns, one record at a time: a record that does not decode leaves no trace in the
-//! rows and one line in the errors.
+//! rows and one line in the errors. But in a table it is the newest of its key, if that decodes: what the key had before is
+//! gone, as if it were deleted, whether compaction has taken it yet or not.
 
 use std::sync::Arc;
 
@@ -103,8 +104,8 @@ impl Decoder {
     /// only if wanted.
     ///
     /// With `format.tombstones` a null value gives a row of its key columns and null value columns, and the last
-    /// column of the schema is `_tombstone` (Boolean): true there, false elsewhere. A null key is an error then; a key
-    /// column that is NULL is written as bytes of its own.
+    /// column of the schema is `_tombstone` (Boolean): true there, false elsewhere. A value that does not decode gives
+    /// such a row beside its error. A null key is an error then; a key column that is NULL is written as bytes of its own.
     ///
     /// # Errors
     /// [`crate::Error::Config`] for a format that makes no sense.
@@ -174,7 +175,8 @@ impl Decoder {
         let mut slots = Vec::new();
         for (row, kept) in kept.iter_mut().enumerate() {
             let rows = deleted.len();
-            match self.append(&records, row, &mut slots) {
+            let value = records.value.is_valid(row).then(|| records.value.value(row));
+            match self.append(&records, row, value, &mut slots) {
                 Ok(tombstone) => {
                     deleted.push(tombstone);
                     self.columns
@@ -182,18 +184,13 @@ impl Decoder {
                         .filter(|target| !target.wanted)
                         .for_each(|target| target.column.truncate(0));
                 }
-                Err((column, error)) => {
-                    for target in &mut self.columns {
-                        target.column.truncate(if target.wanted { rows } else { 0 });
-                    }
-                    *kept = false;
-                    errors.push(DecodeError {
-                        partition: records.partition.value(row),
-                        offset: records.offset.value(row),
-                        timestamp_ms: records.timestamp.value(row),
-                        column: column.map(|index| self.columns[index].name.clone()),
-                        error,
-                    });
+                Err(skip) => {
+                    self.truncate(rows);
+                    let hides = self.append_hiding(&records, row, &mut slots);
+                    self.truncate(rows + usize::from(hides));
+                    errors.push(self.error(&records, row, skip, hides));
+                    *kept = hides;
+                    deleted.extend(hides.then_some(true));
                 }
             }
         }
@@ -201,15 +198,38 @@ impl Decoder {
         Ok(Decoded { rows, errors })
     }
 
-    /// Appends one record to all columns; says whether it is a tombstone.
+    /// Leaves so many rows, and none of the columns that are only checked.
+    fn truncate(&mut self, rows: usize) {
+        for target in &mut self.columns {
+            target.column.truncate(if target.wanted { rows } else { 0 });
+        }
+    }
+
+    fn error(&self, records: &Raw<'_>, row: usize, (column, error): Skip, hides: bool) -> DecodeError {
+        DecodeError {
+            partition: records.partition.value(row),
+            offset: records.offset.value(row),
+            timestamp_ms: records.timestamp.value(row),
+            column: column.map(|index| self.columns[index].name.clone()),
+            error,
+            hides,
+        }
+    }
+
+    /// Appends a table's record as one that deletes its key, since its value does not decode; whether it could.
+    fn append_hiding<'a>(&mut self, records: &Raw<'a>, row: usize, slots: &mut Vec<Slot<'a>>) -> bool {
+        self.tombstones && records.value.is_valid(row) && self.append(records, row, None, slots).is_ok()
+    }
+
+    /// Appends one record, with this value, to all columns; says whether it is a tombstone.
     fn append<'a>(
         &mut self,
         records: &Raw<'a>,
         row: usize,
+        value: Option<&'a [u8]>,
         slots: &mut Vec<Slot<'a>>,
     ) -> std::result::Result<bool, Skip> {
         let key = records.key.is_valid(row).then(|| records.key.value(row));
-        let value = records.value.is_valid(row).then(|| records.value.value(row));
         match key {
             Some(NULL_KEY) if self.has_null_key => self.key.append_null(&mut self.columns),
             Some(key) => self.key.append(key, "key", &mut self.columns, slots)?,

@@ -369,6 +369,8 @@ pub struct DecodeError {
     pub column: Option<String>,
     /// What is wrong, in words.
     pub error: String,
+    /// Whether a row that deletes its key stands for it: a table's record whose value does not decode.
+    pub hides: bool,
 }
 
 /// Rows that decoded, and what did not.
@@ -376,8 +378,15 @@ pub struct DecodeError {
 pub struct Decoded {
     /// The raw columns the decoder was told to carry over, then the declared columns asked for.
     pub rows: RecordBatch,
-    /// One per skipped record.
+    /// One per record that did not decode, in their order.
     pub errors: Vec<DecodeError>,
+}
+
+impl Decoded {
+    /// Offsets of the records that no row stands for.
+    pub fn skipped(&self) -> impl Iterator<Item = i64> {
+        self.errors.iter().filter(|error| !error.hides).map(|error| error.offset)
+    }
 }
 
 /// Texts of JSON as a column of `kind`, by the rules that values of records are read by; null where a text is null.
