@@ -1,4 +1,4 @@
--- Quartiles of every country's latency. DataFusion weighs neighbours by six digits only, which is exact for quartiles.
+-- Quartiles of every country's latency.
 -- aquifer:
 SELECT country, percentile_cont(0.25) WITHIN GROUP (ORDER BY latency_ms),
   percentile_cont(0.5) WITHIN GROUP (ORDER BY latency_ms), percentile_cont(0.75) WITHIN GROUP (ORDER BY latency_ms)

@@ -33,6 +33,7 @@ mod jsonb_value;
 mod number;
 mod number_template;
 mod operators;
+mod percentile;
 mod scalar;
 mod sum;
 mod template;
@@ -80,12 +81,14 @@ pub(crate) fn session_state(limits: &Arc<Limits>) -> Result<SessionState> {
         Arc::new(checked::CheckedArithmetic),
     ];
     planners.extend(SessionStateDefaults::default_expr_planners());
+    let mut rules = distinct::rules();
+    rules.push(Arc::new(percentile::SharedValues));
     let mut state = SessionStateBuilder::new()
         .with_config(config)
         .with_runtime_env(runtime)
         .with_default_features()
         .with_expr_planners(planners)
-        .with_optimizer_rules(distinct::rules())
+        .with_optimizer_rules(rules)
         .with_type_planner(Arc::new(TypeNames))
         .with_physical_optimizer_rule(Arc::new(Slices))
         .build();
@@ -103,7 +106,7 @@ pub(crate) fn session_state(limits: &Arc<Limits>) -> Result<SessionState> {
     state.register_udf(format::type_of())?;
     state.register_function_rewrite(Arc::new(operators::Comparisons))?;
     state.register_udaf(sum::sum())?;
-    for function in first_last::functions() {
+    for function in first_last::functions().into_iter().chain(percentile::functions()) {
         state.register_udaf(function)?;
     }
     state.register_udf(Arc::new(ScalarUDF::new_from_impl(whole::Whole::new())))?;
