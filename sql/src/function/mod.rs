@@ -15,6 +15,7 @@ use crate::limit::slice::Slices;
 use crate::limit::{Limits, memory};
 use crate::types::TypeNames;
 
+mod amplified;
 mod checked;
 mod contains;
 mod distinct;
@@ -110,6 +111,11 @@ pub(crate) fn session_state(limits: &Arc<Limits>) -> Result<SessionState> {
         state.register_udaf(function)?;
     }
     state.register_udf(Arc::new(ScalarUDF::new_from_impl(whole::Whole::new())))?;
+    let pool = Arc::clone(&state.runtime_env().memory_pool);
+    let asked = amplified::functions(|name| state.udf(name).ok(), &pool);
+    for function in asked {
+        state.register_udf(function)?;
+    }
     Ok(state)
 }
 

@@ -108,6 +108,28 @@ async fn what_cannot_spill_is_told_which_limit_it_was_and_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_makes_much_out_of_little_is_asked_for_before_it_is_made() {
+    let node = Node::start(SMALL, QuerySettings::default()).await;
+    let mut session = node.session();
+    for (made, code) in [
+        ("length(repeat('x', 40000000))", "53200"),
+        ("length(repeat('x', 2147483647 - g))", "54000"),
+        ("length(repeat('xy', 2000000000))", "54000"),
+        ("length(lpad('x', 40000000 + g))", "53200"),
+        ("length(replace(repeat('x', 100000 + g), 'x', repeat('y', 1000)))", "53200"),
+        ("cardinality(array_fill(1, ARRAY[10000000 + g]))", "53200"),
+        ("cardinality(range(1, 9000000000000 + g))", "54000"),
+    ] {
+        let sql = format!("SELECT {made} FROM generate_series(1, 3) g");
+        let refused = fails(&mut session, &sql).await;
+        assert_eq!(refused.state.code(), code, "{sql}: {refused:?}");
+    }
+    let little = "SELECT length(repeat('x', 10) || lpad('y', 10) || replace('aa', 'a', 'bc')), cardinality(range(1, 4))";
+    assert_eq!(run(&mut session, little).await.unwrap(), ["24|3"]);
+    node.is_idle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn spilling_has_a_limit_too() {
     let queries = QuerySettings { spill_bytes_max: 1 << 20, ..QuerySettings::default() };
     let node = Node::start(SMALL, queries).await;
