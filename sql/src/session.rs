@@ -25,6 +25,7 @@ use crate::statement::{Parsed, Sentence, parse};
 mod change;
 mod commitment;
 mod conflict;
+mod declared;
 mod execute;
 mod prepare;
 mod reading;
@@ -149,6 +150,8 @@ struct Block {
     /// Settings from before it.
     settings: SessionSettings,
     failed: bool,
+    /// Cursors that the session had declared before it.
+    cursors_declared: u64,
     /// Places it can go back to, first to last.
     savepoints: Vec<savepoint::Savepoint>,
 }
@@ -169,6 +172,9 @@ pub struct Session {
     presence: Presence,
     /// A COPY that takes the client's data.
     copying: Option<Active>,
+    cursors: Vec<declared::Declared>,
+    /// Cursors that there ever were.
+    cursors_declared: u64,
 }
 
 /// Notices kept until the protocol takes them; further ones are dropped.
@@ -190,6 +196,8 @@ impl Session {
             commitment: Commitment::default(),
             presence,
             copying: None,
+            cursors: Vec::new(),
+            cursors_declared: 0,
         }
     }
 

@@ -166,6 +166,18 @@ fn psycopg_copies_in_a_transaction_of_its_own() {
     assert!(ended.expect_success("bulk_copy.py").contains("6 passed"));
 }
 
+#[test]
+fn psycopg_fetches_in_portions() {
+    let node = Node::start();
+    let port = node.ports.postgres.port();
+    let target = format!("host=127.0.0.1 port={port} user=tester dbname=aquifer");
+    let Some(ended) = Foreign::Python.run(&["portions.py", &target]) else { return };
+    assert!(ended.expect_success("portions.py").contains("5 passed"));
+    let by_sevens = ["-At", "-v", "FETCH_COUNT=7", "-c", "SELECT i FROM generate_series(1, 20) g(i) ORDER BY i"];
+    let Some(ended) = Foreign::psql(&node, &by_sevens) else { return };
+    assert_eq!(ended.expect_success("psql").lines().count(), 20);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_is_given_up_cancelled_or_cut_off_leaves_nothing_and_one_that_ends_all() {
     let node = Node::start();

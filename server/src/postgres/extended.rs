@@ -99,7 +99,7 @@ impl Connection {
         match request {
             Request::Parse { name, query, type_oids } => self.parse(name, &query, &type_oids, &interrupts).await,
             Request::Bind(bind) => Ok(self.bind(&bind)?),
-            Request::Describe(target, name) => Ok(self.describe(target, &name)?),
+            Request::Describe(target, name) => Ok(self.describe(target, &name).await?),
             Request::Execute { portal, rows_max } => self.execute(portal, rows_max, &interrupts).await,
             Request::Close(target, name) => Ok(self.forget(target, &name)?),
             Request::Flush => flush(&mut self.wire, &interrupts, false).await,
@@ -184,7 +184,7 @@ impl Connection {
         self.wire.put(&PgWireBackendMessage::BindComplete(BindComplete::new()))
     }
 
-    fn describe(&mut self, target: Target, name: &str) -> Result<()> {
+    async fn describe(&mut self, target: Target, name: &str) -> Result<()> {
         let (statement, formats) = match target {
             Target::Statement => {
                 let statement = self.statement_named(name)?;
@@ -193,7 +193,13 @@ impl Connection {
                 (statement, None)
             }
             Target::Portal => {
-                let portal = self.extended.portals.get(name).ok_or_else(|| no_portal(name))?;
+                let Some(portal) = self.extended.portals.get(name) else {
+                    // A cursor that was declared is a portal, too.
+                    let session = self.worker.session().await;
+                    let message = session.cursor_columns(name).map(|columns| describe(columns, None));
+                    drop(session);
+                    return self.wire.put(&message.ok_or_else(|| no_portal(name))?);
+                };
                 let formats = match &portal.format {
                     Format::Values(formats) => Some(formats.clone()),
                     Format::Copy(_) => None,

@@ -43,9 +43,7 @@ impl Session {
             Sentence::Change(change) => self.change(change, prepared, parameters, deadline).await,
             Sentence::CreateRelation(create) => {
                 let (tag, notice) = define::create(&self.engine.catalog, &self.engine.state, create).await?;
-                notice.into_iter().for_each(|notice| self.notice(notice));
-                self.defined(&tag);
-                Ok(Outcome::Done(tag))
+                Ok(self.defined_with(tag, notice.into_iter().collect()))
             }
             Sentence::Alter(alter) => {
                 let (tag, notices) = alter::alter(&self.engine.catalog, &self.engine.state, alter).await?;
@@ -53,9 +51,7 @@ impl Session {
             }
             Sentence::CreateAsSelect(create) => {
                 let (tag, notice) = self.engine.supervisor.create(&self.engine.state, create).await?;
-                notice.into_iter().for_each(|notice| self.notice(notice));
-                self.defined(&tag);
-                Ok(Outcome::Done(tag))
+                Ok(self.defined_with(tag, notice.into_iter().collect()))
             }
             Sentence::Drop(drop) => {
                 let (tag, notices) = define::drop(&self.engine.catalog, &self.engine.supervisor, drop).await?;
@@ -89,6 +85,8 @@ impl Session {
                 let relation = self.engine.catalog.relation(name)?;
                 Ok(Outcome::Rows(show::describe(&relation).into_rows()?))
             }
+            Sentence::Declare(declare) => self.declare(declare, prepared, parameters, deadline).await,
+            Sentence::Fetch(fetch) => self.fetch(fetch, deadline).await,
             sentence => self.settle(sentence).await,
         }
     }
@@ -112,9 +110,11 @@ impl Session {
             Sentence::Savepoint(name) => self.savepoint(name),
             Sentence::Release(name) => self.release(name),
             Sentence::RollbackTo(name) => self.rollback_to(name),
+            Sentence::Close(name) => self.close(name.as_ref()),
             Sentence::Discard => {
                 self.refuse_in_block("DISCARD ALL")?;
                 self.settings.reset_all();
+                self.close(None)?;
                 Ok(Outcome::Done("DISCARD ALL".to_owned()))
             }
             Sentence::Deallocate(None) => Ok(Outcome::Done("DEALLOCATE ALL".to_owned())),
@@ -139,7 +139,7 @@ impl Session {
         }
     }
 
-    async fn query(
+    pub(super) async fn query(
         &self,
         query: &WindowedQuery,
         bound: Option<&Arc<Bound>>,
@@ -277,6 +277,7 @@ impl Session {
                 writing: Writing::of_block(self.engine.storage.clone()),
                 settings: self.settings.clone(),
                 failed: false,
+                cursors_declared: self.cursors_declared,
                 savepoints: Vec::new(),
             });
         }
@@ -291,12 +292,16 @@ impl Session {
             }
             Some(block) if block.failed => {
                 self.settings.restore(&block.settings);
+                self.forget_cursors(block.cursors_declared);
+                self.end_cursors();
                 block.writing.abort().await;
                 Ok(Outcome::Done("ROLLBACK".to_owned()))
             }
             Some(block) => {
+                self.end_cursors();
                 if let Err(error) = self.commit_writing(block.writing).await {
                     self.settings.restore(&block.settings);
+                    self.forget_cursors(block.cursors_declared);
                     return Err(error);
                 }
                 self.settings.end_block();
@@ -310,6 +315,8 @@ impl Session {
             None => self.notice(Error::new(SqlState::NoActiveTransaction, "there is no transaction in progress")),
             Some(block) => {
                 self.settings.restore(&block.settings);
+                self.forget_cursors(block.cursors_declared);
+                self.end_cursors();
                 block.writing.abort().await;
             }
         }

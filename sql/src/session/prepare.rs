@@ -56,6 +56,8 @@ impl Session {
                 (Some(bound), Some(columns))
             }
             Sentence::CopyOut(copy) => (Some(self.bind(&copy.query).await?), None),
+            Sentence::Declare(declare) => (Some(self.bind(&declare.query).await?), None),
+            Sentence::Fetch(fetch) => (None, self.fetched_columns(fetch)?),
             Sentence::Explain(explain) => {
                 (Some(self.bind(&explain.query).await?), Some(TextTable::columns(show::EXPLAIN_COLUMNS)))
             }

@@ -14,17 +14,19 @@ pub(super) struct Savepoint {
     name: String,
     mark: Mark,
     settings: SessionSettings,
+    cursors_declared: u64,
 }
 
 impl Session {
     pub(super) fn savepoint(&mut self, name: &str) -> Result<Outcome> {
-        let settings = self.settings.clone();
+        let (settings, cursors_declared) = (self.settings.clone(), self.cursors_declared);
         let Some(block) = &mut self.block else { return Err(no_block("SAVEPOINT")) };
         if block.savepoints.len() >= SAVEPOINTS_MAX {
             let message = format!("a block has at most {SAVEPOINTS_MAX} savepoints");
             return Err(Error::new(SqlState::ProgramLimitExceeded, message).with_hint("RELEASE some"));
         }
-        block.savepoints.push(Savepoint { name: name.to_owned(), mark: block.writing.pending.mark(), settings });
+        let (name, mark) = (name.to_owned(), block.writing.pending.mark());
+        block.savepoints.push(Savepoint { name, mark, settings, cursors_declared });
         Ok(Outcome::Done("SAVEPOINT".to_owned()))
     }
 
@@ -41,11 +43,13 @@ impl Session {
         let Some(block) = &mut self.block else { return Err(no_block("ROLLBACK TO SAVEPOINT")) };
         let place = place_of(&block.savepoints, name)?;
         block.savepoints.truncate(place + 1);
+        block.failed = false;
         if let Some(savepoint) = block.savepoints.last() {
+            let declared = savepoint.cursors_declared;
             block.writing.pending.truncate(&savepoint.mark);
             self.settings.restore(&savepoint.settings);
+            self.forget_cursors(declared);
         }
-        block.failed = false;
         Ok(Outcome::Done("ROLLBACK".to_owned()))
     }
 }

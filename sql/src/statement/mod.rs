@@ -18,6 +18,7 @@ mod constraint;
 pub(crate) mod constructor;
 pub(crate) mod copy;
 pub(crate) mod cursor;
+pub(crate) mod declare;
 pub(crate) mod define;
 mod depth;
 pub(crate) mod parse;
@@ -95,6 +96,12 @@ pub(crate) enum Sentence {
     CopyOut(copy::CopyOut),
     /// `DISCARD ALL` and its like: the session as new.
     Discard,
+    /// `DECLARE name CURSOR FOR query`.
+    Declare(Box<declare::Declare>),
+    /// `FETCH … FROM name`, `MOVE … IN name`.
+    Fetch(declare::Fetch),
+    /// `CLOSE name | ALL`; `None` is ALL.
+    Close(Option<Name>),
     /// `DEALLOCATE name | ALL`: the protocol's prepared statements.
     Deallocate(Option<String>),
 }

@@ -11,7 +11,8 @@ use super::balance::balance;
 use super::cursor::{Cursor, Places, lower_first, tokenize};
 use super::window::{attach, cut, folded};
 use super::{
-    Insert, Name, Parsed, Sentence, WindowedQuery, alter, change, conflict, copy, define, depth, settings, show, values,
+    Insert, Name, Parsed, Sentence, WindowedQuery, alter, change, conflict, copy, declare, define, depth, settings,
+    show, values,
 };
 use crate::error::{Error, Result, SqlState};
 
@@ -64,6 +65,10 @@ fn sentence(tokens: &[TokenWithSpan], places: &Arc<Places>, text: &str) -> Resul
         () if cursor.eat(&["copy"]) => copy::copy(&mut cursor, places),
         () if cursor.eat(&["discard"]) => discard(&mut cursor),
         () if cursor.eat(&["deallocate"]) => deallocate(&mut cursor),
+        () if cursor.eat(&["declare"]) => declare::declare(&mut cursor, places),
+        () if cursor.eat(&["fetch"]) => declare::fetch(&mut cursor, true),
+        () if cursor.eat(&["move"]) => declare::fetch(&mut cursor, false),
+        () if cursor.eat(&["close"]) => declare::close(&mut cursor),
         () if cursor.at(&["select"])
             || cursor.at(&["with"])
             || cursor.at(&["values"])
@@ -93,9 +98,6 @@ fn refused(cursor: &Cursor<'_>) -> Error {
         ("listen", "COPY (SELECT … EMIT CHANGES) TO STDOUT follows a stream"),
         ("notify", "INSERT into a stream, and follow it with SELECT … EMIT CHANGES"),
         ("unlisten", "COPY (SELECT … EMIT CHANGES) TO STDOUT follows a stream"),
-        ("declare", "let the driver fetch in portions: the extended protocol does"),
-        ("fetch", "let the driver fetch in portions: the extended protocol does"),
-        ("close", "let the driver fetch in portions: the extended protocol does"),
         ("prepare", "let the driver prepare: the extended protocol does"),
         ("execute", "let the driver prepare: the extended protocol does"),
         ("analyze", "statistics are kept by themselves"),

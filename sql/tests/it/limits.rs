@@ -124,7 +124,8 @@ async fn what_makes_much_out_of_little_is_asked_for_before_it_is_made() {
         let refused = fails(&mut session, &sql).await;
         assert_eq!(refused.state.code(), code, "{sql}: {refused:?}");
     }
-    let little = "SELECT length(repeat('x', 10) || lpad('y', 10) || replace('aa', 'a', 'bc')), cardinality(range(1, 4))";
+    let little =
+        "SELECT length(repeat('x', 10) || lpad('y', 10) || replace('aa', 'a', 'bc')), cardinality(range(1, 4))";
     assert_eq!(run(&mut session, little).await.unwrap(), ["24|3"]);
     node.is_idle().await;
 }

@@ -10,6 +10,7 @@
 mod blocks;
 mod columns;
 mod continuous;
+mod cursors;
 mod declared;
 mod edges;
 mod history;
