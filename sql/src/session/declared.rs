@@ -121,7 +121,7 @@ impl Session {
             return Err(Error::new(SqlState::ProgramLimitExceeded, message).with_hint("CLOSE some"));
         }
         // Each FETCH has its own time.
-        let rows = self.query(&declare.query, prepared.bound.as_ref(), parameters, None);
+        let rows = Box::pin(self.query(&declare.query, prepared.bound.as_ref(), parameters, None));
         let Rows { columns, stream, .. } = before(deadline, rows).await?;
         self.cursors_declared += 1;
         self.cursors.push(Declared {
