@@ -380,10 +380,10 @@ pub(crate) async fn offset_for_time(world: &World, storage: &Storage, at: TopicP
     match found {
         Ok(found) => {
             let after = first_at_or_after(world, at, timestamp_ms);
-            // What was known before must not be missed; what came meanwhile may be found.
-            let missed = match (before, found) {
-                (Some(before), Some(found)) => found.offset > before.offset,
-                (Some(_), None) => true,
+            // What was known before and stays must not be missed; what came meanwhile may be found, and what may have gone
+            // by now may have gone before it was looked for.
+            let missed = match (before, after) {
+                (Some(before), Some(after)) => found.is_none_or(|found| found.offset > before.offset.max(after.offset)),
                 _ => false,
             };
             // Of open and aborted transactions there may be earlier ones.
