@@ -101,7 +101,7 @@ impl Connection {
             Request::Bind(bind) => Ok(self.bind(&bind)?),
             Request::Describe(target, name) => Ok(self.describe(target, &name).await?),
             Request::Execute { portal, rows_max } => self.execute(portal, rows_max, &interrupts).await,
-            Request::Close(target, name) => Ok(self.forget(target, &name)?),
+            Request::Close(target, name) => Ok(self.forget(target, &name).await?),
             Request::Flush => flush(&mut self.wire, &interrupts, false).await,
             Request::Query(_)
             | Request::Sync
@@ -280,10 +280,14 @@ impl Connection {
         Ok(State::Open(cursor))
     }
 
-    fn forget(&mut self, target: Target, name: &str) -> Result<()> {
+    async fn forget(&mut self, target: Target, name: &str) -> Result<()> {
         match target {
             Target::Statement => drop(self.extended.statements.remove(name)),
-            Target::Portal => drop(self.extended.portals.remove(name)),
+            // A cursor that was declared is a portal, too.
+            Target::Portal => match self.extended.portals.remove(name) {
+                Some(portal) => drop(portal),
+                None => self.worker.session().await.close_cursor(name),
+            },
         }
         self.wire.put(&PgWireBackendMessage::CloseComplete(CloseComplete::new()))
     }

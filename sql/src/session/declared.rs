@@ -2,6 +2,7 @@
 //! as they are fetched. One ends with its block unless it was declared WITH HOLD, and with its session always.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -10,6 +11,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::TryStreamExt;
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::{Column, Outcome, Prepared, Rows, Session};
@@ -21,6 +23,9 @@ use crate::statement::declare::{Declare, Fetch};
 /// Cursors that a session may have open: each keeps what its query needs.
 const CURSORS_MAX: usize = 64;
 
+/// How long a FETCH waits for the one before it to end.
+const FETCH_WAIT: Duration = Duration::from_secs(1);
+
 /// One cursor.
 #[derive(Debug)]
 pub(super) struct Declared {
@@ -30,7 +35,15 @@ pub(super) struct Declared {
     holds: bool,
     /// Of all that the session has declared.
     number: u64,
-    rest: Arc<Mutex<Rest>>,
+    rest: Arc<Home>,
+}
+
+/// Where what was not fetched is while nobody fetches.
+#[derive(Debug)]
+struct Home {
+    rest: Mutex<Rest>,
+    /// A FETCH has ended.
+    given_back: Notify,
 }
 
 /// What of its rows was not fetched.
@@ -55,11 +68,13 @@ impl std::fmt::Debug for Rest {
     }
 }
 
-/// What one FETCH takes; what it leaves goes back when it ends, in whichever way.
+/// What one FETCH takes; what it leaves goes back when it ends. One that is given up in the middle has taken rows that nobody
+/// has seen, and nobody knows how many: its cursor is broken, and its query ends.
 struct Portion {
-    home: Arc<Mutex<Rest>>,
+    home: Arc<Home>,
     rest: Rest,
     rows_left: u64,
+    begun: bool,
 }
 
 impl Portion {
@@ -67,6 +82,7 @@ impl Portion {
         if self.rows_left == 0 {
             return Ok(None);
         }
+        self.begun = true;
         let Rest::Left(stream, begun) = &mut self.rest else { return Ok(None) };
         let batch = match begun.take() {
             Some(batch) => Some(batch),
@@ -93,7 +109,34 @@ impl Portion {
 
 impl Drop for Portion {
     fn drop(&mut self) {
-        *self.home.lock() = std::mem::replace(&mut self.rest, Rest::Taken);
+        let is_whole = !self.begun || self.rows_left == 0 || !matches!(self.rest, Rest::Left(..));
+        let left = if is_whole { std::mem::replace(&mut self.rest, Rest::Taken) } else { Rest::Broken };
+        *self.home.rest.lock() = left;
+        self.home.given_back.notify_one();
+    }
+}
+
+impl Home {
+    /// Takes what is left, for a FETCH; or says why it cannot.
+    async fn take(&self) -> std::result::Result<Rest, &'static str> {
+        loop {
+            let given_back = self.given_back.notified();
+            let taken = {
+                let mut rest = self.rest.lock();
+                match *rest {
+                    Rest::Taken => None,
+                    Rest::Broken => return Err("has failed, or a FETCH from it was given up"),
+                    Rest::Left(..) | Rest::Nothing => Some(std::mem::replace(&mut *rest, Rest::Taken)),
+                }
+            };
+            if let Some(taken) = taken {
+                return Ok(taken);
+            }
+            // One that was cancelled ends soon, one of a portal that is suspended does not.
+            if tokio::time::timeout(FETCH_WAIT, given_back).await.is_err() {
+                return Err("has a FETCH that has not ended");
+            }
+        }
     }
 }
 
@@ -130,7 +173,7 @@ impl Session {
             schema: stream.schema(),
             holds: declare.holds,
             number: self.cursors_declared,
-            rest: Arc::new(Mutex::new(Rest::Left(stream, None))),
+            rest: Arc::new(Home { rest: Mutex::new(Rest::Left(stream, None)), given_back: Notify::new() }),
         });
         Ok(Outcome::Done("DECLARE CURSOR".to_owned()))
     }
@@ -154,20 +197,13 @@ impl Session {
     pub(super) async fn fetch(&self, fetch: &Fetch, deadline: Option<Instant>) -> Result<Outcome> {
         let name = &fetch.name;
         let cursor = self.cursor(&name.value).ok_or_else(|| no_cursor(name))?;
-        let rest = std::mem::replace(&mut *cursor.rest.lock(), Rest::Taken);
-        let refused = match rest {
-            Rest::Taken => Some("has a FETCH that has not ended"),
-            Rest::Broken => Some("has failed"),
-            Rest::Left(..) | Rest::Nothing => None,
-        };
-        if let Some(why) = refused {
-            *cursor.rest.lock() = rest;
+        let rest = cursor.rest.take().await.map_err(|why| {
             let message = format!("cursor \"{}\" {why}", name.value);
             let error = Error::new(SqlState::ObjectNotInPrerequisiteState, message).with_position(name.position);
-            return Err(error.with_hint("CLOSE it, and declare it again"));
-        }
+            error.with_hint("CLOSE it, and declare it again")
+        })?;
         let rows_left = fetch.rows_max.unwrap_or(u64::MAX);
-        let portion = Portion { home: Arc::clone(&cursor.rest), rest, rows_left };
+        let portion = Portion { home: Arc::clone(&cursor.rest), rest, rows_left, begun: false };
         let rows = futures::stream::try_unfold(portion, |mut portion| async move {
             Ok(portion.next().await?.map(|batch| (batch, portion)))
         });
@@ -187,6 +223,11 @@ impl Session {
         let place = self.cursors.iter().position(|cursor| cursor.name == name.value).ok_or_else(|| no_cursor(name))?;
         self.cursors.remove(place);
         Ok(Outcome::Done("CLOSE CURSOR".to_owned()))
+    }
+
+    /// Closes a cursor, if it is there, as a protocol closes a portal.
+    pub fn close_cursor(&mut self, name: &str) {
+        self.cursors.retain(|cursor| cursor.name != name);
     }
 
     /// A block has ended; what is held stays.

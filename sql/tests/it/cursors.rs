@@ -84,5 +84,7 @@ async fn each_fetch_has_the_time_that_a_statement_has() {
     assert_eq!(said(&mut session, "FETCH 1 FROM c").await, ["1"]);
     assert_eq!(fails(&mut session, "MOVE ALL IN c").await.state.code(), "57014");
     said(&mut session, "SET statement_timeout = 0").await;
-    assert_eq!(said(&mut session, "FETCH 1 FROM c").await.len(), 1, "it goes on where it stood");
+    // Nobody knows how many rows it has passed over.
+    assert_eq!(fails(&mut session, "FETCH 1 FROM c").await.state.code(), "55000");
+    assert_eq!(said(&mut session, "CLOSE c").await, ["CLOSE CURSOR"]);
 }

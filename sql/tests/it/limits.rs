@@ -118,6 +118,10 @@ async fn what_makes_much_out_of_little_is_asked_for_before_it_is_made() {
         ("length(lpad('x', 40000000 + g))", "53200"),
         ("length(replace(repeat('x', 100000 + g), 'x', repeat('y', 1000)))", "53200"),
         ("cardinality(array_fill(1, ARRAY[10000000 + g]))", "53200"),
+        ("cardinality(array_fill(NULL::text, ARRAY[2000000000 - g]))", "54000"),
+        ("cardinality(array_resize(ARRAY['a'], 10000 + g, repeat('y', 10000)))", "53200"),
+        ("length(regexp_replace(repeat('x', 100000 - g), 'x', repeat('y', 1000), 'g'))", "53200"),
+        ("cardinality(generate_series(timestamp '2000-01-01', timestamp '2100-01-01', interval '1 second'))", "54000"),
         ("cardinality(range(1, 9000000000000 + g))", "54000"),
     ] {
         let sql = format!("SELECT {made} FROM generate_series(1, 3) g");

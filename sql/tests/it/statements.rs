@@ -348,3 +348,23 @@ async fn an_insert_larger_than_a_commit_is_one_act() {
     assert_eq!(run(&mut session, "SELECT count(*) FROM t").await.unwrap(), ["4000"]);
     assert_eq!(run(&mut session, "SELECT count(*) FROM aquifer.transactions").await.unwrap(), ["0"]);
 }
+
+#[tokio::test]
+async fn percentiles_of_one_column_are_taken_out_of_one_collection() {
+    let node = Node::start().await;
+    let mut session = node.session();
+    run(&mut session, "CREATE STREAM readings (g INT, n INT)").await.unwrap();
+    run(&mut session, "INSERT INTO readings SELECT i % 3, i FROM generate_series(1, 999) i").await.unwrap();
+    let at = |fraction: &str| format!("percentile_cont({fraction}) WITHIN GROUP (ORDER BY n)");
+    let sql = format!("SELECT g, {}, {}, max(n), {} FROM readings GROUP BY g", at("0.25"), at("0.5"), at("1"));
+    let plan = run(&mut session, &format!("EXPLAIN {sql}")).await.unwrap();
+    let collecting = |line: &&String| line.contains("mode=Single") || line.contains("mode=Partial");
+    let collected = plan.iter().find(collecting).unwrap();
+    assert_eq!(collected.matches("percentile_cont(").count(), 1, "{plan:?}");
+    let found = run(&mut session, &format!("{sql} HAVING {} > 499 ORDER BY g", at("0.5"))).await.unwrap();
+    assert_eq!(found, ["0|252.0|501.0|999|999.0", "2|251.0|500.0|998|998.0"]);
+    for refused in ["percentile_cont(n, 0.5)", "mode(n)", "mode(n) OVER (ORDER BY g)"] {
+        let error = fails(&mut session, &format!("SELECT {refused} FROM readings")).await;
+        assert_eq!(error.state.code(), "42883", "{error:?}");
+    }
+}

@@ -17,9 +17,13 @@ use datafusion::optimizer::{OptimizerConfig, OptimizerRule};
 #[derive(Debug)]
 pub(in crate::function) struct SharedValues;
 
-/// A percentile's call and its fraction, if that is one number.
+/// A percentile's call and its fraction, if that is one number. What was made simpler keeps its name by an alias.
 fn percentile(expr: &Expr) -> Option<(&AggregateFunction, f64)> {
-    let Expr::AggregateFunction(call) = expr else { return None };
+    let call = match expr {
+        Expr::Alias(alias) => return percentile(&alias.expr),
+        Expr::AggregateFunction(call) => call,
+        _ => return None,
+    };
     let [_, Expr::Literal(ScalarValue::Float64(Some(fraction)), _)] = call.params.args.as_slice() else { return None };
     matches!(call.func.name(), "percentile_cont" | "percentile_disc").then_some((call, *fraction))
 }
@@ -34,13 +38,13 @@ fn share(left: &AggregateFunction, right: &AggregateFunction) -> bool {
         && of_left.distinct == of_right.distinct
 }
 
-/// One call at these fractions.
-fn at_all(call: &AggregateFunction, fractions: &[f64]) -> Expr {
+/// One call at these fractions, under a name of its own.
+fn at_all(call: &AggregateFunction, fractions: &[f64], number: usize) -> Expr {
     let items: Vec<ScalarValue> = fractions.iter().map(|fraction| ScalarValue::from(*fraction)).collect();
     let list = ScalarValue::List(ScalarValue::new_list(&items, &DataType::Float64, true));
     let mut call = call.clone();
     call.params.args[1] = Expr::Literal(list, None);
-    Expr::AggregateFunction(call)
+    Expr::AggregateFunction(call).alias(format!("percentiles {number}"))
 }
 
 impl OptimizerRule for SharedValues {
@@ -73,7 +77,7 @@ impl OptimizerRule for SharedValues {
             for (item, (index, _)) in (1_i64..).zip(asked) {
                 taken[*index] = Some((calls.len(), item));
             }
-            calls.push(at_all(call, &fractions));
+            calls.push(at_all(call, &fractions, calls.len()));
         }
         let alone = aggregate.aggr_expr.iter().zip(&taken).filter(|(_, taken)| taken.is_none());
         let computed: Vec<Expr> = calls.iter().chain(alone.map(|(expr, _)| expr)).cloned().collect();

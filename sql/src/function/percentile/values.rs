@@ -17,6 +17,12 @@ use datafusion::error::Result;
 /// Loose values before they are counted.
 const LOOSE_MAX: usize = 64 << 10;
 
+/// Counted values are made loose if that makes at most so many times as many of them.
+const SCATTER_MAX: u64 = 2;
+
+/// What an allocation takes beside its bytes.
+const ALLOCATION_BYTES: usize = 16;
+
 /// A value as something that has its order.
 pub(super) trait Rank: Ord + Clone + Debug + Send + Sync + 'static {
     /// Bytes it has outside of itself.
@@ -31,7 +37,7 @@ impl Rank for u64 {
 
 impl Rank for Box<[u8]> {
     fn bytes(&self) -> usize {
-        self.len()
+        self.len() + ALLOCATION_BYTES
     }
 }
 
@@ -51,7 +57,7 @@ pub(super) trait Codec: Debug + Send + Sync + 'static {
     fn between(&self, before: &Self::Rank, behind: &Self::Rank, weight: f64) -> Self::Rank;
 
     /// Values as a column.
-    fn array(&self, ranks: Vec<Option<Self::Rank>>) -> Result<ArrayRef>;
+    fn array(&self, ranks: impl Iterator<Item = Option<Self::Rank>>) -> Result<ArrayRef>;
 }
 
 /// Numbers and times, each in 64 bits.
@@ -92,7 +98,6 @@ impl Numbers {
                 | DataType::Float64
                 | DataType::Date32
                 | DataType::Date64
-                | DataType::Time32(_)
                 | DataType::Time64(_)
                 | DataType::Timestamp(..)
         );
@@ -131,8 +136,7 @@ impl Codec for Numbers {
         rank_of_float(before + weight * (behind - before))
     }
 
-    fn array(&self, ranks: Vec<Option<u64>>) -> Result<ArrayRef> {
-        let ranks = ranks.into_iter();
+    fn array(&self, ranks: impl Iterator<Item = Option<u64>>) -> Result<ArrayRef> {
         Ok(if self.is_float() {
             let values: Float64Array = ranks.map(|rank| rank.map(float_of_rank)).collect();
             cast(&values, &self.kind)?
@@ -188,7 +192,8 @@ impl Codec for Bytes {
         before.clone()
     }
 
-    fn array(&self, ranks: Vec<Option<Box<[u8]>>>) -> Result<ArrayRef> {
+    fn array(&self, ranks: impl Iterator<Item = Option<Box<[u8]>>>) -> Result<ArrayRef> {
+        let ranks: Vec<_> = ranks.collect();
         let parser = self.converter.parser();
         let rows = ranks.iter().map(|rank| parser.parse(rank.as_ref().unwrap_or(&self.null)));
         let mut columns = self.converter.convert_rows(rows)?;
@@ -239,38 +244,52 @@ impl<R: Rank> Values<R> {
     /// Takes in values that are in order, each once, with how often it came.
     pub(super) fn add_runs(&mut self, runs: Vec<(R, u64)>) {
         self.outside_bytes += runs.iter().map(|(rank, _)| rank.bytes()).sum::<usize>();
-        self.counted_total += runs.iter().map(|(_, count)| count).sum::<u64>();
-        let known = std::mem::take(&mut self.counted);
-        self.counted = match (known.is_empty(), runs.is_empty()) {
-            (_, true) => known,
-            (true, false) => runs,
-            (false, false) => merged(known, runs),
-        };
-        self.outside_bytes = self.outside();
+        self.join(runs);
     }
 
-    fn outside(&self) -> usize {
-        self.loose.iter().chain(self.counted.iter().map(|(rank, _)| rank)).map(Rank::bytes).sum()
+    /// The same of values whose bytes are known.
+    fn join(&mut self, runs: Vec<(R, u64)>) {
+        if runs.is_empty() {
+            return;
+        }
+        self.counted_total += runs.iter().map(|(_, count)| count).sum::<u64>();
+        if self.counted.is_empty() {
+            self.counted = runs;
+            return;
+        }
+        let (merged, twice_bytes) = merged(std::mem::take(&mut self.counted), runs);
+        self.counted = merged;
+        self.outside_bytes -= twice_bytes.min(self.outside_bytes);
     }
 
     /// Counts what is loose.
     fn count(&mut self) {
         let mut loose = std::mem::take(&mut self.loose);
         loose.sort_unstable();
-        let mut runs: Vec<(R, u64)> = Vec::new();
+        let (mut runs, mut twice_bytes): (Vec<(R, u64)>, _) = (Vec::new(), 0);
         for rank in loose.drain(..) {
             match runs.last_mut() {
-                Some((last, count)) if *last == rank => *count += 1,
+                Some((last, count)) if *last == rank => {
+                    *count += 1;
+                    twice_bytes += rank.bytes();
+                }
                 _ => runs.push((rank, 1)),
             }
         }
         self.loose = loose;
-        self.add_runs(runs);
+        self.outside_bytes -= twice_bytes.min(self.outside_bytes);
+        self.join(runs);
+    }
+
+    /// Whether they are best looked at one by one: most of them are different, whatever came counted from elsewhere.
+    fn is_scattered(&self) -> bool {
+        let different_max = self.counted.len() as u64 + self.loose.len() as u64;
+        self.scattered && self.len() <= SCATTER_MAX * different_max
     }
 
     /// Those at these places in ascending order; the places ascend and are among them.
     pub(super) fn at(&mut self, places: &[u64]) -> Vec<R> {
-        if !self.scattered {
+        if !self.is_scattered() {
             self.count();
             return self.counted_at(places);
         }
@@ -310,15 +329,22 @@ impl<R: Rank> Values<R> {
 
     /// The one that came most often, of several the first in order.
     pub(super) fn most_frequent(&mut self, descending: bool) -> Option<R> {
-        self.count();
-        let best = |best: &(R, u64), next: &(R, u64)| match best.1.cmp(&next.1) {
-            Ordering::Less => true,
-            Ordering::Equal => descending,
-            Ordering::Greater => false,
+        // As far as it was looked through: the best, and how often it came.
+        let mut best: Option<(&R, u64)> = None;
+        let mut look = |rank, count: u64| {
+            if best.is_none_or(|(_, most)| count > most || (count == most && descending)) {
+                best = Some((rank, count));
+            }
         };
-        let first = self.counted.first()?;
-        let found = self.counted.iter().fold(first, |so_far, next| if best(so_far, next) { next } else { so_far });
-        Some(found.0.clone())
+        if self.is_scattered() {
+            self.scatter();
+            self.loose.sort_unstable();
+            self.loose.chunk_by(|one, next| one == next).for_each(|same| look(&same[0], same.len() as u64));
+        } else {
+            self.count();
+            self.counted.iter().for_each(|(rank, count)| look(rank, *count));
+        }
+        best.map(|(rank, _)| rank.clone())
     }
 
     /// How many values they give to a state, and how many counts.
@@ -326,30 +352,32 @@ impl<R: Rank> Values<R> {
         (self.counted.len() + self.loose.len(), self.counted.len())
     }
 
-    /// Gives them to a state: those that are counted, with their counts, before those that are loose.
-    pub(super) fn into_state(self, ranks: &mut Vec<R>, counts: &mut Vec<i64>) {
-        for (rank, count) in self.counted {
-            ranks.push(rank);
-            counts.push(i64::try_from(count).unwrap_or(i64::MAX));
-        }
-        ranks.extend(self.loose);
+    /// How often those came that are counted.
+    pub(super) fn counts(&self) -> impl Iterator<Item = i64> {
+        self.counted.iter().map(|(_, count)| i64::try_from(*count).unwrap_or(i64::MAX))
+    }
+
+    /// Those that are counted, each once, before those that are loose.
+    pub(super) fn into_ranks(self) -> impl Iterator<Item = R> {
+        self.counted.into_iter().map(|(rank, _)| rank).chain(self.loose)
     }
 }
 
-/// Two lists in order as one.
-fn merged<R: Ord>(left: Vec<(R, u64)>, right: Vec<(R, u64)>) -> Vec<(R, u64)> {
-    let mut merged = Vec::with_capacity(left.len().max(right.len()));
+/// Two lists in order as one, and the outside bytes of what both had.
+fn merged<R: Rank>(left: Vec<(R, u64)>, right: Vec<(R, u64)>) -> (Vec<(R, u64)>, usize) {
+    let (mut merged, mut twice_bytes) = (Vec::with_capacity(left.len().max(right.len())), 0);
     let (mut left, mut right) = (left.into_iter().peekable(), right.into_iter().peekable());
     loop {
         let order = match (left.peek(), right.peek()) {
             (Some((left, _)), Some((right, _))) => left.cmp(right),
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
-            (None, None) => return merged,
+            (None, None) => return (merged, twice_bytes),
         };
         let mut next = if order == Ordering::Greater { right.next() } else { left.next() };
-        if let (Some((_, count)), Ordering::Equal) = (&mut next, order) {
+        if let (Some((rank, count)), Ordering::Equal) = (&mut next, order) {
             *count += right.next().map_or(0, |(_, more)| more);
+            twice_bytes += rank.bytes();
         }
         merged.extend(next);
     }
