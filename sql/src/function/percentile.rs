@@ -179,7 +179,17 @@ impl AggregateUDFImpl for OrderedSet {
 #[derive(Clone, Debug)]
 enum Fractions {
     One(Option<f64>),
-    Many(Vec<Option<f64>>),
+    /// An array; `None` is one that is null.
+    Many(Option<Vec<Option<f64>>>),
+}
+
+impl Fractions {
+    fn named(&self) -> &[Option<f64>] {
+        match self {
+            Self::One(fraction) => std::slice::from_ref(fraction),
+            Self::Many(fractions) => fractions.as_deref().unwrap_or_default(),
+        }
+    }
 }
 
 /// What a call asks for.
@@ -203,15 +213,11 @@ fn fractions_of(fraction: &dyn PhysicalExpr, name: &str) -> Result<Fractions> {
     };
     let fractions = match scalar {
         ScalarValue::Float64(fraction) => Fractions::One(fraction),
-        ScalarValue::List(list) if list.is_null(0) => Fractions::One(None),
-        ScalarValue::List(list) => Fractions::Many(list.value(0).as_primitive::<Float64Type>().iter().collect()),
+        ScalarValue::List(list) if list.is_null(0) => Fractions::Many(None),
+        ScalarValue::List(list) => Fractions::Many(Some(list.value(0).as_primitive::<Float64Type>().iter().collect())),
         other => return internal_err!("the fraction of {name} is {}", other.data_type()),
     };
-    let named = match &fractions {
-        Fractions::One(fraction) => std::slice::from_ref(fraction),
-        Fractions::Many(fractions) => fractions,
-    };
-    match named.iter().flatten().find(|fraction| !(0.0..=1.0).contains(*fraction)) {
+    match fractions.named().iter().flatten().find(|fraction| !(0.0..=1.0).contains(*fraction)) {
         Some(wrong) => Err(DataFusionError::from(Error::new(
             SqlState::NumericValueOutOfRange,
             format!("percentile value {wrong} is not between 0 and 1"),
@@ -254,12 +260,9 @@ impl<C: Codec> Groups<C> {
             answers.push(values.most_frequent(self.asked.descending));
             return Ok(());
         }
-        let fractions = match &self.asked.fractions {
-            Fractions::One(fraction) => std::slice::from_ref(fraction),
-            Fractions::Many(fractions) => fractions,
-        };
+        let fractions = self.asked.fractions.named().iter();
         let places: Vec<Option<Place>> =
-            fractions.iter().map(|fraction| self.asked.place((*fraction)?, values.len())).collect();
+            fractions.map(|fraction| self.asked.place((*fraction)?, values.len())).collect();
         let mut wanted: Vec<u64> = places.iter().flatten().flat_map(|place| [place.before, place.behind]).collect();
         wanted.sort_unstable();
         wanted.dedup();
@@ -345,15 +348,19 @@ impl<C: Codec> GroupsAccumulator for Groups<C> {
 
     fn evaluate(&mut self, emit: EmitTo) -> Result<ArrayRef> {
         let given = self.give(emit);
-        let has_values: Vec<bool> = given.iter().map(|values| values.len() > 0).collect();
+        let is_told = !matches!(self.asked.fractions, Fractions::Many(None));
+        let has_values: Vec<bool> = given.iter().map(|values| is_told && values.len() > 0).collect();
         let mut answers = Vec::with_capacity(given.len());
         for values in given {
             self.answer(values, &mut answers)?;
         }
         let answers = self.codec.array(answers.into_iter())?;
-        let Fractions::Many(fractions) = &self.asked.fractions else { return Ok(answers) };
+        if matches!(self.asked.fractions, Fractions::One(_)) {
+            return Ok(answers);
+        }
+        let asked = self.asked.fractions.named().len();
         let field = Arc::new(Field::new_list_field(self.kind.clone(), true));
-        let lengths = OffsetBuffer::from_lengths(std::iter::repeat_n(fractions.len(), has_values.len()));
+        let lengths = OffsetBuffer::from_lengths(std::iter::repeat_n(asked, has_values.len()));
         Ok(Arc::new(ListArray::try_new(field, lengths, answers, Some(has_values.into()))?))
     }
 
